@@ -1,0 +1,42 @@
+# `make demo` and `make test` do all their own set-up in .venv; they need only Python 3.10+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test quality format clean
+
+demo: .venv/demo
+	$(BIN)/ladm demo
+
+test: .venv/test
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
+
+quality: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/pip: constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(PIP) torch
+	touch $@
+
+.venv/demo: .venv/pip pyproject.toml
+	$(PIP) -e '.[plot]'
+	touch $@
+
+.venv/test: .venv/pip pyproject.toml
+	$(PIP) -e '.[plot,ray,datatrove,space,test]'
+	touch $@
+
+.venv/dev: .venv/test
+	$(PIP) -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist ladm-demo .coverage .pytest_cache .mypy_cache .ruff_cache

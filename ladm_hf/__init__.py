@@ -1,0 +1,56 @@
+"""LADM for Hugging Face: choose long-context training data by the attention of a small model.
+
+    from ladm_hf import ladm_score
+    scored = dataset.map(ladm_score, batched=True)
+
+Importing this package loads neither torch nor transformers; each name below is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ladm_hf.attention import register_attention
+    from ladm_hf.config import LadmConfig
+    from ladm_hf.errors import LadmError
+    from ladm_hf.scorer import DocumentScore, FocusMap, LadmScorer, ladm_score
+    from ladm_hf.spans import SpanGrid
+
+_HOMES = {
+    "DocumentScore": "ladm_hf.scorer",
+    "FocusMap": "ladm_hf.scorer",
+    "LadmConfig": "ladm_hf.config",
+    "LadmError": "ladm_hf.errors",
+    "LadmScorer": "ladm_hf.scorer",
+    "SpanGrid": "ladm_hf.spans",
+    "ladm_score": "ladm_hf.scorer",
+    "register_attention": "ladm_hf.attention",
+}
+
+__all__ = [
+    "DocumentScore",
+    "FocusMap",
+    "LadmConfig",
+    "LadmError",
+    "LadmScorer",
+    "SpanGrid",
+    "__version__",
+    "ladm_score",
+    "register_attention",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,58 @@
+"""Every error this package raises on purpose.
+
+    LadmError
+    ├── ConfigError          an option has a value that cannot work            (ValueError)
+    ├── InputError           the data cannot be read as documents              (ValueError)
+    │   ├── ColumnError      a column is missing or has the wrong shape
+    │   └── RowError         one row is bad and `on_error="raise"`
+    ├── CalculatorError      the calculator cannot be found or loaded
+    │   ├── HubError         the Hub did not give it: network, name, gate or revision
+    │   └── UnsupportedModelError   its attention cannot be scored
+    │       └── NoFullAttentionError    no layer sees the whole document
+    └── BackendError         the chosen device or backend cannot run here
+
+Messages say what was expected, what was found, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class LadmError(Exception):
+    """Base of all errors raised by `ladm_hf`."""
+
+
+class ConfigError(LadmError, ValueError):
+    """An option has a value that cannot work; the message names the option."""
+
+
+class InputError(LadmError, ValueError):
+    """The data cannot be read as documents."""
+
+
+class ColumnError(InputError):
+    """A column is missing or has the wrong shape; the message names it and the columns at hand."""
+
+
+class RowError(InputError):
+    """One row could not be scored and `on_error="raise"`; the message names row and column."""
+
+
+class CalculatorError(LadmError):
+    """The calculator (model, tokenizer or its files) cannot be found or loaded."""
+
+
+class HubError(CalculatorError):
+    """The Hub did not give the calculator; the message says whether it was the network, the name, a gate or
+    the revision."""
+
+
+class UnsupportedModelError(CalculatorError):
+    """The model's attention cannot be scored; the message names the model type and what would work."""
+
+
+class NoFullAttentionError(UnsupportedModelError):
+    """No layer of the model sees the whole document; the message names the model type and what would work."""
+
+
+class BackendError(LadmError, RuntimeError):
+    """The chosen backend or device cannot run here; the message gives the remedy."""
