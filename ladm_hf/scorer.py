@@ -208,8 +208,10 @@ class LadmScorer:
         return _rebuild, (type(self), self.identity, _Runtime(self))
 
     def __repr__(self) -> str:
-        model = self._asked[0] if self._asked[0] is not None else "$LADM_MODEL or ladm-nano"
-        return f"{type(self).__name__}({model if isinstance(model, (str, os.PathLike)) else type(model).__name__!r})"
+        model = self._asked[0]
+        if model is None:
+            return f"{type(self).__name__}($LADM_MODEL or {DEFAULT})"
+        return f"{type(self).__name__}({os.fspath(model) if isinstance(model, (str, os.PathLike)) else type(model)!r})"
 
     # Scoring
 

@@ -117,8 +117,9 @@ class Calculator:
                 raise OSError("the live model does not say where it came from")
             return AutoTokenizer.from_pretrained(where, trust_remote_code=False, local_files_only=True)
         except Exception as error:  # the tokenizer backends raise whatever their parsers raise
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise CalculatorError(
-                f"{self.name!r} has no tokenizer that can be loaded ({error}). Put its tokenizer files beside the "
+                f"{self.name!r} has no tokenizer that can be loaded ({reason}). Put its tokenizer files beside the "
                 "weights, or give token ids in the input_ids column."
             ) from error
 

@@ -1,0 +1,110 @@
+"""Fixtures shared by all tests: tiny random models, the golden scores, and no network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from ladm_hf import LadmConfig
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+SMALL = LadmConfig(span_length=16, max_length=2048)
+ABLATIONS = {"No": None, "no_std": "no_std", "no_len_weight": "no_length_weight"}
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections may go to this machine only."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: Any) -> None:
+        host = address[0] if isinstance(address, tuple) else "localhost"
+        if host not in ("localhost", "127.0.0.1", "::1"):
+            raise OSError(f"a test tried to reach {host}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+def tiny_model(model_type: str = "llama", **options: Any) -> PreTrainedModel:
+    """A seeded random model of a family, small enough for a test."""
+    torch.manual_seed(0)
+    values = {
+        "vocab_size": 97,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 4096,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "attn_implementation": "eager",
+    }
+    config = AutoConfig.for_model(model_type, **values | options)
+    model = AutoModel.from_config(config, dtype=torch.float32).eval()
+    # larger weights than at initialisation, so that attention is far from uniform
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" not in name and weight.dim() == 2:
+                weight.mul_(4.0)
+    return model
+
+
+def random_ids(length: int, seed: int = 0, vocab: int = 97) -> list[int]:
+    return torch.randint(0, vocab, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@pytest.fixture
+def llama() -> PreTrainedModel:
+    return tiny_model()
+
+
+@pytest.fixture
+def llama_folder(llama: PreTrainedModel, tmp_path: Path) -> Path:
+    llama.save_pretrained(tmp_path / "llama")
+    return tmp_path / "llama"
+
+
+def golden_folders() -> list[Any]:
+    folders = sorted(folder for folder in (SHARED / "data" / "golden").glob("*") if folder.is_dir())
+    missing = pytest.mark.skip(reason=f"golden scores are not at {SHARED / 'data' / 'golden'}")
+    return [pytest.param(folder, id=folder.name) for folder in folders] or [pytest.param(None, marks=missing)]
+
+
+def golden(folder: Path) -> tuple[LadmConfig, list[list[int]], torch.Tensor]:
+    """Configuration, documents and layer scores `[L, documents]` of a golden folder."""
+    expected = json.loads((folder / "expected.json").read_text())
+    config = LadmConfig(
+        span_length=expected["span_length"],
+        d_afs=expected["d_afs"],
+        d_cds=expected["d_cds"],
+        ablation=ABLATIONS[expected["ablation"]],  # type: ignore[arg-type]
+    )
+    return config, expected["input_ids"], torch.tensor(expected["layer_scores"], dtype=torch.float64)
+
+
+@pytest.fixture(scope="session")
+def corpus() -> list[dict[str, Any]]:
+    """Rows of the development corpus; its text is never committed."""
+    import pyarrow.parquet as pq
+
+    path = SHARED / "data" / "corpus" / "dev.parquet"
+    if not path.is_file():
+        pytest.skip(f"the corpus is not at {path}")
+    return pq.read_table(path).to_pylist()
