@@ -205,13 +205,19 @@ class LadmScorer:
         return dict(self._load(None).plan.skipped)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.identity, _Runtime(self))
+        return _rebuild, (type(self), _Runtime(self), self.identity)
 
     def __repr__(self) -> str:
         model = self._asked[0]
         if model is None:
             return f"{type(self).__name__}($LADM_MODEL or {DEFAULT})"
         return f"{type(self).__name__}({os.fspath(model) if isinstance(model, (str, os.PathLike)) else type(model)!r})"
+
+    def with_config(self, config: LadmConfig) -> LadmScorer:
+        """The same scorer with another configuration; nothing is loaded."""
+        runtime = _Runtime(self)
+        runtime.options["config"] = config
+        return _rebuild(type(self), runtime)
 
     # Scoring
 
@@ -463,7 +469,7 @@ def _hash_runtime(pickler: Any, runtime: _Runtime) -> None:
     pickler.save_reduce(str, ("ladm runtime",), obj=runtime)
 
 
-def _rebuild(cls: type[LadmScorer], identity: tuple[Any, ...], runtime: _Runtime) -> LadmScorer:
+def _rebuild(cls: type[LadmScorer], runtime: _Runtime, identity: tuple[Any, ...] | None = None) -> LadmScorer:
     model = runtime.model if runtime.calculator is None else runtime.calculator.model
     scorer = cls(model, **runtime.options)
     if runtime.calculator is not None:
