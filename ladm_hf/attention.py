@@ -220,7 +220,13 @@ def layer_plan(model: PreTrainedModel) -> LayerPlan:
     """
     probe = _LayerProbe()
     ids = torch.zeros(1, 8, dtype=torch.long, device=model.device)
-    model(input_ids=ids, use_cache=False, ladm_recorder=probe)
+    try:
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, ladm_recorder=probe)
+    except TypeError as error:
+        # a forward pass that takes no keywords for its layers
+        if "ladm_recorder" not in str(error):
+            raise
+        raise _not_on_interface(model) from error
     model_type = model.config.model_type
     if not probe.reasons:
         raise _not_on_interface(model)

@@ -88,10 +88,10 @@ class Engine:
             row[: len(ids)] = ids
         recorder = SpanRecorder(SpanGrid(lengths, self.config), self.layers, self.heads, self.span_focus)
         with scoring_attention(self.model), _evaluating(self.model), contextlib.suppress(ForwardDone):
-            # Causal attention with padding on the right needs no padding mask: no document sees beyond its end.
-            self.model(
-                input_ids=torch.from_numpy(padded).to(self.model.device), use_cache=False, ladm_recorder=recorder
-            )
+            # Causal attention with padding on the right needs no padding mask: no document sees beyond its end. The
+            # mask of ones says that nothing is packed either; without it transformers 4.57 builds one of T x T.
+            ids = torch.from_numpy(padded).to(self.model.device)
+            self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, ladm_recorder=recorder)
         absent = [layer for layer in self.layers if layer not in recorder.pfs]
         if absent:
             raise CalculatorError(
