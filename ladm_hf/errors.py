@@ -9,7 +9,8 @@
     │   ├── HubError         the Hub did not give it: network, name, gate or revision
     │   └── UnsupportedModelError   its attention cannot be scored
     │       └── NoFullAttentionError    no layer sees the whole document
-    └── BackendError         the chosen device or backend cannot run here
+    ├── BackendError         the chosen device or backend cannot run here
+    └── MissingExtraError    an optional dependency is not installed           (ImportError)
 
 Messages say what was expected, what was found, and what to do next.
 """
@@ -56,3 +57,7 @@ class NoFullAttentionError(UnsupportedModelError):
 
 class BackendError(LadmError, RuntimeError):
     """The chosen backend or device cannot run here; the message gives the remedy."""
+
+
+class MissingExtraError(LadmError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
