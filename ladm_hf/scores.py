@@ -19,7 +19,7 @@ from ladm_hf.config import Ablation
 from ladm_hf.spans import SpanGrid
 
 
-def attention_focus_score(pfs: Tensor, grid: SpanGrid, ablation: Ablation | None = None) -> Tensor:
+def aggregated_focus_score(pfs: Tensor, grid: SpanGrid, ablation: Ablation | None = None) -> Tensor:
     """AFS of every query span.
 
     Args:
@@ -66,4 +66,4 @@ def contextual_dependency_score(pfs: Tensor, grid: SpanGrid, ablation: Ablation 
         `Tensor` `[..., B]`, non-negative.
     """
     spans = torch.as_tensor((grid.query_starts >= 0).sum(-1), device=pfs.device, dtype=pfs.dtype)
-    return attention_focus_score(pfs, grid, ablation).sum(-1) / spans
+    return aggregated_focus_score(pfs, grid, ablation).sum(-1) / spans

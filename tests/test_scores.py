@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ladm_hf.config import LadmConfig
-from ladm_hf.scores import attention_focus_score, contextual_dependency_score
+from ladm_hf.scores import aggregated_focus_score, contextual_dependency_score
 from ladm_hf.spans import SpanGrid
 
 CONFIG = LadmConfig(span_length=4, d_afs=2, d_cds=3, max_length=500)
@@ -43,4 +43,4 @@ def test_absent_pairs_do_not_count_even_as_nan() -> None:
     pfs = torch.rand(2, *grid.shape, dtype=torch.float64)
     filled = torch.where(torch.as_tensor(grid.present), pfs, torch.tensor(math.nan, dtype=torch.float64))
     assert torch.equal(contextual_dependency_score(filled, grid), contextual_dependency_score(pfs, grid))
-    assert (attention_focus_score(filled, grid)[1, len(grid.query_spans(1)) :] == 0).all()
+    assert (aggregated_focus_score(filled, grid)[1, len(grid.query_spans(1)) :] == 0).all()
