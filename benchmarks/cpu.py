@@ -132,10 +132,10 @@ def main() -> None:
                     "memory_ratio": round(memory / plain_memory, 3),
                 }
             )
+            row = rows[-1]
             print(
-                "{tokens:>6}  {variant:<26}{seconds:>9.3f} s{ratio:>8.2f}x{memory_mib:>10.1f} MiB{memory_ratio:>8.2f}x".format(
-                    **rows[-1]
-                )
+                f"{length:>6}  {name:<26}{row['seconds']:>9.3f} s{row['ratio']:>8.2f}x"
+                f"{row['memory_mib']:>10.1f} MiB{row['memory_ratio']:>8.2f}x"
             )
         print(f"{length:>6}  largest difference between variants {worst:.1e}", flush=True)
     result = {

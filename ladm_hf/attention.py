@@ -55,12 +55,14 @@ class LayerPlan:
         skipped (`dict[int, str]`): reason for each layer left out.
         reach (`int`, *optional*): longest document that the scored layers see whole; `None` for no limit.
         num_heads (`dict[int, int]`): query heads of each scored layer.
+        positions (`int`, *optional*): most tokens that the model can take at all; `None` for no limit.
     """
 
     scored: tuple[int, ...]
     skipped: dict[int, str]
     reach: int | None
     num_heads: dict[int, int]
+    positions: int | None = None
 
 
 class SpanRecorder:
@@ -248,7 +250,8 @@ def layer_plan(model: PreTrainedModel) -> LayerPlan:
         # Every layer slides over the same document: up to the window they all see everything.
         scored, reach = tuple(sorted(probe.windows)), min(probe.windows.values())
         skipped = {layer: reason for layer, reason in skipped.items() if layer not in scored}
-    return LayerPlan(scored, skipped, reach, {layer: probe.num_heads[layer] for layer in scored})
+    num_heads = {layer: probe.num_heads[layer] for layer in scored}
+    return LayerPlan(scored, skipped, reach, num_heads, _learned_positions(model))
 
 
 def chosen_heads(plan: LayerPlan, config: LadmConfig, model_type: str) -> tuple[tuple[int, ...], dict[int, list[int]]]:
@@ -278,7 +281,14 @@ def check_reach(plan: LayerPlan, num_tokens: int, model_type: str) -> None:
 
     Raises:
         NoFullAttentionError: every layer is a sliding window shorter than the document.
+        UnsupportedModelError: the model has fewer positions than the document has tokens.
     """
+    if plan.positions is not None and num_tokens > plan.positions:
+        raise UnsupportedModelError(
+            f"this {model_type!r} model has learned positions for {plan.positions} tokens and cannot read a "
+            f"document of {num_tokens}. Set LadmConfig(max_length={plan.positions}) or less, or use a model with "
+            "rotary positions."
+        )
     if plan.reach is not None and num_tokens > plan.reach:
         raise NoFullAttentionError(
             f"every layer of this {model_type!r} model attends within a sliding window of {plan.reach} tokens, so none "
@@ -318,6 +328,14 @@ def _note_layer(
         reason = None
     probe.reasons[layer] = reason
     probe.num_heads[layer] = query.shape[1]
+
+
+def _learned_positions(model: PreTrainedModel) -> int | None:
+    """Rows of a model's table of learned positions, which nothing can be read beyond; `None` for other models."""
+    config = model.config.get_text_config()
+    rotary = any(getattr(config, name, None) is not None for name in ("rope_parameters", "rope_theta", "rope_scaling"))
+    limit = getattr(config, "max_position_embeddings", None)
+    return None if rotary or limit is None else int(limit)
 
 
 def _not_on_interface(model: PreTrainedModel) -> UnsupportedModelError:

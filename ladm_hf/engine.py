@@ -90,8 +90,9 @@ class Engine:
         with scoring_attention(self.model), _evaluating(self.model), contextlib.suppress(ForwardDone):
             # Causal attention with padding on the right needs no padding mask: no document sees beyond its end. The
             # mask of ones says that nothing is packed either; without it transformers 4.57 builds one of T x T.
-            ids = torch.from_numpy(padded).to(self.model.device)
-            self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, ladm_recorder=recorder)
+            inputs = torch.from_numpy(padded).to(self.model.device)
+            mask = torch.ones_like(inputs)
+            self.model(input_ids=inputs, attention_mask=mask, use_cache=False, ladm_recorder=recorder)
         absent = [layer for layer in self.layers if layer not in recorder.pfs]
         if absent:
             raise CalculatorError(

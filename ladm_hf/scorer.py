@@ -25,7 +25,7 @@ from ladm_hf.calculators import DEFAULT, Calculator, resolve
 from ladm_hf.config import LadmConfig
 from ladm_hf.documents import Tokens, checked_ids, checked_text, groups_by_size, tokenize, windows
 from ladm_hf.engine import Engine, prepare_worker
-from ladm_hf.errors import ColumnError, ConfigError, RowError
+from ladm_hf.errors import ColumnError, ConfigError, InputError, RowError
 from ladm_hf.ops import BACKENDS
 from ladm_hf.scores import contextual_dependency_score
 
@@ -205,6 +205,9 @@ class LadmScorer:
         return dict(self._load(None).plan.skipped)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._calculator is not None and self._calculator[1].revision is None:
+            # a folder or live model may have changed since it was hashed; a commit cannot
+            self._calculator = None
         return _rebuild, (type(self), _Runtime(self), self.identity)
 
     def __repr__(self) -> str:
@@ -258,7 +261,12 @@ class LadmScorer:
 
         Returns:
             One [`DocumentScore`] for each text, in order.
+
+        Raises:
+            InputError: one text was given in place of several.
         """
+        if isinstance(texts, str):
+            raise InputError("score_texts takes a list of texts, found one text: pass [text]")
         return self._score_texts(list(texts), None, progress)
 
     def score_input_ids(self, input_ids: Iterable[Any], *, progress: bool | None = None) -> list[DocumentScore]:
@@ -423,8 +431,8 @@ class LadmScorer:
     def _default_device(self, rank: int | None) -> str:
         if self.calculator.model is not None:
             return str(self.calculator.model.device)
-        if self._device is not None:
-            return self._device
+        if self._device not in (None, "cuda"):
+            return str(self._device)
         # device_count asks the driver's management library, which leaves later forks able to use CUDA
         gpus = torch.cuda.device_count()
         if gpus:

@@ -27,7 +27,7 @@ FAMILIES = {
     "gemma3_text": {"layer_types": FULL_AND_SLIDING, "sliding_window": 64, "query_pre_attn_scalar": 16},
     "phi3": {},
     "gpt_neox": {"num_key_value_heads": 4},
-    "gpt2": {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 1024},
+    "gpt2": {"n_embd": 64, "n_layer": 3, "n_head": 4, "max_position_embeddings": 1024},
     "olmo2": {},
     "olmo3": {"layer_types": FULL_AND_SLIDING, "sliding_window": 64},
     "gpt_oss": {
@@ -144,6 +144,13 @@ def test_models_without_full_attention_are_refused() -> None:
 def test_models_off_the_attention_interface_are_refused(model_type: str, options) -> None:
     with pytest.raises(UnsupportedModelError, match=rf"'{model_type}'.*attention interface.*Llama"):
         LadmScorer(tiny_model(model_type, **options), config=SMALL).score_input_ids([random_ids(500)])
+
+
+def test_learned_positions_are_a_limit_with_a_remedy() -> None:
+    scorer = LadmScorer(family("gpt2"), config=SMALL)
+    assert scorer.score_input_ids([random_ids(1024)])[0].status == "ok"
+    with pytest.raises(UnsupportedModelError, match=r"'gpt2'.*1024 tokens.*max_length=1024"):
+        scorer.score_input_ids([random_ids(1025)])
 
 
 def test_encoders_are_refused() -> None:

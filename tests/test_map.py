@@ -131,6 +131,17 @@ def test_what_changes_the_numbers_changes_the_fingerprint(llama_folder: Path, mo
     assert len(seen) == 8
 
 
+def test_the_fingerprint_follows_a_model_that_changes_in_place(llama_folder: Path) -> None:
+    model = tiny_model()
+    scorer, folder = LadmScorer(model, config=SMALL), LadmScorer(llama_folder, config=SMALL)
+    before = Hasher.hash(scorer), Hasher.hash(folder)
+    with torch.no_grad():
+        model.embed_tokens.weight[0, 0] += 1
+    model.save_pretrained(llama_folder)
+    assert Hasher.hash(scorer) != before[0]
+    assert Hasher.hash(folder) != before[1]
+
+
 @pytest.mark.parametrize("pickler", [pickle, dill])
 def test_pickles_without_its_model(scorer: LadmScorer, pickler) -> None:
     expected = scorer.score_input_ids([random_ids(400)])

@@ -11,7 +11,7 @@ from conftest import SMALL, random_ids, tiny_model
 
 from ladm_hf import DocumentScore, LadmConfig, LadmScorer, ladm_score
 from ladm_hf.engine import Engine
-from ladm_hf.errors import ColumnError, ConfigError, RowError
+from ladm_hf.errors import ColumnError, ConfigError, InputError, RowError
 
 GOOD = random_ids(500, seed=7)
 
@@ -270,3 +270,8 @@ def test_document_score_is_a_plain_record() -> None:
     assert DocumentScore(0.5, 10, "ok", (0.5,)) == DocumentScore(0.5, 10, "ok", (0.5,))
     assert repr(ladm_score) == "LadmScorer($LADM_MODEL or ladm-nano)"
     assert "llama" in repr(LadmScorer(tiny_model())).lower()
+
+
+def test_one_text_in_place_of_a_list_says_so(nano: LadmScorer) -> None:
+    with pytest.raises(InputError, match="found one text"):
+        nano.score_texts("a text")

@@ -239,5 +239,5 @@ def _hash_model(model: Any) -> str:
     digest = xxhash.xxh3_128(repr(sorted(config.items(), key=str)).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return f"content:{digest.hexdigest()}"
