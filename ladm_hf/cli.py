@@ -64,7 +64,9 @@ def select(
     output: Annotated[str, typer.Argument(help="Folder for the selection.")],
     budget: Annotated[
         str | None,
-        typer.Option("--budget", "-b", help="Tokens to keep: 1073741824, 1e9, 500M or 32768*32*1024."),
+        typer.Option(
+            "--budget", "--budget-tokens", "-b", help="Tokens to keep: 1073741824, 1e9, 500M or 32768*32*1024."
+        ),
     ] = None,
     by: Annotated[
         str, typer.Option(help="Column of the domain, nested with dots (meta.pile_set_name); '' ranks all rows as one.")
@@ -75,7 +77,7 @@ def select(
             "--strategy",
             "-s",
             help="exact: never over the budget. percent: the paper's smallest whole percent, which overshoots. Also "
-            "top-k, bottom-k, threshold, temperature.",
+            "top-k, bottom-k, threshold, temperature (sampling).",
         ),
     ] = "exact",
     share: Annotated[

@@ -60,6 +60,7 @@ DROP_REASONS = {
     "not_drawn": "not drawn by the sampling",
     "no_share": "its domain has no share of the budget",
     "no_score": "has no finite score, though its status names no cause",
+    "no_status": "has a score but no status",
     "no_token_count": "has a score but no token count",
     "too_short": "too short to be scored",
     "empty": "an empty text",
@@ -374,12 +375,12 @@ def _split(pool: Pool, kept: Bools, strategy: str, budgets: Budgets | None) -> t
 
 def _reasons(pool: Pool, kept: Bools, strategy: str, budgets: Budgets | None) -> pa.Array:
     """Why each row was dropped, null where it was kept."""
-    names = ["no_score", "no_token_count", _LEFT_OUT[strategy], "no_share"]
-    code = np.where(np.isfinite(pool.score), 1, 0)
-    code[pool.eligible] = 2
+    names = ["no_score", "no_status", "no_token_count", _LEFT_OUT[strategy], "no_share"]
+    code = np.where(np.isfinite(pool.score), np.where(pool.tokens < 0, 2, 1), 0)
+    code[pool.eligible] = 3
     if budgets is not None:
         without = np.array([share == 0 for share in budgets.share], dtype=bool)
-        code[pool.eligible & without[pool.code]] = 3
+        code[pool.eligible & without[pool.code]] = 4
     reasons = pa.array(names).take(pa.array(code, mask=kept))
     if pool.status is None:
         return reasons
@@ -437,7 +438,8 @@ def _notes(selection: Selection) -> list[str]:
             f"{kept:,} tokens, {kept - budget:,} over the budget."
         )
     else:
-        notes.append(f"{kept:,} of {budget:,} tokens are used; the next document of each domain would not fit.")
+        group = "domain and length band" if selection.strata else "domain"
+        notes.append(f"{kept:,} of {budget:,} tokens are used; the next document of each {group} would not fit.")
     small = [record for record in selection.table if record["shortfall_tokens"]]
     if small and kept < pool:
         names = ", ".join(one_line(record["domain"], 40) for record in small[:5]) + (", ..." if len(small) > 5 else "")
