@@ -57,9 +57,7 @@ def main(
 def select(
     scored: Annotated[
         str,
-        typer.Argument(
-            help="Scored rows: the folder of `ladm score`, a save_to_disk folder, or parquet (file or glob)."
-        ),
+        typer.Argument(help="Scored rows: the folder of `ladm score`, a save_to_disk folder, parquet, or a Hub id."),
     ],
     output: Annotated[str, typer.Argument(help="Folder for the selection.")],
     budget: Annotated[

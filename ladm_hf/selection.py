@@ -35,7 +35,7 @@ import pyarrow.compute as pc
 
 from ladm_hf import __version__
 from ladm_hf.errors import ConfigError, InputError
-from ladm_hf.pool import SCORE, SELECTION_FILE, Bools, Pool, column, read_pool, row_positions
+from ladm_hf.pool import SCORE, SELECTION_FILE, Bools, Pool, column, read_parquet, read_pool, row_positions
 from ladm_hf.ranking import DIVIDES_BUDGET, STRATEGIES, Budgets, checked_options, divide, rank, tally
 
 if TYPE_CHECKING:
@@ -230,8 +230,6 @@ class Selection:
         Raises:
             InputError: it is not such a folder, or a part of it is missing.
         """
-        from datasets import Dataset
-
         folder = Path(folder).expanduser()
         try:
             values = json.loads((folder / SELECTION_FILE).read_text(encoding="utf-8"))
@@ -250,7 +248,7 @@ class Selection:
             files = sorted(str(file) for file in (folder / name).glob("*.parquet"))
             if not files:
                 raise InputError(f"{folder / name} holds no parquet file: select again")
-            rows[name] = Dataset.from_parquet(files)
+            rows[name] = read_parquet(files)
         fields = {key: values[key] for key in _SAVED_FIELDS}
         return cls(selected=rows["data"], dropped=rows["dropped"], **fields)
 
@@ -294,7 +292,7 @@ def select(
     Args:
         scored (`Dataset`, `pa.Table` or path):
             Rows with `ladm_score`, `ladm_num_tokens` and `ladm_status`: in memory, a folder of `save_to_disk` or of
-            `ladm score`, or a parquet file, glob or folder.
+            `ladm score`, a parquet file, glob or folder, or a Hub data set (`"user/name"`).
         budget_tokens (`int`, *optional*):
             Tokens to keep; needed by `exact`, `percent` and `temperature`.
         by (`str`, *optional*, defaults to `"domain"`):

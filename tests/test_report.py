@@ -189,6 +189,13 @@ def test_the_command_writes_beside_the_selection(tmp_path):
     assert "holds no selection.json" in result.output
 
 
+def test_the_papers_percent_is_named(tmp_path):
+    selection = select(pool_of(), budget_tokens=100_000, strategy="percent")
+    page = Page(report(selection, tmp_path))
+    assert f"{selection.percent} %" in page.text
+    assert "over the budget" in page.text
+
+
 def test_an_output_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="the report cannot be written"):

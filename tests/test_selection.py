@@ -515,6 +515,42 @@ def test_a_saved_selection_comes_back_the_same(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["data", "dropped", "notes.txt", "selection.json"]
 
 
+@pytest.mark.parametrize("budget", [1, 10**9])
+def test_a_selection_that_keeps_nothing_or_everything_is_saved_with_its_columns(tmp_path, budget):
+    pool = dataset_of(rows_of([0.5, 0.4], [10, 10], ["a", "b"]))
+    selection = select(pool, budget_tokens=budget)
+    again = Selection.load(selection.save(tmp_path))
+    assert (len(again.selected), len(again.dropped)) == ((0, 2) if budget == 1 else (2, 0))
+    assert again.selected.features == pool.features
+    assert again.frame().num_rows == 2
+    assert again.reasons() == selection.reasons()
+
+
+def test_a_data_set_of_the_hub_is_asked_for_by_name(monkeypatch):
+    pool = dataset_of(random_rows(30))
+    asked = []
+
+    def load_dataset(name, split=None):
+        asked.append((name, split))
+        if name == "user/none":
+            raise ConnectionError("no network")
+        return DatasetDict(train=pool)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    assert len(select("user/pool", budget_tokens=5000).frame()) == 30
+    assert asked == [("user/pool", None)]
+    with pytest.raises(InputError, match=r"'user/none' is neither a path here nor a data set .* no network"):
+        select("user/none", budget_tokens=5000)
+
+
+def test_parquet_files_of_other_columns_are_refused(tmp_path):
+    pool = dataset_of(random_rows(30))
+    pool.to_parquet(tmp_path / "a.parquet")
+    pool.remove_columns("ladm_score").add_column("x", ["?"] * 30).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(InputError, match="cannot be read as one data set"):
+        select(tmp_path, budget_tokens=5)
+
+
 def test_large_selections_are_written_in_several_files(tmp_path, monkeypatch):
     monkeypatch.setattr("ladm_hf.selection._SHARD_BYTES", 600)
     selection = select(dataset_of(random_rows(80)), budget_tokens=30_000)
