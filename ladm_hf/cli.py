@@ -106,7 +106,7 @@ def select(
     ] = True,
 ) -> None:
     """Keep the best documents of every domain, to a token budget. Writes data/, dropped/ and selection.json."""
-    from ladm_hf.selection import parse_bands, parse_shares, parse_tokens
+    from ladm_hf.options import parse_bands, parse_shares, parse_tokens
     from ladm_hf.selection import select as select_rows
 
     selection = select_rows(

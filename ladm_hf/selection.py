@@ -20,14 +20,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -35,16 +33,14 @@ import pyarrow.compute as pc
 
 from ladm_hf import __version__
 from ladm_hf.errors import ConfigError, InputError
+from ladm_hf.options import DIVIDES_BUDGET, Shares, Strategy, checked_options
 from ladm_hf.pool import SCORE, SELECTION_FILE, Bools, Pool, column, read_parquet, read_pool, row_positions
-from ladm_hf.ranking import DIVIDES_BUDGET, STRATEGIES, Budgets, checked_options, divide, rank, tally
+from ladm_hf.ranking import STRATEGIES, Budgets, divide, rank, tally
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 DROP_REASON = "ladm_drop_reason"
-Strategy = Literal["exact", "percent", "top-k", "bottom-k", "threshold", "temperature"]
-Shares = Literal["proportional", "equal"] | Mapping[str, float]
-
 # Why a strategy leaves a document that has a score.
 _LEFT_OUT = {
     "exact": "below_cut",
@@ -452,71 +448,6 @@ def one_line(text: str, limit: int) -> str:
     """A text from the data on one line of at most `limit` characters, control characters shown as spaces."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def parse_tokens(text: str) -> int:
-    """Reads a token budget: `1073741824`, `1_000_000`, `1e9`, `500M`, `1.5B`, `32768*32*1024`.
-
-    `k`, `M`, `B` (or `G`) and `T` are powers of 1,000.
-
-    Raises:
-        ConfigError: it is no such number, or not a whole one.
-    """
-    total = Fraction(1)
-    for factor in text.replace("_", "").replace(",", "").split("*"):
-        found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(?:e\+?(\d{1,2}))?([kmbgt]?)", factor.strip().lower())
-        if found is None:
-            raise ConfigError(
-                f"a token budget is a number such as 1073741824, 1e9, 500M or 32768*32*1024, got {text!r}"
-            )
-        number, exponent, suffix = found.groups()
-        total *= Fraction(number) * 10 ** int(exponent or 0) * _SUFFIXES[suffix]
-    if total.denominator != 1 or total < 1:
-        raise ConfigError(f"a token budget must be a whole number of at least 1, got {text!r}")
-    return int(total)
-
-
-def parse_shares(shares: Sequence[str] | None) -> Shares | None:
-    """Reads `["equal"]`, `["proportional"]` or `["FreeLaw=2", "Github=1"]`.
-
-    Raises:
-        ConfigError: one is neither.
-    """
-    if not shares:
-        return None
-    if len(shares) == 1 and shares[0] in ("proportional", "equal"):
-        return cast(Shares, shares[0])
-    weights = {}
-    for share in shares:
-        # a domain's name may hold an equals sign
-        name, sign, weight = share.rpartition("=")
-        try:
-            weights[name] = float(weight)
-        except ValueError:
-            sign = ""
-        if not sign:
-            raise ConfigError(f"a share is proportional, equal or DOMAIN=WEIGHT, got {share!r}")
-    return weights
-
-
-def parse_bands(bands: str | None) -> int | list[int] | None:
-    """Reads `4` (that many bands) or `8192,16384` (the token counts between them).
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if bands is None:
-        return None
-    try:
-        numbers = [int(number) for number in bands.split(",")]
-    except ValueError as error:
-        raise ConfigError(
-            f"length bands are their number (4) or the token counts between them (8192,16384), got {bands!r}"
-        ) from error
-    return numbers if "," in bands else numbers[0]
-
-
-_SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
 
 def _write_parquet(dataset: Dataset, folder: Path, name: str) -> None:

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from ladm_hf import Selection, select
 from ladm_hf.cli import app
 from ladm_hf.errors import ColumnError, ConfigError, InputError
-from ladm_hf.selection import DROP_REASON, one_line, parse_bands, parse_shares, parse_tokens
+from ladm_hf.options import parse_bands, parse_shares, parse_tokens
+from ladm_hf.selection import DROP_REASON, one_line
 
 disable_progress_bars()
 
