@@ -203,21 +203,26 @@ class Selection:
                     raise InputError(
                         f"{folder / name} is there already and was not written by a selection: choose another folder"
                     )
+        try:
+            self._write(folder, dropped)
+        except OSError as error:
+            raise InputError(f"the selection cannot be written to {folder}: {error}") from error
+        return folder
+
+    def _write(self, folder: Path, dropped: str) -> None:
+        """Writes beside what is there, then puts it in place."""
         folder.mkdir(parents=True, exist_ok=True)
+        rest = self.dropped if dropped == "all" else _without_long_columns(self.dropped, self._needed_columns())
         with tempfile.TemporaryDirectory(prefix=".selection-", dir=folder) as temporary:
             work = Path(temporary)
             _write_parquet(self.selected, work / "data", "train")
-            _write_parquet(
-                self.dropped if dropped == "all" else _without_long_columns(self.dropped, self._needed_columns()),
-                work / "dropped", "dropped",
-            )  # fmt: skip
+            _write_parquet(rest, work / "dropped", "dropped")
             (work / SELECTION_FILE).write_text(self._to_json(), encoding="utf-8")
             for name in ("data", "dropped"):
                 if (folder / name).exists():
                     shutil.rmtree(folder / name)
                 os.replace(work / name, folder / name)
             os.replace(work / SELECTION_FILE, folder / SELECTION_FILE)
-        return folder
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Selection:
@@ -251,11 +256,12 @@ class Selection:
     def _to_json(self) -> str:
         values = {"format": _FORMAT, "ladm_hf_version": __version__, "selected_tokens": self.selected_tokens}
         values |= {name: getattr(self, name) for name in _SAVED_FIELDS}
-        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
     def _needed_columns(self) -> set[str]:
         """First parts of the columns that `frame` reads."""
-        names = [self.by or "", self.tokens, self.options.get("score_column", SCORE), DROP_REASON]
+        counts = "input_ids" if self.tokens == "document" else self.tokens
+        names = [self.by or "", counts, self.options.get("score_column", SCORE), DROP_REASON]
         return {name.split(".")[0] for name in names} | set(names)
 
 
@@ -431,6 +437,14 @@ def _notes(selection: Selection) -> list[str]:
             f"The smallest whole percent of each domain that passes the budget is {selection.percent} %: "
             f"{kept:,} tokens, {kept - budget:,} over the budget."
         )
+    elif all(
+        record["selected_documents"] == record["scored_documents"] for record in selection.table if record["share"]
+    ):
+        return [
+            *notes,
+            f"Every scored document of the domains that have a share is kept, {budget - kept:,} tokens short of the "
+            f"budget of {budget:,}.",
+        ]
     else:
         group = "domain and length band" if selection.strata else "domain"
         notes.append(f"{kept:,} of {budget:,} tokens are used; the next document of each {group} would not fit.")

@@ -228,6 +228,9 @@ def test_given_shares_leave_out_the_domains_they_do_not_name():
     assert table["C"]["selected_documents"] == 0
     assert set(selection.selected["domain"]) == {"A", "B"}
     assert set(selection.dropped.filter(lambda row: row["domain"] == "C")[DROP_REASON]) == {"no_share", "too_short"}
+    everything = select(dataset_of(rows), budget_tokens=10**9, shares={"A": 3, "B": 1})
+    assert everything.notes[-1].startswith("Every scored document of the domains that have a share is kept")
+    assert "would not fit" not in everything.summary()
     with pytest.raises(ConfigError, match="'Z', but the pool's are 'A', 'B', 'C'"):
         select(dataset_of(rows), budget_tokens=20_000, shares={"Z": 1})
 
@@ -552,6 +555,15 @@ def test_parquet_files_of_other_columns_are_refused(tmp_path):
         select(tmp_path, budget_tokens=5)
 
 
+def test_dropped_rows_without_their_long_columns_can_still_be_counted(tmp_path):
+    rows = rows_of([0.9, 0.8, 0.7], [10, 10, 10], ["a"] * 3)
+    pool = dataset_of(rows).add_column("input_ids", [[1] * 50, [1] * 10, [1] * 10]).add_column("text", ["x" * 5000] * 3)
+    selection = select(pool, budget_tokens=60, tokens="document")
+    again = Selection.load(selection.save(tmp_path, dropped="scores"))
+    assert "text" not in again.dropped.column_names
+    assert again.frame()["tokens"].to_pylist() == [50, 10, 10]
+
+
 def test_large_selections_are_written_in_several_files(tmp_path, monkeypatch):
     monkeypatch.setattr("ladm_hf.selection._SHARD_BYTES", 600)
     selection = select(dataset_of(random_rows(80)), budget_tokens=30_000)
@@ -565,6 +577,9 @@ def test_other_peoples_folders_and_broken_selections_are_refused(tmp_path):
     (tmp_path / "scores" / "data").mkdir(parents=True)
     with pytest.raises(InputError, match="not written by a selection"):
         selection.save(tmp_path / "scores")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written to"):
+        selection.save(tmp_path / "file")
     with pytest.raises(ConfigError, match="dropped must be"):
         selection.save(tmp_path / "new", dropped="some")
     with pytest.raises(InputError, match=r"holds no selection\.json"):
