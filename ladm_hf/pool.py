@@ -314,6 +314,8 @@ def _parquet_files(path: Path) -> list[str]:
         files = [str(path)]
     else:
         files = sorted(file for file in glob.glob(str(path), recursive=True) if os.path.isfile(file))
+    if not files and (path / "run.json").is_file():
+        raise InputError(f"the scoring run in {path} has not finished: give `ladm score` the same arguments to go on")
     if not files:
         raise InputError(
             f"no scored data at {path}: expected a folder of `ladm score` or of save_to_disk, or a parquet file, "

@@ -485,6 +485,10 @@ def test_the_pool_may_be_a_table_a_saved_folder_parquet_or_one_split(tmp_path):
         select(DatasetDict(train=pool), budget_tokens=9000, split="dev")
     with pytest.raises(InputError, match="no scored data at"):
         select(tmp_path / "nowhere", budget_tokens=9000)
+    (tmp_path / "unfinished" / ".ladm").mkdir(parents=True)
+    (tmp_path / "unfinished" / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="has not finished"):
+        select(tmp_path / "unfinished", budget_tokens=9000)
     with pytest.raises(InputError, match="found IterableDataset"):
         select(pool.to_iterable_dataset(), budget_tokens=9000)
     (tmp_path / "bad.parquet").write_text("no parquet")
