@@ -258,7 +258,7 @@ def _ranks() -> PartialState | None:
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=GATHER_TIMEOUT)
     if launched > 1 and state.num_processes == 1:
         raise BackendError(
-            f"WORLD_SIZE is {launched}, but accelerate sees one process: every rank would score every document. {remedy}"
+            f"WORLD_SIZE is {launched}, but accelerate sees one process, so each rank would score everything. {remedy}"
         )
     return state if state.num_processes > 1 else None
 

@@ -1,6 +1,4 @@
-"""LADM score of long documents: the metric is `ladm_hf.metric.Ladm`, and this file lets `evaluate` load it from a folder
-or a Space.
-"""
+"""LADM score of long documents: `ladm_hf.metric.Ladm`, where `evaluate` looks for it in a folder or a Space."""
 
 from ladm_hf.metric import Ladm
 
