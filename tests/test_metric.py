@@ -14,7 +14,10 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import evaluate
@@ -23,8 +26,8 @@ import pytest
 from accelerate import PartialState
 
 from ladm_hf import LadmConfig, LadmScorer
-from ladm_hf.errors import BackendError, ConfigError, HubError, InputError
-from ladm_hf.metric import Ladm, split_by_size
+from ladm_hf.errors import BackendError, ConfigError, HubError, InputError, LadmError
+from ladm_hf.metric import Ladm, _sizes, score_distributed, split_by_size
 
 ROOT = Path(__file__).parents[1]
 CONFIG = LadmConfig(span_length=16, heads=((1, 0), (3, 1)), max_length=1024)
@@ -179,6 +182,71 @@ def test_shares_are_balanced_and_cover_everything() -> None:
     assert max(totals) - min(totals) <= 5
     assert split_by_size([5], 3) == [[0], [], []]
     assert all(share == sorted(share) for share in shares)
+
+
+def on_ranks(monkeypatch: pytest.MonkeyPatch, calls: list[Any]) -> list[Any]:
+    """Runs a call for each rank, in threads that exchange what accelerate would gather; returns results or errors."""
+    barrier = threading.Barrier(len(calls))
+    here = threading.local()
+    gathered: list[Any] = [None] * len(calls)
+
+    def gather(objects: list[Any]) -> list[Any]:
+        gathered[here.rank] = objects
+        barrier.wait(100)
+        return [each for objects in gathered for each in objects]
+
+    def state() -> Any:
+        return SimpleNamespace(
+            num_processes=len(calls),
+            process_index=here.rank,
+            local_process_index=here.rank,
+            is_main_process=not here.rank,
+        )
+
+    def run(rank: int) -> Any:
+        here.rank = rank
+        try:
+            return calls[rank]()
+        except LadmError as error:
+            return error
+
+    monkeypatch.setattr("ladm_hf.metric._ranks", state)
+    monkeypatch.setattr("ladm_hf.metric.gather_object", gather)
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, range(len(calls))))
+
+
+def test_each_rank_scores_its_share_and_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [*DOCUMENTS, None, "short"]
+    expected = LadmScorer(config=CONFIG).score_texts(documents)
+    scorers = [LadmScorer(config=CONFIG) for _ in range(3)]
+    shares = []
+    for scorer in scorers:
+        score = scorer.score_texts
+        monkeypatch.setattr(scorer, "score_texts", lambda texts, score=score, **k: shares.append(texts) or score(texts))
+    results = on_ranks(monkeypatch, [lambda s=scorer: score_distributed(s, documents) for scorer in scorers])
+    # as text, in which NaN equals NaN and a float shows all its digits
+    assert [str(result) for result in results] == [str(expected)] * 3
+    assert sorted(map(len, shares)) == [1, 1, 3]
+
+
+def test_ranks_with_other_documents_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = LadmScorer(config=CONFIG)
+    results = on_ranks(monkeypatch, [lambda i=i: score_distributed(scorer, ["a", None, "b"[:i]]) for i in range(2)])
+    assert all("rank 1 was given other documents than rank 0" in str(result) for result in results)
+
+
+def test_a_failure_of_one_rank_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorers = [LadmScorer(config=CONFIG), LadmScorer("no/such", config=CONFIG)]
+    results = on_ranks(monkeypatch, [lambda s=scorer: score_distributed(s, DOCUMENTS) for scorer in scorers])
+    assert isinstance(results[1], HubError)
+    assert str(results[0]).startswith("rank 1 of 2 failed, so there is no result: HubError: ")
+
+
+def test_a_long_document_counts_as_what_is_scored_of_it() -> None:
+    config = LadmConfig(max_length=2400)
+    assert _sizes(["x" * 100_000, None, "abc"], config) == [9600, 0, 3]
+    assert _sizes(["x" * 100_000], LadmConfig(max_length=2400, overflow="windows")) == [100_000]
 
 
 RANK = """
