@@ -39,7 +39,7 @@ svg text { fill: var(--body-text-color); font-family: inherit; }
 svg .axis { stroke: var(--border-color-primary); }
 .map rect.cell { cursor: pointer; }
 .map rect.cell:hover, .map rect.cell:focus { stroke: var(--body-text-color); stroke-width: 2; outline: none; }
-svg rect.cell.chosen { stroke: #dc2626; stroke-width: 3; }
+.map rect.cell.chosen, .map rect.cell.chosen:focus { stroke: #dc2626; stroke-width: 3; }
 .span { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .7em .9em; margin: .6em 0; }
 .span h4 { margin: 0 0 .4em; font-size: .95rem; }
 .span pre { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 18em; overflow-y: auto; margin: 0;

@@ -112,13 +112,16 @@ def score_panel(focus: FocusMap, model: str) -> str:
     group = min(REFERENCE["groups"], key=lambda group: abs(np.log(group["num_tokens"] / tokens)))
     below = {kind: np.mean(np.array(group[kind]) < focus.score.score) for kind in ("natural", "spliced")}
     pairs = np.mean(np.array(group["natural"])[:, None] > np.array(group["spliced"]))
+    telling = f"The natural one scores higher in {pairs:.0%} of their pairs"
+    if pairs < 0.6:
+        telling += ", so this calculator hardly tells them apart at this length"
     return (
         f"{number}<p>Higher than <b>{below['natural']:.0%}</b> of natural documents and "
         f"<b>{below['spliced']:.0%}</b> of spliced ones.</p>{strips(group, focus.score.score)}"
         f"<p class='quiet'>Reference: {len(group['natural'])} documents of each kind with {group['num_tokens']:,} "
         f"tokens, from {html.escape(REFERENCE['documents'])}; yours has {tokens:,}. Spliced documents are eight pieces "
-        f"of unrelated ones. The natural one scores higher in {pairs:.0%} of their pairs. The score depends on length "
-        "and on the kind of text: read this as a rough guide.</p>"
+        f"of unrelated ones. {telling}. The score depends on length and on the kind of text: read this as a rough "
+        "guide.</p>"
     )
 
 
