@@ -118,7 +118,9 @@ class Ladm(evaluate.Metric):  # type: ignore[misc]
 
     def add(self, *, prediction: Any = None, **kwargs: Any) -> None:
         """Adds one document; `None` is a document without a score."""
-        super().add(prediction=_checked_document(prediction, 0), **kwargs)
+        # evaluate.combine gives the document under the name of the feature
+        document = kwargs.pop("predictions", prediction)
+        super().add(prediction=_checked_document(document, 0), **kwargs)
 
     def add_batch(self, *, predictions: Any = None, **kwargs: Any) -> None:
         """Adds documents."""

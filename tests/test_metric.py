@@ -148,6 +148,12 @@ def test_combine_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         predictions=DOCUMENTS, config=CONFIG
     )
     assert result["long_num_scored"] == 3
+    collected = evaluate.combine(["ladm"])
+    collected.add(prediction=DOCUMENTS[0])
+    collected.add_batch(predictions=["short"])
+    assert collected.compute(config=CONFIG)["statuses"] == ["ok", "too_short"]
+    with pytest.raises(InputError, match="must be a text or None, found int"):
+        collected.add(prediction=5)
 
 
 def _process(process_id: int, folder: str, results: Any) -> None:

@@ -66,6 +66,7 @@ def requirements() -> list[str]:
 
 def test_requirements_name_everything_that_is_imported() -> None:
     named = {re.split(r"[<>=@]", line)[0].replace("-", "_") for line in requirements()}
+    named |= {path.stem for path in FOLDER.glob("*.py")}
     for path in FOLDER.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
