@@ -3,13 +3,16 @@
     from ladm_hf import ladm_score
     scored = dataset.map(ladm_score, batched=True)
 
-Importing this package loads neither torch nor transformers; each name below is imported when it is first used.
+Importing this package loads neither torch nor transformers; each name below is imported when it is first used. It
+registers the metric `evaluate.load("ladm")`, where the start-up hook has not done so; see `_ladm_hf_autoload`.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+import _ladm_hf_autoload
 
 __version__ = "0.1.0"
 
@@ -59,3 +62,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+_ladm_hf_autoload.install()

@@ -252,11 +252,14 @@ class LadmScorer:
             "ladm_status": [score.status for score in scores],
         }
 
-    def score_texts(self, texts: Iterable[str | None], *, progress: bool | None = None) -> list[DocumentScore]:
+    def score_texts(
+        self, texts: Iterable[str | None], *, rank: int | None = None, progress: bool | None = None
+    ) -> list[DocumentScore]:
         """Scores texts.
 
         Args:
             texts (iterable of `str`): the documents. Anything else gets a status.
+            rank (`int`, *optional*): rank of this process on its machine: it picks the GPU.
             progress (`bool`, *optional*): `None` shows a bar on a terminal when the work takes more than 2 s.
 
         Returns:
@@ -267,7 +270,7 @@ class LadmScorer:
         """
         if isinstance(texts, str):
             raise InputError("score_texts takes a list of texts, found one text: pass [text]")
-        return self._score_texts(list(texts), None, progress)
+        return self._score_texts(list(texts), rank, progress)
 
     def score_input_ids(self, input_ids: Iterable[Any], *, progress: bool | None = None) -> list[DocumentScore]:
         """Scores sequences of token ids (lists, arrays or tensors of integers).

@@ -1,0 +1,296 @@
+"""What the app shows of a document: its score beside the reference, the map of its spans, and the text of two of them.
+
+Pieces of HTML and SVG made from a `FocusMap`; `app.py` puts them on a page.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import importlib
+import inspect
+import json
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ladm_hf import FocusMap, LadmError, LadmScorer
+from ladm_hf.errors import RowError
+
+REFERENCE = json.loads(Path(__file__).with_name("reference.json").read_text(encoding="utf-8"))
+MODELS = ["ladm-nano", "UltraRonin/Long-Attn-Calculator"]
+# Far more than the tokens that are scored, and little enough for a browser's text box.
+MAX_CHARS = 400_000
+MAX_FILE_BYTES = 5_000_000
+CONTEXT_CHARS = 80
+
+FIRST = "<p class='quiet'>Score a document to see its number here, beside documents of a known kind.</p>"
+FIRST_MAP = (
+    "<p class='quiet'>The map of the document appears here. A dark cell is a later span that looks back much.</p>"
+)
+FIRST_SPANS = "<p class='quiet'>The text of both spans appears here.</p>"
+
+
+@functools.lru_cache(maxsize=1)
+def scorer_for(model: str) -> LadmScorer:
+    return LadmScorer(model)
+
+
+def score(text: str | None, model: str | None) -> Iterator[tuple[Any, ...]]:
+    """Scores a document: status, score panel, heat map, spans and state, yielded while the work goes on."""
+    text, model = text or "", (model or "").strip() or MODELS[0]
+    nothing = (FIRST, FIRST_MAP, FIRST_SPANS, None)
+    if not text.strip():
+        yield note("There is no text yet. Paste a document, upload a file, or take an example."), *nothing
+        return
+    cut = "" if len(text) <= MAX_CHARS else f" Only its first {MAX_CHARS:,} characters were read."
+    # a browser may send half of a character pair, which is no text
+    text = text[:MAX_CHARS].encode("utf-8", "replace").decode()
+    started = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(measure, text, model)
+        while not work.done():
+            seconds = int(time.monotonic() - started)
+            yield f"<p class='busy' role='status'>Reading {len(text):,} characters… {seconds} s</p>", *nothing
+            time.sleep(0.25 if seconds < 5 else 1)
+    try:
+        focus = work.result()
+    except LadmError as error:
+        yield note(str(error)), *nothing
+        return
+    if isinstance(focus, str):
+        yield note(focus), *nothing
+        return
+    done = f"Read {focus.score.num_tokens:,} tokens in {time.monotonic() - started:.1f} s.{cut}"
+    row, column = weightiest_cell(focus)
+    yield (
+        f"<p class='quiet' role='status'>{done}</p>",
+        score_panel(focus, model),
+        heat_map(focus, (row, column)),
+        show_spans(focus, text, row, column),
+        (focus, text),
+    )
+
+
+def measure(text: str, model: str) -> FocusMap | str:
+    """The focus map of a document, or what is wrong with it."""
+    scorer = scorer_for(model)
+    try:
+        return scorer.focus_map(text)
+    except RowError as error:
+        (found,) = scorer.score_texts([text])
+        if found.status != "too_short":
+            return str(error)
+        least = scorer.config.min_tokens
+        return (
+            f"This text is too short: it has {found.num_tokens:,} tokens, and a score needs at least {least:,} (about "
+            f"{least * 4:,} characters), so that there is something far away to look back to."
+        )
+
+
+def note(message: str) -> str:
+    return f"<p class='note' role='alert'>{html.escape(message)}</p>"
+
+
+# The score and its reference
+
+
+def score_panel(focus: FocusMap, model: str) -> str:
+    """The score, and a strip of dots for each kind of reference document with a line at the score."""
+    number = f"<div class='quiet'>LADM score</div><div class='number'>{focus.score.score:.4g}</div>"
+    if model != REFERENCE["model"]:
+        return (
+            f"{number}<p class='quiet'>Scores of different calculators cannot be compared, and the reference below was "
+            f"made with {REFERENCE['model']}: choose it to see where this document stands.</p>"
+        )
+    tokens = focus.score.num_tokens
+    group = min(REFERENCE["groups"], key=lambda group: abs(np.log(group["num_tokens"] / tokens)))
+    below = {kind: np.mean(np.array(group[kind]) < focus.score.score) for kind in ("natural", "spliced")}
+    pairs = np.mean(np.array(group["natural"])[:, None] > np.array(group["spliced"]))
+    telling = f"The natural one scores higher in {pairs:.0%} of their pairs"
+    if pairs < 0.6:
+        telling += ", so this calculator hardly tells them apart at this length"
+    return (
+        f"{number}<p>Higher than <b>{below['natural']:.0%}</b> of natural documents and "
+        f"<b>{below['spliced']:.0%}</b> of spliced ones.</p>{strips(group, focus.score.score)}"
+        f"<p class='quiet'>Reference: {len(group['natural'])} documents of each kind with {group['num_tokens']:,} "
+        f"tokens, from {html.escape(REFERENCE['documents'])}; yours has {tokens:,}. Spliced documents are eight pieces "
+        f"of unrelated ones. {telling}. The score depends on length and on the kind of text: read this as a rough "
+        "guide.</p>"
+    )
+
+
+def strips(group: dict[str, Any], value: float) -> str:
+    """An SVG of the reference scores, one row for each kind, and the value as a line through both."""
+    rows = {"natural": "#4338ca", "spliced": "#9ca3af"}
+    top = 1.05 * max(value, *group["natural"], *group["spliced"])
+    left, width = 66.0, 330.0
+    parts = []
+    for i, (kind, colour) in enumerate(rows.items()):
+        y = 30 + 30 * i
+        parts.append(f"<text x='0' y='{y + 4}' font-size='12'>{kind}</text>")
+        parts.append(f"<line class='axis' x1='{left}' x2='{left + width}' y1='{y}' y2='{y}'/>")
+        parts += [
+            f"<circle cx='{left + width * score / top:.1f}' cy='{y}' r='5' fill='{colour}' fill-opacity='.55'/>"
+            for score in group[kind]
+        ]
+    x = left + width * value / top
+    anchor = "end" if x > left + width * 0.7 else "start"
+    parts.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='14' y2='76' stroke='#dc2626' stroke-width='2'/>")
+    parts.append(f"<text x='{x:.1f}' y='10' font-size='12' text-anchor='{anchor}'>this document</text>")
+    for mark, anchor in ((0.0, "start"), (top, "end")):
+        x = left + width * mark / top
+        parts.append(f"<text x='{x:.1f}' y='92' font-size='11' text-anchor='{anchor}'>{mark:.3g}</text>")
+    label = (
+        f"Reference scores from {min(group['spliced']):.3g} to {max(group['natural']):.3g}; this document {value:.3g}"
+    )
+    return f"<svg viewBox='0 0 400 96' role='img' aria-label='{label}'>{''.join(parts)}</svg>"
+
+
+# The heat map
+
+
+def weightiest_cell(focus: FocusMap) -> tuple[int, int]:
+    """The cell that adds most to the score: PFS times distance times the later span's position."""
+    later = focus.query_starts[:, None]
+    row, column = np.unravel_index(np.nanargmax(focus.pfs * (later - focus.key_starts) * later), focus.key_starts.shape)
+    return int(row), int(column)
+
+
+def shares(focus: FocusMap) -> Any:
+    """Of a later span's attention, the share that goes to each earlier span: PFS over the span's queries."""
+    return focus.pfs / focus.span_length
+
+
+def heat_map(focus: FocusMap, chosen: tuple[int, int]) -> str:
+    """An SVG of the spans: across, where the earlier span lies; down, where the later span lies."""
+    left, top, size = 74, 8, 500
+    tokens = focus.score.num_tokens
+    share, scale = shares(focus), size / tokens
+    high = float(np.nanquantile(share, 0.99)) or 1.0
+    # The columns are a key stride apart, the rows a query stride.
+    wide = int(focus.query_starts[0] - focus.key_starts[0, 0])
+    tall = int(-np.diff(focus.query_starts).max()) if len(focus.query_starts) > 1 else wide
+    parts = []
+    for row, column in np.argwhere(focus.key_starts >= 0).tolist():
+        later, earlier = int(focus.query_starts[row]), int(focus.key_starts[row, column])
+        value = float(share[row, column])
+        even = value * later / focus.span_length
+        parts.append(
+            f"<rect class='cell{' chosen' if (row, column) == chosen else ''}' tabindex='0' data-row='{row}' "
+            f"data-column='{column}' x='{left + earlier * scale:.1f}' "
+            f"y='{top + (later + focus.span_length - tall) * scale:.1f}' "
+            f"width='{max(wide * scale - 1, 1.5):.1f}' height='{max(tall * scale - 1, 1.5):.1f}' "
+            f"fill='{colour(value / high)}'><title>tokens {later:,}–{later + focus.span_length - 1:,} look back at "
+            f"{earlier:,}–{earlier + focus.span_length - 1:,}: {value:.1%} of their attention, {even:.1f} times "
+            "an even share</title></rect>"
+        )
+    step = 10 ** int(np.log10(tokens / 2))
+    for mark in range(0, tokens + 1, next(step * n for n in (1, 2, 5) if tokens <= 6 * step * n)):
+        at = left + mark * scale
+        parts.append(f"<text x='{at:.1f}' y='{top + size + 18}' font-size='12' text-anchor='middle'>{mark:,}</text>")
+        y = top + mark * scale
+        parts.append(f"<text x='{left - 8}' y='{y + 4:.1f}' font-size='12' text-anchor='end'>{mark:,}</text>")
+    parts.append(f"<line class='axis' x1='{left}' x2='{left}' y1='{top}' y2='{top + size}'/>")
+    parts.append(f"<line class='axis' x1='{left}' x2='{left + size}' y1='{top + size}' y2='{top + size}'/>")
+    parts.append(
+        f"<text x='{left + size / 2}' y='{top + size + 40}' font-size='13' text-anchor='middle'>"
+        "earlier span (token position)</text>"
+        f"<text x='14' y='{top + size / 2}' font-size='13' text-anchor='middle' "
+        f"transform='rotate(-90 14 {top + size / 2})'>later span (token position)</text>"
+    )
+    # The empty triangle above the diagonal holds the legend.
+    x, y = left + size - 210, top + 14
+    parts.append(f"<text x='{x}' y='{y}' font-size='12'>share of the later span's attention</text>")
+    parts += [f"<rect x='{x + 10 * i}' y='{y + 8}' width='10' height='12' fill='{colour(i / 19)}'/>" for i in range(20)]
+    parts.append(f"<text x='{x}' y='{y + 36}' font-size='11'>0 %</text>")
+    parts.append(f"<text x='{x + 200}' y='{y + 36}' font-size='11' text-anchor='end'>{high:.1%} or more</text>")
+    hint = "<p class='quiet hint'>Click a cell to read its spans. The one outlined at first adds most to the score.</p>"
+    return (
+        f"{hint}<div class='map'><svg viewBox='0 0 {left + size + 16} {top + size + 50}'>{''.join(parts)}</svg></div>"
+    )
+
+
+def colour(value: float) -> str:
+    """From pale to deep blue, with more steps for small values."""
+    part = min(max(value, 0.0), 1.0) ** 0.5
+    pale, deep = np.array([238, 242, 255]), np.array([49, 46, 129])
+    red, green, blue = np.round(pale + part * (deep - pale)).astype(int).tolist()
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+# The two spans of a cell
+
+
+def choose_cell(state: tuple[FocusMap, str] | None, row: int, column: int) -> str:
+    """The spans of the cell that was clicked; nothing where there is no such cell."""
+    if state is None:
+        return FIRST_SPANS
+    focus, text = state
+    rows, columns = focus.key_starts.shape
+    if not (0 <= row < rows and 0 <= column < columns and focus.key_starts[row, column] >= 0):
+        return FIRST_SPANS
+    return show_spans(focus, text, row, column)
+
+
+def show_spans(focus: FocusMap, text: str, row: int, column: int) -> str:
+    """Both spans with the text around them; words that they share are marked."""
+    if focus.offsets is None:
+        return note("This calculator's tokenizer does not say where its tokens lie in the text.")
+    starts = {"Earlier span": int(focus.key_starts[row, column]), "Later span": int(focus.query_starts[row])}
+    ends = {name: start + focus.span_length for name, start in starts.items()}
+    bounds = {name: (int(focus.offsets[starts[name], 0]), int(focus.offsets[ends[name] - 1, 1])) for name in starts}
+    shared = set.intersection(*(set(re.findall(r"\w{4,}", text[start:end])) for start, end in bounds.values()))
+    value = float(shares(focus)[row, column])
+    even = value * starts["Later span"] / focus.span_length
+    cards = [
+        f"<p>The later span gives <b>{value:.1%}</b> of its attention to the earlier one, <b>{even:.1f} times</b> an "
+        f"even share, from {starts['Later span'] - starts['Earlier span']:,} tokens away. Words in both are marked.</p>"
+    ]
+    for name, (start, end) in bounds.items():
+        before, after = text[max(start - CONTEXT_CHARS, 0) : start], text[end : end + CONTEXT_CHARS]
+        cards.append(
+            f"<div class='span'><h4>{name}: tokens {starts[name]:,}–{ends[name] - 1:,}</h4><pre>"
+            f"<span class='around'>{html.escape(before)}</span>{marked(text[start:end], shared)}"
+            f"<span class='around'>{html.escape(after)}</span></pre></div>"
+        )
+    return "".join(cards)
+
+
+def marked(text: str, words: set[str]) -> str:
+    return "".join(
+        f"<mark>{html.escape(part)}</mark>" if part in words else html.escape(part) for part in re.split(r"(\w+)", text)
+    )
+
+
+# Documents to try
+
+
+def read_file(path: str | None) -> tuple[str, str]:
+    """Status and text of an uploaded file."""
+    if path is None:
+        return "", ""
+    file = Path(path)
+    if file.stat().st_size > MAX_FILE_BYTES:
+        return note(f"{file.name} is larger than {MAX_FILE_BYTES // 10**6} MB: upload a part of it."), ""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        return note(f"{file.name} is not UTF-8 text: convert it to plain text first."), ""
+    return f"<p class='quiet' role='status'>{html.escape(file.name)}: {len(text):,} characters.</p>", text[:MAX_CHARS]
+
+
+def natural_example() -> str:
+    """One module of Python's standard library."""
+    return inspect.getsource(importlib.import_module("fractions"))
+
+
+def spliced_example() -> str:
+    """Pieces of eight modules of Python's standard library, one after the other."""
+    names = ("heapq", "csv", "calendar", "shlex", "textwrap", "cmd", "sched", "gettext")
+    return "\n\n".join(inspect.getsource(importlib.import_module(name))[1000:4500] for name in names)

@@ -1,0 +1,233 @@
+"""The Space's app: its functions, and the page as a reader uses it in a browser."""
+
+from __future__ import annotations
+
+import heapq
+import importlib.util
+import inspect
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "metrics" / "ladm"
+# What a template or a browser might take for its own.
+TRAP = "# <b>${1+1}</b> {{value}} &amp;"
+LINES = inspect.getsource(heapq).split("\n")
+DOCUMENT = "\n".join(f"{line}\n{TRAP}" if i % 6 == 0 else line for i, line in enumerate(LINES))[:19_000]
+SHORT = DOCUMENT[:9_000]
+
+
+@pytest.fixture(scope="module")
+def views() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ladm_views", FOLDER / "views.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def shown(views: ModuleType) -> tuple[Any, ...]:
+    """Status, panel, map, spans and state of a short document."""
+    *_, last = views.score(SHORT, "ladm-nano")
+    return last
+
+
+def test_a_document_gets_a_score_a_map_and_two_spans(views: ModuleType, shown: tuple[Any, ...]) -> None:
+    status, panel, cells, spans, state = shown
+    focus, text = state
+    assert text == SHORT
+    assert f"Read {focus.score.num_tokens:,} tokens" in status
+    assert f"{focus.score.score:.4g}" in panel
+    assert cells.count("<rect class='cell") == (focus.key_starts >= 0).sum()
+    assert cells.count("chosen") == 1
+    assert spans.count("class='span'") == 2
+    assert "<b>${1+1}" not in spans
+    row, column = views.weightiest_cell(focus)
+    assert views.choose_cell(state, row, column) == spans
+    start = focus.offsets[focus.key_starts[row, column], 0]
+    assert views.html.escape(SHORT[start : start + 3]) in spans
+
+
+def test_a_cell_that_is_not_there_shows_nothing(views: ModuleType, shown: tuple[Any, ...]) -> None:
+    state = shown[-1]
+    focus, _ = state
+    last_row, last_column = focus.key_starts.shape[0] - 1, focus.key_starts.shape[1] - 1
+    for row, column in ((last_row, last_column), (-1, 0), (0, 9999)):
+        assert views.choose_cell(state, row, column) == views.FIRST_SPANS
+    assert views.choose_cell(None, 0, 0) == views.FIRST_SPANS
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "message"),
+    [
+        (None, "ladm-nano", "There is no text yet"),
+        (" \n", None, "There is no text yet"),
+        ("word " * 300, "ladm-nano", "too short: it has 301 tokens, and a score needs at least 2,305"),
+        ("\ud800", "ladm-nano", "too short"),
+        (DOCUMENT, "no/such-model", "no/such-model"),
+        (DOCUMENT, "<i>", "&lt;i&gt;"),
+    ],
+)
+def test_bad_input_gets_a_message(views: ModuleType, text: Any, model: Any, message: str) -> None:
+    *_, (status, _, cells, spans, state) = views.score(text, model)
+    assert message in status
+    assert "role='alert'" in status
+    assert (cells, spans, state) == (views.FIRST_MAP, views.FIRST_SPANS, None)
+
+
+def test_a_huge_text_is_cut_and_said_to_be(views: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "MAX_CHARS", 8_900)
+    *_, (status, *_, (_, text)) = views.score(DOCUMENT, "ladm-nano")
+    assert "Only its first 8,900 characters were read" in status
+    assert text == DOCUMENT[:8_900]
+
+
+def test_another_calculator_is_not_compared_with_the_reference(views: ModuleType, shown: tuple[Any, ...]) -> None:
+    focus, _ = shown[-1]
+    assert "cannot be compared" in views.score_panel(focus, "another")
+
+
+def test_a_reference_that_tells_little_says_so(
+    views: ModuleType, shown: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    focus, _ = shown[-1]
+    for natural, told in (([3.0, 4.0], True), ([1.0, 2.5], False)):
+        group = {"num_tokens": 2900, "natural": natural, "spliced": [2.0, 2.9]}
+        monkeypatch.setitem(views.REFERENCE, "groups", [group])
+        assert ("hardly tells them apart" in views.score_panel(focus, "ladm-nano")) is not told
+
+
+def test_a_tokenizer_without_offsets_is_said_to_have_none(views: ModuleType, shown: tuple[Any, ...]) -> None:
+    focus, text = shown[-1]
+    focus = views.FocusMap(focus.pfs, focus.query_starts, focus.key_starts, focus.span_length, None, focus.score)
+    assert "does not say where" in views.show_spans(focus, text, 0, 0)
+
+
+def test_uploads_are_read_or_refused(views: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a <b>.txt"
+    file.write_bytes("\ufeffGrüße".encode())
+    status, text = views.read_file(str(file))
+    assert text == "Grüße"
+    assert "a &lt;b&gt;.txt: 5 characters" in status
+    file.write_bytes(b"\xff\xfe\x00")
+    assert "is not UTF-8 text" in views.read_file(str(file))[0]
+    monkeypatch.setattr(views, "MAX_FILE_BYTES", 2)
+    assert "is larger than" in views.read_file(str(file))[0]
+    assert views.read_file(None) == ("", "")
+
+
+def test_examples_are_long_enough_for_a_score(views: ModuleType) -> None:
+    for text in (views.natural_example(), views.spliced_example()):
+        assert 20_000 < len(text) < 60_000
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The app in its own process, as the Space starts it: gradio leaves sockets and event loops to the end."""
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("the app needs gradio, of ladm-hf[space]")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT), "GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+    process = subprocess.Popen([sys.executable, str(FOLDER / "app.py")], env=environment, stdout=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(240):
+        assert process.poll() is None, "the app did not start"
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            break
+        except OSError:
+            time.sleep(0.5)
+    yield url
+    process.terminate()
+    process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def page(server: str) -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="driving the page needs playwright, of ladm-hf[test]")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no chromium on the PATH to drive the page with")
+    arguments = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+                 "--disable-component-update", "--disable-sync"]  # fmt: skip
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(120_000)
+        page.hosts = set()
+        page.on("request", lambda request: page.hosts.add(request.url.split("/")[2]))
+        page.goto(server)
+        yield page
+        browser.close()
+
+
+def press_score(page: Any) -> None:
+    page.get_by_role("button", name="Score", exact=True).click()
+
+
+def test_a_reader_scores_a_document_and_reads_two_spans(page: Any, server: str, tmp_path: Path) -> None:
+    page.fill("#document textarea", DOCUMENT)
+    press_score(page)
+    page.wait_for_selector("#status .busy")
+    page.wait_for_selector("#map rect.cell")
+    assert "LADM score" in page.inner_text("#panel")
+    assert float(page.inner_text("#panel .number")) > 0
+    assert page.is_visible("#map svg")
+    first = page.inner_text("#spans")
+    page.locator("#map rect.cell:not(.chosen)").first.click()
+    page.wait_for_function("text => document.querySelector('#spans').innerText !== text", arg=first)
+    assert page.locator("#map rect.chosen").count() == 1
+    headings = page.locator("#spans h4").all_inner_texts()
+    assert [heading.split(":")[0] for heading in headings] == ["Earlier span", "Later span"]
+    for text in page.locator("#spans pre").all_inner_texts():
+        assert text.strip()
+        assert TRAP in text
+    page.screenshot(path=tmp_path / "app.png", full_page=True)
+    # no font, script or count comes from elsewhere
+    assert page.hosts == {server.removeprefix("http://")}
+
+
+def test_the_keyboard_chooses_a_cell_too(page: Any) -> None:
+    page.fill("#document textarea", SHORT)
+    press_score(page)
+    page.wait_for_selector("#status .busy")
+    page.wait_for_selector("#map rect.cell")
+    first = page.inner_text("#spans")
+    page.locator("#map rect.cell:not(.chosen)").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("text => document.querySelector('#spans').innerText !== text", arg=first)
+
+
+def test_a_reader_is_told_what_is_wrong(page: Any) -> None:
+    page.fill("#document textarea", "")
+    press_score(page)
+    page.wait_for_selector("#status .note:has-text('There is no text yet')")
+    page.fill("#document textarea", "Once upon a time. " * 50)
+    press_score(page)
+    page.wait_for_selector("#status .note:has-text('too short')")
+    assert page.locator("#map rect").count() == 0
+
+
+def test_a_reader_uploads_a_file(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text(DOCUMENT)
+    page.set_input_files("input[type=file]", str(tmp_path / "mine.txt"))
+    page.wait_for_selector("#status :has-text('mine.txt')")
+    assert page.input_value("#document textarea") == DOCUMENT
