@@ -9,7 +9,9 @@
     │   ├── HubError         the Hub did not give it: network, name, gate or revision
     │   └── UnsupportedModelError   its attention cannot be scored
     │       └── NoFullAttentionError    no layer sees the whole document
-    └── BackendError         the chosen device or backend cannot run here
+    ├── BackendError         the chosen device or backend cannot run here
+    └── PublishError         the Hub did not take, or does not show, what was published
+        └── HubUnavailableError     it stayed silent, busy or broken for all tries
 
 Messages say what was expected, what was found, and what to do next.
 """
@@ -56,3 +58,11 @@ class NoFullAttentionError(UnsupportedModelError):
 
 class BackendError(LadmError, RuntimeError):
     """The chosen backend or device cannot run here; the message gives the remedy."""
+
+
+class PublishError(LadmError):
+    """Publishing did not finish; the message says what the Hub holds now and the command that finishes the job."""
+
+
+class HubUnavailableError(PublishError):
+    """The Hub stayed silent, busy or broken for all tries; the message names the request and the last answer."""

@@ -313,7 +313,8 @@ class Request:
         commit: Commit = self.store.commit(repo, revision, lines)
         raise Answer({**answer, "success": True, "commitOid": commit.oid, "commitUrl": f"{self.hub.url}/{kind}/{name}/commit/{commit.oid}"})  # fmt: skip
 
-    # --- Xet: a token, then xorbs and shards. Grants and chunk look-ups answer 404, and clients do without.
+    # --- Xet: a token, a grant for each xorb, its bytes and its commit, then a shard that makes files of xorbs.
+    # Older clients post xorbs directly. Chunk look-ups and telemetry answer 404, and clients do without.
 
     def xet_token(self, kind: str, name: str, revision: str) -> None:
         self.repo(kind, name, write=True)
@@ -323,10 +324,19 @@ class Request:
         headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": "cas", "X-Xet-Token-Expiration": str(expires)}
         raise Answer({"casUrl": url, "accessToken": "cas", "exp": expires}, 200, headers)
 
+    def xorb_grant(self, hash_: str) -> None:
+        if hash_ in self.store.xorbs:
+            raise Answer({}, 200)
+        grant = {"id": hash_, "url": f"{self.hub.url}/_cas/upload/{hash_}", "method": "PUT", "headers": {}}
+        raise Answer(grant, 201)
+
     def xorb(self, hash_: str) -> None:
         new = hash_ not in self.store.xorbs
         self.store.xorbs[hash_] = xorb_chunks(self.body)
         raise Answer({"was_inserted": new})
+
+    def xorb_commit(self, hash_: str) -> None:
+        raise Answer({}, 200 if hash_ in self.store.xorbs else 404)
 
     def shard(self, version: str) -> None:
         for sha256, terms in shard_files(self.body):
@@ -375,6 +385,9 @@ ROUTES: list[tuple[tuple[str, ...], str, Any]] = [
     (("PUT",), r"/_lfs/(?P<oid>\w+)(?:/(?P<part>\d+))?", Request.lfs_put),
     (("POST",), r"/_lfs/(?P<oid>\w+)", Request.lfs_complete),
     (("POST",), r"/_lfs/(?P<oid>\w+)/verify", Request.lfs_verify),
+    (("POST",), r"/_cas/v1/xorb-grants/default/(?P<hash_>\w+)", Request.xorb_grant),
+    (("PUT",), r"/_cas/upload/(?P<hash_>\w+)", Request.xorb),
+    (("POST",), r"/_cas/v1/xorb-commits/default/(?P<hash_>\w+)/grant/\w+", Request.xorb_commit),
     (("POST",), r"/_cas/v1/xorbs/default/(?P<hash_>\w+)", Request.xorb),
     (("POST",), r"/_cas/v(?P<version>[12])/shards", Request.shard),
     (("GET", "HEAD"), rf"{_GIT}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", Request.resolve),
