@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ladm_hf.config import LadmConfig
     from ladm_hf.errors import LadmError
     from ladm_hf.scorer import DocumentScore, FocusMap, LadmScorer, ladm_score
+    from ladm_hf.selection import Selection, select
     from ladm_hf.spans import SpanGrid
 
 _HOMES = {
@@ -26,9 +27,11 @@ _HOMES = {
     "LadmConfig": "ladm_hf.config",
     "LadmError": "ladm_hf.errors",
     "LadmScorer": "ladm_hf.scorer",
+    "Selection": "ladm_hf.selection",
     "SpanGrid": "ladm_hf.spans",
     "ladm_score": "ladm_hf.scorer",
     "register_attention": "ladm_hf.attention",
+    "select": "ladm_hf.selection",
 }
 
 __all__ = [
@@ -37,10 +40,12 @@ __all__ = [
     "LadmConfig",
     "LadmError",
     "LadmScorer",
+    "Selection",
     "SpanGrid",
     "__version__",
     "ladm_score",
     "register_attention",
+    "select",
 ]
 
 

@@ -10,6 +10,7 @@
     │   └── UnsupportedModelError   its attention cannot be scored
     │       └── NoFullAttentionError    no layer sees the whole document
     ├── BackendError         the chosen device or backend cannot run here
+    ├── MissingExtraError    an optional dependency is not installed           (ImportError)
     └── PublishError         the Hub did not take, or does not show, what was published
         └── HubUnavailableError     it stayed silent, busy or broken for all tries
 
@@ -66,3 +67,7 @@ class PublishError(LadmError):
 
 class HubUnavailableError(PublishError):
     """The Hub stayed silent, busy or broken for all tries; the message names the request and the last answer."""
+
+
+class MissingExtraError(LadmError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""

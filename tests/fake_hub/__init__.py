@@ -36,7 +36,9 @@ class FakeHub:
         command = [sys.executable, str(Path(__file__).with_name("server.py")), "--stall", str(stall), "--late", str(late)]
         command += ["--part-size", str(part_size)] if part_size else []
         command += [] if xet else ["--no-xet"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # The server ends when its standard input does, so it never outlives its parent.
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen([*command, "--with-parent"], text=True, **pipes)
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()
         self.token = TOKEN
@@ -52,8 +54,9 @@ class FakeHub:
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait()
-        if self._process.stdout:
-            self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                pipe.close()
 
     def _control(self, action: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import re
 import socket
 import sys
@@ -486,11 +487,14 @@ def main() -> None:
     parser.add_argument("--late", type=float, default=0.3)
     parser.add_argument("--part-size", type=int, default=None)
     parser.add_argument("--no-xet", dest="xet", action="store_false")
+    parser.add_argument("--with-parent", action="store_true", help="end when standard input does")
     options = parser.parse_args()
     hub = Hub(stall=options.stall, late=options.late, part_size=options.part_size, xet=options.xet)
     server = Server(("127.0.0.1", options.port), type("Handler", (Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     print(hub.url, flush=True)
+    if options.with_parent:
+        threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     server.serve_forever()
 
 
