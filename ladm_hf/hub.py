@@ -17,6 +17,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -276,7 +277,9 @@ class _Publication:
         raise AssertionError("pause() ends the last try")
 
     def _create_repo(self) -> None:
-        self.api.create_repo(self.repo_id, repo_type="dataset", private=self.private, exist_ok=True)
+        # "It exists already" may come without the address that huggingface_hub expects; we look ourselves anyway.
+        with suppress(KeyError):
+            self.api.create_repo(self.repo_id, repo_type="dataset", private=self.private, exist_ok=True)
 
     def _create_branch(self) -> None:
         self.api.create_branch(self.repo_id, repo_type="dataset", branch=self.revision, exist_ok=True)
@@ -392,7 +395,7 @@ class _Publication:
                     break
                 except Exception as error:
                     self._stop_if_final(error)
-                    patience.pause(attempt, "uploading", _brief(error))
+                    patience.pause(attempt, "uploading", self._brief(error))
 
     def _tree(self, revision: str) -> dict[str, Any]:
         """The files at a commit: path -> entry with `blob_id` and, for LFS files, `lfs.sha256`."""
@@ -468,7 +471,14 @@ class _Publication:
         response = getattr(error, "response", None)
         if response is None and not isinstance(error, transport_errors()):
             raise error
-        self.patience.pause(attempt, what, _brief(error), getattr(response, "headers", None))
+        self.patience.pause(attempt, what, self._brief(error), getattr(response, "headers", None))
+
+    def _brief(self, error: BaseException) -> str:
+        """What went wrong first, in one line without the token."""
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        root = list(_chain(error))[-1]
+        text = f"the Hub answered {status}" if status else f"{type(root).__name__}: {root}"
+        return str(redacted(" ".join(text.split())[:300], self.api.token))
 
     # --- reading back
 
@@ -481,7 +491,7 @@ class _Publication:
                     problem = next(self._differences(oid), None)
                 except Exception as error:
                     self._stop_if_final(error)
-                    problem = f"it cannot be read ({_brief(error)})"
+                    problem = f"it cannot be read ({self._brief(error)})"
                 if problem is None:
                     return
                 if attempt + 1 == patience.tries:
@@ -539,12 +549,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(current))
         yield current
         current = current.__cause__ or current.__context__
-
-
-def _brief(error: BaseException) -> str:
-    """The class of an error, and its HTTP status: all that is safe and short enough for a log."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return f"the Hub answered {status}" if status else f"{type(error).__name__}"
 
 
 def _is_first_rank() -> bool:

@@ -107,8 +107,11 @@ class Request:
         body = self.json()
         private = body.get("private") is True or body.get("visibility") == "private"
         key = f"{body.get('type') or 'model'}s/{body.get('organization') or USER}/{body['name']}"
+        created = {"url": f"{self.hub.url}/{key.removeprefix('models/')}", "id": key.split("/", 1)[1]}
+        if key in self.store.repos:
+            raise Answer({"error": "You already created this repo", **created}, 409)
         self.store.create(key, private)
-        raise Answer({"url": f"{self.hub.url}/{key.removeprefix('models/')}", "id": key.split("/", 1)[1]})
+        raise Answer(created)
 
     def delete_repo(self) -> None:
         body = self.json()
@@ -341,8 +344,9 @@ class Request:
 
     def shard(self, version: str) -> None:
         for sha256, terms in shard_files(self.body):
-            chunks = [chunk for xorb, first, end in terms for chunk in self.store.xorbs[xorb][first:end]]
-            data = b"".join(chunks)
+            if missing := [xorb for xorb, _, _ in terms if xorb not in self.store.xorbs]:
+                raise Answer({"error": f"a file refers to xorb {missing[0]}, which was never uploaded"}, 400)
+            data = b"".join(chunk for xorb, first, end in terms for chunk in self.store.xorbs[xorb][first:end])
             if Blob.lfs(data).sha256 != sha256:
                 raise Answer({"error": "the chunks of a file do not have its sha256"}, 400)
             self.store.objects[sha256] = data

@@ -137,8 +137,6 @@ class Store:
         return self.repos[key]
 
     def create(self, key: str, private: bool) -> None:
-        if key in self.repos:
-            raise Conflict(409, "You already created this repo")
         repo = self.repos[key] = Repo(private)
         repo.add_commit("main", "initial commit", "", {".gitattributes": Blob.regular(GITATTRIBUTES)}, None)
 
