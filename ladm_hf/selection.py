@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -150,6 +150,11 @@ class Selection:
                 )
             )
         return pa.concat_tables(parts).unify_dictionaries()
+
+    def reasons(self) -> dict[str, int]:
+        """How many rows were dropped for each reason, the most frequent first."""
+        counts = pc.value_counts(column(self.dropped, DROP_REASON)).to_pylist()
+        return {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: (-c["counts"], c["values"]))}
 
     def summary(self) -> str:
         """The table by domain and the notes, as text for a terminal."""
@@ -469,6 +474,46 @@ def parse_tokens(text: str) -> int:
     if total.denominator != 1 or total < 1:
         raise ConfigError(f"a token budget must be a whole number of at least 1, got {text!r}")
     return int(total)
+
+
+def parse_shares(shares: Sequence[str] | None) -> Shares | None:
+    """Reads `["equal"]`, `["proportional"]` or `["FreeLaw=2", "Github=1"]`.
+
+    Raises:
+        ConfigError: one is neither.
+    """
+    if not shares:
+        return None
+    if len(shares) == 1 and shares[0] in ("proportional", "equal"):
+        return cast(Shares, shares[0])
+    weights = {}
+    for share in shares:
+        # a domain's name may hold an equals sign
+        name, sign, weight = share.rpartition("=")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            sign = ""
+        if not sign:
+            raise ConfigError(f"a share is proportional, equal or DOMAIN=WEIGHT, got {share!r}")
+    return weights
+
+
+def parse_bands(bands: str | None) -> int | list[int] | None:
+    """Reads `4` (that many bands) or `8192,16384` (the token counts between them).
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if bands is None:
+        return None
+    try:
+        numbers = [int(number) for number in bands.split(",")]
+    except ValueError as error:
+        raise ConfigError(
+            f"length bands are their number (4) or the token counts between them (8192,16384), got {bands!r}"
+        ) from error
+    return numbers if "," in bands else numbers[0]
 
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
