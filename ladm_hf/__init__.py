@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ladm_hf.attention import register_attention
     from ladm_hf.config import LadmConfig
     from ladm_hf.errors import LadmError
+    from ladm_hf.progress import RunStatus, run_status
+    from ladm_hf.runner import score_dataset
     from ladm_hf.scorer import DocumentScore, FocusMap, LadmScorer, ladm_score
     from ladm_hf.spans import SpanGrid
 
@@ -26,9 +28,12 @@ _HOMES = {
     "LadmConfig": "ladm_hf.config",
     "LadmError": "ladm_hf.errors",
     "LadmScorer": "ladm_hf.scorer",
+    "RunStatus": "ladm_hf.progress",
     "SpanGrid": "ladm_hf.spans",
     "ladm_score": "ladm_hf.scorer",
     "register_attention": "ladm_hf.attention",
+    "run_status": "ladm_hf.progress",
+    "score_dataset": "ladm_hf.runner",
 }
 
 __all__ = [
@@ -37,10 +42,13 @@ __all__ = [
     "LadmConfig",
     "LadmError",
     "LadmScorer",
+    "RunStatus",
     "SpanGrid",
     "__version__",
     "ladm_score",
     "register_attention",
+    "run_status",
+    "score_dataset",
 ]
 
 

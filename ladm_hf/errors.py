@@ -9,7 +9,11 @@
     │   ├── HubError         the Hub did not give it: network, name, gate or revision
     │   └── UnsupportedModelError   its attention cannot be scored
     │       └── NoFullAttentionError    no layer sees the whole document
-    └── BackendError         the chosen device or backend cannot run here
+    ├── BackendError         the chosen device or backend cannot run here
+    └── RunError             a run over a data set cannot start or go on
+        ├── ResumeError      the output holds a run with other settings
+        ├── RunLockedError   another launch is writing the same output
+        └── StorageError     the output cannot be written, mostly a full disk
 
 Messages say what was expected, what was found, and what to do next.
 """
@@ -56,3 +60,19 @@ class NoFullAttentionError(UnsupportedModelError):
 
 class BackendError(LadmError, RuntimeError):
     """The chosen backend or device cannot run here; the message gives the remedy."""
+
+
+class RunError(LadmError, RuntimeError):
+    """A run over a data set cannot start or go on; what is finished is kept."""
+
+
+class ResumeError(RunError):
+    """The output folder holds a run with other settings; the message names every difference."""
+
+
+class RunLockedError(RunError):
+    """Another launch is writing the same output; the message says where it runs."""
+
+
+class StorageError(RunError):
+    """The output cannot be written; the message says what was kept and how to go on."""
