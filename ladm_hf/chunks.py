@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ladm_hf.errors import ColumnError
 from ladm_hf.inputs import Survey
+from ladm_hf.run_folder import storage_errors
 
 if TYPE_CHECKING:
     from ladm_hf.scorer import LadmScorer
@@ -31,13 +31,21 @@ SCORE_COLUMNS = tuple(field.name for field in SCORE_FIELDS)
 
 
 class GroupWriter:
-    """Writes tables into a parquet file in row groups of about [`ROW_GROUP_BYTES`]."""
+    """Writes tables into a parquet file in row groups of about [`ROW_GROUP_BYTES`].
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    Args:
+        path (`Path`): the file.
+        schema (`pa.Schema`): its columns.
+        folder (`Path`): what an error of the file system is told to be about.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, folder: Path) -> None:
         self.schema = schema
-        self.writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_index=True)
+        self.folder = folder
         self.tables: list[pa.Table] = []
         self.bytes = 0
+        with storage_errors(folder, path.name):
+            self.writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_index=True)
 
     def __enter__(self) -> GroupWriter:
         return self
@@ -45,7 +53,8 @@ class GroupWriter:
     def __exit__(self, kind: Any, *error: Any) -> None:
         if kind is None:
             self._flush()
-            self.writer.close()
+            with storage_errors(self.folder, "a chunk"):
+                self.writer.close()
         else:
             with contextlib.suppress(OSError):
                 self.writer.close()
@@ -58,7 +67,8 @@ class GroupWriter:
 
     def _flush(self) -> None:
         table = pa.concat_tables(self.tables) if self.tables else self.schema.empty_table()
-        self.writer.write_table(table, row_group_size=max(1, table.num_rows))
+        with storage_errors(self.folder, "a chunk"):
+            self.writer.write_table(table, row_group_size=max(1, table.num_rows))
         self.tables, self.bytes = [], 0
 
 
@@ -102,10 +112,6 @@ def _text(value: pa.Scalar) -> Any:
         return value.as_py()
     except UnicodeDecodeError:
         return value.as_buffer().to_pybytes()
-
-
-def kinds(statuses: pa.Array) -> npt.NDArray[np.str_]:
-    return np.array([status.split(":")[0] for status in statuses.to_pylist()])
 
 
 def output_schema(schema: pa.Schema, scorer: LadmScorer, scores_only: bool) -> pa.Schema:

@@ -61,6 +61,11 @@ class Rows:
     table: pa.Table
     problems: dict[int, str] = field(default_factory=dict)
 
+    def slice(self, start: int, stop: int) -> Rows:
+        """Rows `start..stop` of these."""
+        problems = {row - start: problem for row, problem in self.problems.items() if start <= row < stop}
+        return Rows(self.table.slice(start, stop - start), problems)
+
 
 @dataclass(frozen=True)
 class Survey:

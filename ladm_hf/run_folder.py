@@ -169,8 +169,8 @@ class RunFolder:
         target = self.pending / self.chunk_name(run, chunk)
         temporary = target.with_name(f"{target.name}.tmp-{attempt}")
         try:
+            figures = write(temporary)
             with storage_errors(self.path, f"chunk {chunk}"):
-                figures = write(temporary)
                 with open(temporary, "rb") as file:
                     os.fsync(file.fileno())
                 record = {**figures, "size": temporary.stat().st_size, "hash": hash_file(temporary)}
@@ -380,8 +380,7 @@ def storage_errors(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in _NO_SPACE or "No space left" in str(error) or "quota exceeded" in str(error).lower()
-        if full:
+        if error.errno in _NO_SPACE or "No space left" in str(error) or "quota exceeded" in str(error).lower():
             raise StorageError(
                 f"no space left in {path}, while writing {what}. Finished chunks are kept and nothing half-written is "
                 "left: free some space and run the same command again."

@@ -10,6 +10,7 @@ have any number of ranks: finished chunks are recognised by their checksums.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import datetime
@@ -28,15 +29,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
 from ladm_hf import __version__
-from ladm_hf.chunks import SCORE_COLUMNS, SCORE_FIELDS, GroupWriter, balanced_edges, documents, kinds, output_schema
+from ladm_hf.chunks import SCORE_COLUMNS, SCORE_FIELDS, GroupWriter, balanced_edges, documents, output_schema
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import ConfigError, InputError, LadmError, ResumeError, RowError, RunError
 from ladm_hf.heartbeat import Heartbeat
-from ladm_hf.inputs import DatasetSource, Source, document_column, lengths, open_source, pick, root_column
+from ladm_hf.inputs import DatasetSource, Rows, Source, document_column, lengths, open_source, pick, root_column
 from ladm_hf.progress import run_status
 from ladm_hf.ranks import Ranks
 from ladm_hf.run_folder import (
@@ -50,6 +52,10 @@ from ladm_hf.scorer import LadmScorer
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+
+# Rows go to the scorer in parts: of so many estimated tokens at first, more where that takes less than some seconds.
+FIRST_PART_TOKENS = 32_768
+PART_SECONDS = 5.0
 
 
 def score_dataset(
@@ -160,6 +166,7 @@ class _Launch:
         self.launch = ""
         self.source_schema = self.schema = pa.schema([])
         self.column = ""
+        self.part_tokens = FIRST_PART_TOKENS
         self.heart: Heartbeat | None = None
 
     # Before the work
@@ -267,37 +274,57 @@ class _Launch:
         assert self.heart is not None
         began = time.monotonic()
         rows = tokens = 0
-        statuses: dict[str, int] = {}
-        scores_only = self.run["identity"]["scores_only"]
-        columns = [root_column(self.source_schema, self.column)] if scores_only else None
-        with GroupWriter(path, self.schema) as writer:
-            start, stop = self.run["edges"][chunk : chunk + 2]
-            for found in self.source.read(start, stop, columns):
+        statuses: collections.Counter[str] = collections.Counter()
+        with GroupWriter(path, self.schema, self.folder.path) as writer:
+            for part, cost in self._parts(chunk):
                 self.heart.check()
-                if not found.table.num_rows:
-                    continue
-                scores = self._score(found.table, found.problems, f"chunk {chunk}, rows from {rows} on")
-                if scores_only:
+                scores = self._score(part, f"chunk {chunk}, rows from {rows} on")
+                if self.run["identity"]["scores_only"]:
                     first = self.run["row_starts"][chunk] + rows
-                    index = pa.array(np.arange(first, first + found.table.num_rows))
-                    writer.write(pa.table([index, *scores], schema=self.schema))
+                    columns = [pa.array(np.arange(first, first + part.table.num_rows))]
                 else:
-                    writer.write(pa.table([*found.table.columns, *scores], schema=self.schema))
-                rows += found.table.num_rows
-                for name, number in zip(*np.unique(kinds(scores[2]), return_counts=True), strict=True):
-                    statuses[str(name)] = statuses.get(str(name), 0) + int(number)
-                scored = int(scores[1].to_numpy()[scores[0].to_numpy() >= 0].sum())
+                    columns = part.table.columns
+                writer.write(pa.table([*columns, *scores], schema=self.schema))
+                ok = pc.equal(scores[2], "ok")
+                scored = pc.sum(pc.filter(scores[1], ok)).as_py() or 0
+                rows += part.table.num_rows
                 tokens += scored
-                sizes = np.minimum(lengths(pick(found.table, self.column)), self.scorer.config.max_length)
-                self.heart.advance(scored, found.table.num_rows + float(sizes.sum()))
+                statuses.update(status.split(":")[0] for status in scores[2].to_pylist())
+                self.heart.advance(scored, cost)
         return {
             "rows": rows, "tokens": tokens, "statuses": statuses, "seconds": time.monotonic() - began,
             "rank": self.ranks.index, "host": socket.gethostname(),
         }  # fmt: skip
 
-    def _score(self, table: pa.Table, problems: dict[int, str], where: str) -> list[pa.Array]:
+    def _parts(self, chunk: int) -> Iterator[tuple[Rows, float]]:
+        """The rows of a chunk in parts that take some seconds each, with their estimated cost."""
+        scores_only = self.run["identity"]["scores_only"]
+        columns = [root_column(self.source_schema, self.column)] if scores_only else None
+        start, stop = self.run["edges"][chunk : chunk + 2]
+        for found in self._read(start, stop, columns):
+            costs = 1 + np.minimum(lengths(pick(found.table, self.column)), self.scorer.config.max_length)
+            low = 0
+            while low < len(costs):
+                high = low + max(1, int(np.searchsorted(np.cumsum(costs[low:]), self.part_tokens, "right")))
+                began = time.monotonic()
+                yield found.slice(low, high), float(costs[low:high].sum())
+                if high < len(costs) and time.monotonic() - began < PART_SECONDS:
+                    self.part_tokens *= 2
+                low = high
+
+    def _read(self, start: int, stop: int, columns: list[str] | None) -> Iterator[Rows]:
+        try:
+            yield from self.source.read(start, stop, columns)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(
+                f"cannot read {self.source.unit} {start:,} to {stop:,} of {self.source.name}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _score(self, part: Rows, where: str) -> list[pa.Array]:
         """The score columns of some rows."""
-        rows = documents(pick(table, self.column))
+        problems = part.problems
+        rows = documents(pick(part.table, self.column))
         for row in problems:
             rows[row] = None
         try:
