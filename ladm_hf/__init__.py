@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ladm_hf.attention import register_attention
     from ladm_hf.config import LadmConfig
     from ladm_hf.errors import LadmError
+    from ladm_hf.prepare import prepare_dataset
     from ladm_hf.progress import RunStatus, run_status
     from ladm_hf.runner import score_dataset
     from ladm_hf.scorer import DocumentScore, FocusMap, LadmScorer, ladm_score
@@ -31,6 +32,7 @@ _HOMES = {
     "RunStatus": "ladm_hf.progress",
     "SpanGrid": "ladm_hf.spans",
     "ladm_score": "ladm_hf.scorer",
+    "prepare_dataset": "ladm_hf.prepare",
     "register_attention": "ladm_hf.attention",
     "run_status": "ladm_hf.progress",
     "score_dataset": "ladm_hf.runner",
@@ -46,6 +48,7 @@ __all__ = [
     "SpanGrid",
     "__version__",
     "ladm_score",
+    "prepare_dataset",
     "register_attention",
     "run_status",
     "score_dataset",

@@ -130,3 +130,43 @@ def score(
         restart=restart,
         progress=not quiet,
     )  # fmt: skip
+
+
+@command
+def prepare(
+    input: Annotated[
+        str, typer.Argument(help="Parquet or JSON lines (path, glob or URL), a folder of save_to_disk, or a Hub id.")
+    ],
+    output: Annotated[str, typer.Argument(help="A new folder.")],
+    model: Annotated[str, typer.Option(help="Calculator whose tokenizer is used.")] = "ladm-nano",
+    model_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the calculator.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data.")] = None,
+    name: Annotated[str | None, typer.Option(help="Configuration of a Hub data set.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub data set.")] = None,
+    text_column: Annotated[str, typer.Option(help="Column of the text; a dot goes into a struct.")] = "text",
+    min_tokens: Annotated[int | None, typer.Option(help="Shorter documents are dropped; by default 2,305.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Most tokens of a row; by default 32,768.")] = None,
+    overflow: Annotated[str, typer.Option(help="Longer documents: truncate, or windows (chunked_index).")] = "truncate",
+    num_proc: Annotated[int, typer.Option(help="Worker processes.")] = 1,
+) -> None:
+    """Tokenise the documents of INPUT into OUTPUT as text, meta, input_ids, index, the form of the paper's data."""
+    import pyarrow.parquet as pq
+
+    from ladm_hf.prepare import prepare_files
+
+    files = prepare_files(
+        input,
+        output,
+        model=model,
+        model_revision=model_revision,
+        text_column=text_column,
+        min_tokens=min_tokens,
+        max_length=max_length,
+        overflow=overflow,
+        num_proc=num_proc,
+        split=split,
+        name=name,
+        revision=revision,
+    )
+    rows = sum(pq.read_metadata(file).num_rows for file in files)
+    typer.echo(f"{rows:,} rows in {files[0].parent}")

@@ -254,6 +254,9 @@ class _Sequential(Source):
     def __init__(self) -> None:
         self._open: tuple[Any, int, Iterator[pa.Table], pa.Table | None] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}
+
     def _forward(
         self, part: Any, first: int, start: int, stop: int, tables: Callable[[], Iterator[pa.Table]]
     ) -> Iterator[pa.Table]:

@@ -43,6 +43,9 @@ class JsonLinesSource(FileSource):
         # The file last read: (number, end of the range, first byte of the next line, handle).
         self._handle: tuple[int, int, int, Any] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_handle": None}
+
     def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
         sizes = [self._size(path) for path in self.paths]
         self._offsets = np.cumsum([0, *sizes]).astype(np.int64)
