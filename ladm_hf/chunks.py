@@ -83,10 +83,12 @@ def balanced_edges(survey: Survey, chunks: int | None = None) -> list[int]:
         `list[int]`: ascending, from 0 to the size of the source.
     """
     size, total = int(survey.positions[-1]), float(survey.cost[-1])
+    if size == 0:
+        return [0, 0]
     wanted = chunks or int(np.clip(np.ceil(total / CHUNK_TOKENS), MIN_CHUNKS, MAX_CHUNKS))
     targets = np.linspace(0.0, total, wanted + 1)[1:-1]
     if survey.exact:
-        after = np.clip(np.searchsorted(survey.cost, targets), 1, len(survey.cost) - 1) if size else np.zeros(0, int)
+        after = np.clip(np.searchsorted(survey.cost, targets), 1, len(survey.cost) - 1)
         nearer = targets - survey.cost[after - 1] < survey.cost[after] - targets
         cuts = survey.positions[after - nearer]
     else:
