@@ -66,10 +66,12 @@ class GroupWriter:
         self.bytes += table.nbytes
 
     def _flush(self) -> None:
-        table = pa.concat_tables(self.tables) if self.tables else self.schema.empty_table()
-        with storage_errors(self.folder, "a chunk"):
-            self.writer.write_table(table, row_group_size=max(1, table.num_rows))
-        self.tables, self.bytes = [], 0
+        # a row group without rows is more than the readers of some libraries can take
+        if self.tables:
+            table = pa.concat_tables(self.tables)
+            with storage_errors(self.folder, "a chunk"):
+                self.writer.write_table(table, row_group_size=table.num_rows)
+            self.tables, self.bytes = [], 0
 
 
 def balanced_edges(survey: Survey, chunks: int | None = None) -> list[int]:

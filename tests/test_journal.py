@@ -179,7 +179,11 @@ def test_only_scored_rows_are_kept_and_groups_are_small(tmp_path: Path) -> None:
     with_journal(journal, ["abc", "", "defg", "h", None], 4, score)
     assert calls == [["abc", "", "defg"], ["h", None]]
     calls.clear()
-    assert [row[2] for row in with_journal(Journal(tmp_path, "me"), ["h", "", "abc"], 4, score)] == ["ok", "empty", "ok"]
+    assert [row[2] for row in with_journal(Journal(tmp_path, "me"), ["h", "", "abc"], 4, score)] == [
+        "ok",
+        "empty",
+        "ok",
+    ]
     assert calls == [[""]]
 
 
