@@ -470,10 +470,13 @@ def _terminable() -> Iterator[None]:
 
 
 def _load(folder: RunFolder) -> Dataset:
-    from datasets import load_dataset
+    from datasets import Dataset, load_dataset
 
     run = folder.load()
     assert run is not None
+    if not any(record["rows"] for record in folder.records(run).values()):
+        # load_dataset knows no split without rows
+        return Dataset(pq.read_table(folder.chunk_file(run, 0)))
     files = [str(folder.chunk_file(run, chunk)) for chunk in range(num_chunks(run))]
     return load_dataset("parquet", data_files={run["split"]: files}, split=run["split"])
 

@@ -20,7 +20,7 @@ from ladm_hf import LadmConfig, LadmScorer
 ROOT = Path(__file__).parents[1]
 GEOMETRY = LadmConfig(span_length=16, max_length=512, ablation="no_std", heads=((3, 1), (3, 2)))
 OPTIONS = ["--span-length", "16", "--max-length", "512"]
-WORDS = [
+WORDS = "the of a river stone light under window never answer seven green paper walks slowly machine".split()
     "the",
     "of",
     "a",

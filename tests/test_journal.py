@@ -20,7 +20,7 @@ from ladm_hf.errors import RowError, StorageError
 from ladm_hf.journal import Journal, document_key, with_journal
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -48,10 +48,10 @@ def test_an_interrupted_map_goes_on_where_it_stopped(tmp_path: Path, scored: lis
 
     def fail_late(rows: Any) -> Any:
         if rows["id"][0] == "row-8":
-            raise Stop
+            raise StopError
         return interrupted(rows)
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         data.map(fail_late, batched=True, batch_size=4, load_from_cache_file=False)
     done = len(scored)
     assert done == 6
@@ -68,11 +68,11 @@ def test_rows_are_kept_within_a_batch(tmp_path: Path, scored: list[int], monkeyp
 
     def fail_at_third(self: Engine, documents: list[Any]) -> Any:
         if len(scored) == 2:
-            raise Stop
+            raise StopError
         return score(self, documents)
 
     monkeypatch.setattr(Engine, "score", fail_at_third)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         scorer(journal=tmp_path)(data)
     monkeypatch.setattr(Engine, "score", score)
     scorer(journal=tmp_path)(data)

@@ -223,8 +223,16 @@ def test_another_identity_is_refused_with_every_difference(tmp_path: Path) -> No
     other = LadmConfig(span_length=8, max_length=256)
     with pytest.raises(ResumeError) as error:
         quick(dataset(23), tmp_path, QuickScorer(config=other, on_error="raise"), num_chunks=5, scores_only=True)
-    for name in ("config.span_length: 16 there, 8 now", "config.max_length: 512", "on_error: 'status' there", "data: ",
-                 "num_chunks: 4 there, 5 now", "scores_only: False there, True now", "--restart", "4 finished chunks"):  # fmt: skip
+    for name in (
+        "config.span_length: 16 there, 8 now",
+        "config.max_length: 512",
+        "on_error: 'status' there",
+        "data: ",
+        "num_chunks: 4 there, 5 now",
+        "scores_only: False there, True now",
+        "--restart",
+        "4 finished chunks",
+    ):
         assert name in str(error.value)
     assert "model" not in str(error.value)
     assert bits(quick(dataset(), tmp_path)) == quick_expected()
