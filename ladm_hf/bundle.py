@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from ladm_hf import __version__
 from ladm_hf.card import Figure
-from ladm_hf.errors import ConfigError, InputError
+from ladm_hf.errors import ConfigError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetInfo
 
     from ladm_hf.selection import Selection
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "ladm_manifest.json"
 ASSETS = "assets"
@@ -85,7 +88,7 @@ def make_bundle(
     config_name: str = "default",
     run: Mapping[str, Any] | None = None,
     source_dataset: str | None = None,
-    figures: Sequence[tuple[Path, str, str]] = (),
+    figures: Sequence[tuple[Path, str, str]] | None = None,
     shard_bytes: int = SHARD_BYTES,
     token: str | None = None,
 ) -> Bundle:
@@ -99,7 +102,7 @@ def make_bundle(
         run (mapping, *optional*): how the rows were scored; defaults to the folder's or the selection's `run.json`.
         source_dataset (`str`, *optional*): Hub id of the data set that was scored; defaults to the one that `run` or the
             rows name.
-        figures (sequence of `(file, alt, caption)`, *optional*): images for the card.
+        figures (sequence of `(file, alt, caption)`, *optional*): images for the card; `None` draws a selection's.
         shard_bytes (`int`, *optional*): about the most bytes of one parquet file, before compression.
         token (`str`, *optional*): access token, to be blacked out wherever it got into `run`.
 
@@ -110,7 +113,7 @@ def make_bundle(
     if not _CONFIG.fullmatch(config_name) or config_name in ("data", ASSETS):
         raise ConfigError(f"config_name={config_name!r} cannot name a folder of data: use letters, digits, '_', '-', '.'")
     parts, selection, found_run = _opened(source)
-    run = redacted(_with_source(run or found_run, source_dataset, parts), token)
+    run = redacted(_with_source(run_facts(run or found_run), source_dataset, parts), token)
     data_dir = "data" if config_name == "default" else config_name
     files: dict[str, Path] = {}
     for split, part in parts.items():
@@ -124,7 +127,7 @@ def make_bundle(
     if not any(split.num_examples for split in info.splits.values()):
         raise InputError("there is nothing to publish: no split has a row")
     shown = []
-    for file, alt, caption in figures:
+    for file, alt, caption in _drawn(selection, work) if figures is None else figures:
         files[f"{ASSETS}/{file.name}"] = file
         shown.append(Figure(f"{ASSETS}/{file.name}", alt, caption))
     bundle = Bundle(files, info, config_name, tuple(shown), selection, run)
@@ -135,6 +138,32 @@ def make_bundle(
     bundle.files[MANIFEST].write_text(_manifest(bundle), encoding="utf-8")
     _measure(bundle, MANIFEST, bundle.files[MANIFEST])
     return bundle
+
+
+def run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader wants to know of a `run.json`: `dataset`, `model`, `config`, `versions` and `command`.
+
+    A record that has these already is taken as it is.
+    """
+    identity = run.get("identity")
+    if not isinstance(identity, Mapping):
+        return dict(run)
+    source = str(run.get("input") or identity.get("data") or "")
+    on_hub = re.match(r"(?:hf://datasets/)?([\w.-]+/[\w.-]+?)(?:@([^/]+))?$", source)
+    name = on_hub[1] if on_hub else source.rstrip("/").rpartition("/")[2]
+    dataset = {
+        "id": name or None, "revision": (on_hub and on_hub[2]) or identity.get("revision"), "split": run.get("split"),
+        "fingerprint": identity.get("data"),
+    }  # fmt: skip
+    config = {name.removeprefix("config."): value for name, value in identity.items() if name.startswith("config.")}
+    facts = {
+        "dataset": {key: value for key, value in dataset.items() if value is not None},
+        "model": {"id": identity.get("model"), "dtype": identity.get("dtype")},
+        "config": {key: value for key, value in config.items() if value is not None},
+        "versions": {"ladm_hf": run.get("ladm_hf")},
+        "command": run.get("command"),
+    }
+    return {key: value for key, value in facts.items() if value}
 
 
 def redacted(value: Any, token: str | None) -> Any:
@@ -229,6 +258,29 @@ def _write_shards(dataset: Dataset, split: str, folder: Path, shard_bytes: int) 
     for i, file in enumerate(files):
         dataset.shard(count, i, contiguous=True).to_parquet(file)
     return files
+
+
+def _drawn(selection: Selection | None, work: Path) -> list[tuple[Path, str, str]]:
+    """The figures of a selection, as files with what they show."""
+    from ladm_hf import plots
+
+    if selection is None:
+        return []
+    kinds = [(plots.domain_mix, "Share of each domain in the tokens of the pool and of the documents kept.")]
+    if any(record["scored_documents"] for record in selection.table):
+        kinds.insert(0, (plots.score_by_domain, "Scores of each domain; the documents kept are marked."))
+        kinds.append((plots.score_against_length, "Score against length, and their correlation over all documents."))
+    shown = []
+    for draw, caption in kinds:
+        try:
+            figure = draw(selection)
+        except MissingExtraError as error:
+            logger.warning("the card gets no figures: %s", error)
+            return []
+        file = work / f"ladm_{draw.__name__}.png"
+        file.write_bytes(plots.to_png(figure))
+        shown.append((file, str(figure.get_label()), caption))
+    return shown
 
 
 def _parquet_info(files: Mapping[str, Path], splits: Sequence[str]) -> DatasetInfo:

@@ -59,7 +59,7 @@ def publish(
     language: str | Sequence[str] | None = None,
     license: str | None = None,
     pretty_name: str | None = None,
-    figures: Sequence[tuple[Path, str, str]] = (),
+    figures: Sequence[tuple[Path, str, str]] | None = None,
     command: str | None = None,
     token: str | None = None,
     read_back: bool = True,
@@ -93,7 +93,8 @@ def publish(
             Hub id of the data set that was scored, whose language and licence are carried over; defaults to the one
             that `run` or the rows name.
         language, license, pretty_name (`str`, *optional*): YAML values of the card that win over all others.
-        figures (sequence of `(file, alt, caption)`, *optional*): images for the card.
+        figures (sequence of `(file, alt, caption)`, *optional*):
+            Images for the card. `None` draws those of a selection, if matplotlib is there.
         command (`str`, *optional*): shell commands that make the data again, for the card.
         token (`str`, *optional*): access token; defaults to `HF_TOKEN` or the one of `hf auth login`.
         read_back (`bool`, *optional*, defaults to `True`):
@@ -137,7 +138,7 @@ def publish(
             message=commit_message or f"Publish {sum(s.num_examples for s in bundle.info.splits.values()):,} rows with LADM",
             card_options={
                 "language": language, "license": license, "pretty_name": pretty_name,
-                "command": redacted(command, token),
+                "command": redacted(command, token) or bundle.run.get("command"),
             },
             patience=patience or Patience(),
         )  # fmt: skip
