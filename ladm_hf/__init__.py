@@ -51,8 +51,8 @@ __all__ = [
     "LadmConfig",
     "LadmError",
     "LadmScorer",
-    "Selection",
     "RunStatus",
+    "Selection",
     "SpanGrid",
     "__version__",
     "build_card",
@@ -60,9 +60,9 @@ __all__ = [
     "prepare_dataset",
     "publish",
     "register_attention",
-    "select",
     "run_status",
     "score_dataset",
+    "select",
 ]
 
 

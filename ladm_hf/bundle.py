@@ -62,6 +62,10 @@ class Bundle:
         return self.hashes[MANIFEST][0][:16]
 
     @property
+    def num_rows(self) -> int:
+        return sum(split.num_examples for split in self.info.splits.values())
+
+    @property
     def data_dir(self) -> str:
         return "data" if self.config_name == "default" else self.config_name
 
@@ -100,8 +104,8 @@ def make_bundle(
         work (`Path`): an empty folder.
         config_name (`str`, *optional*, defaults to `"default"`): configuration of the published rows.
         run (mapping, *optional*): how the rows were scored; defaults to the folder's or the selection's `run.json`.
-        source_dataset (`str`, *optional*): Hub id of the data set that was scored; defaults to the one that `run` or the
-            rows name.
+        source_dataset (`str`, *optional*): Hub id of the data set that was scored; defaults to the one that `run` or
+            the rows name.
         figures (sequence of `(file, alt, caption)`, *optional*): images for the card; `None` draws a selection's.
         shard_bytes (`int`, *optional*): about the most bytes of one parquet file, before compression.
         token (`str`, *optional*): access token, to be blacked out wherever it got into `run`.
@@ -111,7 +115,9 @@ def make_bundle(
         ConfigError: a split or configuration has a name that the Hub does not take.
     """
     if not _CONFIG.fullmatch(config_name) or config_name in ("data", ASSETS):
-        raise ConfigError(f"config_name={config_name!r} cannot name a folder of data: use letters, digits, '_', '-', '.'")
+        raise ConfigError(
+            f"config_name={config_name!r} cannot name a folder of data: use letters, digits, '_', '-', '.'"
+        )
     parts, selection, found_run = _opened(source)
     run = redacted(_with_source(run_facts(run or found_run), source_dataset, parts), token)
     data_dir = "data" if config_name == "default" else config_name
@@ -124,13 +130,13 @@ def make_bundle(
             {f"{data_dir}/{split}-{i:05d}-of-{len(shards):05d}.parquet": file for i, file in enumerate(shards)}
         )
     info = _parquet_info(files, list(parts))
-    if not any(split.num_examples for split in info.splits.values()):
-        raise InputError("there is nothing to publish: no split has a row")
     shown = []
     for file, alt, caption in _drawn(selection, work) if figures is None else figures:
         files[f"{ASSETS}/{file.name}"] = file
         shown.append(Figure(f"{ASSETS}/{file.name}", alt, caption))
     bundle = Bundle(files, info, config_name, tuple(shown), selection, run)
+    if not bundle.num_rows:
+        raise InputError("there is nothing to publish: no split has a row")
     bundle.files[MANIFEST] = work / MANIFEST
     for path, file in files.items():
         if path != MANIFEST:

@@ -1,13 +1,14 @@
-"""The data-set card: what the data is, how it was made, and how to make it again, in a README that people may also edit.
+"""The data-set card: what the data is, how it was made and how to make it again, in a README that people edit too.
 
-A card is YAML and a body. Our text lives in the body between two marker comments and is replaced as a whole; all other
-text is kept. In the YAML, what describes the files (`configs`, `dataset_info`, `size_categories`, `ladm`) is ours, lists
-are united, and everything else is only filled in where it is missing. Values from data are escaped, so that a domain
+A card is YAML and a body. Our text lives in the body between two marker comments and is replaced as a whole; all
+other text is kept. In the YAML, what describes the files (`configs`, `dataset_info`, `size_categories`, `ladm`) is
+ours, lists are united, and everything else is only filled in where it is missing. Values from data are escaped, so that a domain
 called `| --- |` is shown as that.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 import unicodedata
@@ -124,9 +125,9 @@ def build_card(
         raise InputError("build_card() needs `data` or a `selection` to describe; both are None")
     info = _info(described)
     readme = _card(existing, "the README to merge into")
-    metadata = dict(readme.data.to_dict()) if readme else {}
+    metadata = _yaml_of(readme)
     source = _card(source_card, "the source's README")
-    _fill(metadata, source.data.to_dict() if source else {}, language, license, pretty_name, repo_id)
+    _fill(metadata, _yaml_of(source), language, license, pretty_name, repo_id)
     _describe_files(metadata, info, config_name)
     metadata["source_datasets"] = _united(metadata.get("source_datasets"), _hub_source(run)) or None
     metadata["ladm"] = _record(run, selection)
@@ -164,6 +165,10 @@ def _card(card: DatasetCard | str | None, what: str) -> DatasetCard | None:
         raise InputError(f"{what} has front matter that is not a YAML mapping; correct it first: {error}") from error
 
 
+def _yaml_of(card: DatasetCard | None) -> dict[str, Any]:
+    return dict(vars(card.data)) if card else {}
+
+
 def _fill(
     metadata: dict[str, Any],
     source: Mapping[str, Any],
@@ -193,7 +198,7 @@ def _describe_files(metadata: dict[str, Any], info: DatasetInfo, config_name: st
 
     old = DatasetCardData(**{name: metadata[name] for name in ("dataset_info", "configs") if metadata.get(name)})
     infos = DatasetInfosDict.from_dataset_card_data(old)
-    configs = MetadataConfigs.from_dataset_card_data(DatasetCardData(**old.to_dict()))
+    configs = MetadataConfigs.from_dataset_card_data(DatasetCardData(**copy.deepcopy(vars(old))))
     mine = _with_other_splits(info, infos.get(config_name), configs.get(config_name, {}))
     data_dir = "data" if config_name == "default" else config_name
     paths = {item["split"]: item["path"] for item in _data_files(configs.get(config_name, {}))}
@@ -206,7 +211,9 @@ def _describe_files(metadata: dict[str, Any], info: DatasetInfo, config_name: st
     DatasetInfosDict({config_name: mine}).to_dataset_card_data(fresh)
     MetadataConfigs({config_name: entry, **others}).to_dataset_card_data(fresh)
     metadata["dataset_info"], metadata["configs"] = fresh["dataset_info"], fresh["configs"]
-    rows = sum(split.num_examples for each in {**infos, config_name: mine}.values() for split in (each.splits or {}).values())
+    rows = sum(
+        split.num_examples for each in {**infos, config_name: mine}.values() for split in (each.splits or {}).values()
+    )
     metadata["size_categories"] = [SIZES[min(len(SIZES) - 1, max(0, len(str(rows)) - 3))]]
 
 
@@ -243,7 +250,9 @@ def _info(data: Any) -> DatasetInfo:
     for name, part in data.items():
         splits[str(name)] = SplitInfo(name=str(name), num_bytes=part.data.nbytes, num_examples=part.num_rows)
     size = sum(split.num_bytes for split in splits.values())
-    return DatasetInfo(features=next(iter(data.values())).features, splits=splits, dataset_size=size, download_size=size)
+    return DatasetInfo(
+        features=next(iter(data.values())).features, splits=splits, dataset_size=size, download_size=size
+    )
 
 
 def _united(old: Any, new: Iterable[str]) -> list[str]:
@@ -368,7 +377,8 @@ def _summary(run: Mapping[str, Any], selection: Selection | None, splits: Mappin
 
 def _snippet(repo_id: str, config_name: str, splits: list[str]) -> str:
     name = "" if config_name == "default" else f", {config_name!r}"
-    return f"from datasets import load_dataset\n\ndataset = load_dataset({repo_id!r}{name}, split={(splits or ['train'])[0]!r})"
+    split = (splits or ["train"])[0]
+    return f"from datasets import load_dataset\n\ndataset = load_dataset({repo_id!r}{name}, split={split!r})"
 
 
 def _facts(run: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -386,7 +396,11 @@ def _facts(run: Mapping[str, Any]) -> list[dict[str, str]]:
 def _named(part: Mapping[str, Any]) -> str:
     """A source or a calculator: its name first, then whatever pins it down."""
     name = next((part[key] for key in ("id", "name", "path") if part.get(key)), None)
-    rest = {key: value for key, value in part.items() if value not in (None, name, {}, []) and not isinstance(value, Mapping)}
+    rest = {
+        key: value
+        for key, value in part.items()
+        if value not in (None, name, {}, []) and not isinstance(value, Mapping)
+    }
     pins = ", ".join(f"{cell(key)} {cell(value)}" for key, value in rest.items())
     return f"{cell(name) if name is not None else 'unnamed'}{f' ({pins})' if pins else ''}" if name or pins else ""
 

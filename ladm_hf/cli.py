@@ -154,6 +154,8 @@ def report(
         selection, output or Path(selection) / "report", scorer=scorer, text_column=text_column, title=title
     )
     typer.echo(f"Written to {page}")
+
+
 # score, prepare
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from ladm_hf.bundle import MANIFEST, SHARD_BYTES, Bundle, content_hashes, make_bundle, redacted
+from ladm_hf.bundle import MANIFEST, SHARD_BYTES, Bundle, make_bundle, redacted
 from ladm_hf.card import build_card, card_diff
 from ladm_hf.errors import ConfigError, HubUnavailableError, LadmError, PublishError
 from ladm_hf.patience import BUSY, Patience, patient_hub, transport_errors
@@ -135,7 +135,7 @@ def publish(
             revision=revision or "main",
             create_pr=create_pr,
             tag=tag,
-            message=commit_message or f"Publish {sum(s.num_examples for s in bundle.info.splits.values()):,} rows with LADM",
+            message=commit_message or f"Publish {bundle.num_rows:,} rows with LADM",
             card_options={
                 "language": language, "license": license, "pretty_name": pretty_name,
                 "command": redacted(command, token) or bundle.run.get("command"),
@@ -239,7 +239,7 @@ class _Publication:
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         tree: dict[str, Any] = {}
-        head = None
+        head: Any = None
         with patient_hub(self.patience):
             self.source_card = self._read_source_card()
             try:
@@ -256,7 +256,9 @@ class _Publication:
             mark = "same" if self._is_there(path, tree) else "change" if path in tree else "add"
             lines.append(f"  {mark:<7} {self.bundle.sizes[path]:>15,} bytes  {path}")
         lines += [f"  delete  {'':>15}        {path}" for path in tree if self.bundle.stale(path, manifest)]
-        lines.append(f"  {'same' if old == card else 'change' if old else 'add':<7} {len(card.encode()):>15,} bytes  {README}")
+        lines.append(
+            f"  {'same' if old == card else 'change' if old else 'add':<7} {len(card.encode()):>15,} bytes  {README}"
+        )
         return "\n".join(lines) + "\n\n" + card_diff(old, card)
 
     # --- repository, branch, pull request, tag
@@ -273,7 +275,9 @@ class _Publication:
                 return look()
             except (RepositoryNotFoundError, RevisionNotFoundError) as error:
                 if attempt:
-                    self.patience.pause(attempt, self.repo_id, f"not there after it was created ({type(error).__name__})")
+                    self.patience.pause(
+                        attempt, self.repo_id, f"not there after it was created ({type(error).__name__})"
+                    )
             make()
         raise AssertionError("pause() ends the last try")
 
@@ -303,7 +307,9 @@ class _Publication:
                     return int(found.num)
             try:
                 description = f"{self._description()}\n\nOpened by `ladm publish`."
-                return int(self.api.create_pull_request(self.repo_id, title, repo_type="dataset", description=description).num)
+                return int(
+                    self.api.create_pull_request(self.repo_id, title, repo_type="dataset", description=description).num
+                )
             except Exception as error:
                 self._wait_if_it_may_pass(error, attempt, "opening a pull request")
         raise AssertionError("pause() ends the last try")
@@ -317,7 +323,9 @@ class _Publication:
         except RevisionNotFoundError:
             return
         if self._changes(tagged.sha):
-            raise PublishError(f"tag {self.tag!r} of {self.repo_id} is on other content, commit {tagged.sha}: choose another tag")
+            raise PublishError(
+                f"tag {self.tag!r} of {self.repo_id} is on other content, commit {tagged.sha}: choose another tag"
+            )
 
     def _put_tag(self, oid: str) -> None:
         def look() -> str:
@@ -328,7 +336,9 @@ class _Publication:
 
         found = self._there(look, make)
         if found != oid:
-            raise PublishError(f"tag {self.tag!r} of {self.repo_id} is on commit {found}, not on {oid}: choose another tag")
+            raise PublishError(
+                f"tag {self.tag!r} of {self.repo_id} is on commit {found}, not on {oid}: choose another tag"
+            )
 
     # --- the commit
 
@@ -417,11 +427,12 @@ class _Publication:
 
     def _download(self, path: str, revision: str, repo_id: str | None = None) -> str:
         """The text of a small file at a commit."""
-        from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+        from huggingface_hub import get_session, hf_hub_url
+        from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 
         url = hf_hub_url(repo_id or self.repo_id, path, repo_type="dataset", revision=revision)
-        response = get_session().get(url, headers=build_hf_headers(token=self.api.token))
+        headers = {"authorization": f"Bearer {self.api.token}"} if self.api.token else {}
+        response = get_session().get(url, headers=headers)
         hf_raise_for_status(response)
         return bytes(response.content).decode("utf-8")
 
@@ -453,7 +464,7 @@ class _Publication:
             return self._download(README, "main", str(source))
         except (EntryNotFoundError, GatedRepoError, RepositoryNotFoundError) as error:
             logger.warning(
-                "the card of %s could not be read (%s): its language and licence are not carried over; pass them yourself",
+                "the card of %s could not be read (%s): its language and licence are not carried over; give them",
                 source, type(error).__name__,
             )  # fmt: skip
             return None
@@ -557,7 +568,9 @@ def _is_first_rank() -> bool:
     return int(os.environ.get("RANK") or 0) == 0
 
 
-def _command(source: Any, repo_id: str, *, private: bool, revision: str | None, create_pr: bool, tag: str | None) -> str:
+def _command(
+    source: Any, repo_id: str, *, private: bool, revision: str | None, create_pr: bool, tag: str | None
+) -> str:
     """What a user types to finish an interrupted publish."""
     if not isinstance(source, (str, Path)):
         return "call publish() again with the same arguments"

@@ -55,7 +55,7 @@ class Patience:
     timeout: float = 120.0
 
     def wait(self, attempt: int, headers: Mapping[str, str] | None = None) -> float:
-        """Seconds to wait after failed try number `attempt` (from 0), as the answer's headers ask or by our own rule."""
+        """Seconds to wait after try `attempt` (from 0) failed: what the answer's headers ask, else our own rule."""
         asked = asked_wait(headers or {})
         if asked:
             return asked
@@ -95,7 +95,7 @@ def asked_wait(headers: Mapping[str, str]) -> float | None:
 
 def transport_errors() -> tuple[type[Exception], ...]:
     """What the HTTP library under `huggingface_hub` raises when a connection breaks or stays silent."""
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import get_session
 
     for base in type(get_session()).__mro__:
         library = sys.modules[base.__module__.partition(".")[0]]
@@ -111,13 +111,14 @@ def patient_hub(patience: Patience) -> Iterator[None]:
 
     The client stays the user's own, with its proxies and certificates.
     """
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import get_session
 
     client: Any = get_session()
-    request, stream = client.request, getattr(client, "stream", None)
+    request: Any = client.request
+    stream: Any = getattr(client, "stream", None)
 
     def patient_request(method: str, url: Any, **options: Any) -> Any:
-        body = options.get("data")
+        body: Any = options.get("data")
         start = body.tell() if hasattr(body, "seek") else None
 
         def send() -> Any:

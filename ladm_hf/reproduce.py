@@ -115,7 +115,7 @@ def reproduce(
         data = _load(dataset)
         reference = tuple(reference)[:rows]
         if data.num_rows < len(reference):
-            raise InputError(f"{dataset} has {data.num_rows} rows, expected {len(reference)}: pass rows={data.num_rows}")
+            raise InputError(f"{dataset} has {data.num_rows} rows, expected {len(reference)}: pass fewer rows")
         if "input_ids" not in data.column_names:
             raise ColumnError(f"{dataset} has no column 'input_ids', only {', '.join(data.column_names)}")
         # The published scores are of the ids as they are, at the paper's geometry, whatever the calculator says.
@@ -131,8 +131,8 @@ def _load(name: str) -> Any:
         splits = load_dataset(name)
     except Exception as error:
         raise HubError(
-            f"{name} cannot be loaded ({type(error).__name__}: {error}); a network and, for a private copy, HF_TOKEN are "
-            "needed"
+            f"{name} cannot be loaded ({type(error).__name__}: {error}); it takes a network and, for a private copy, "
+            "HF_TOKEN"
         ) from error
     return splits["train"] if "train" in splits else next(iter(splits.values()))
 

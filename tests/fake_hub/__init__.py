@@ -1,9 +1,9 @@
 """A Hub for tests: a real HTTP server in its own process, with LFS, Xet, and faults on demand. See README.md.
 
-    with FakeHub() as hub:
-        hub.faults({"at": 3, "kind": "503"})        # the fourth request from now is answered 503
-        ...                                         # run a client with HF_ENDPOINT=hub.url and token=hub.token
-        hub.log(), hub.repo("datasets/user/name")
+with FakeHub() as hub:
+    hub.faults({"at": 3, "kind": "503"})        # the fourth request from now is answered 503
+    ...                                         # run a client with HF_ENDPOINT=hub.url and token=hub.token
+    hub.log(), hub.repo("datasets/user/name")
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ class FakeHub:
     """
 
     def __init__(self, *, stall: float = 3.0, late: float = 0.3, part_size: int | None = None, xet: bool = True):
-        command = [sys.executable, str(Path(__file__).with_name("server.py")), "--stall", str(stall), "--late", str(late)]
+        command = [
+            sys.executable,
+            str(Path(__file__).with_name("server.py")),
+            "--stall",
+            str(stall),
+            "--late",
+            str(late),
+        ]
         command += ["--part-size", str(part_size)] if part_size else []
         command += [] if xet else ["--no-xet"]
         # The server ends when its standard input does, so it never outlives its parent.

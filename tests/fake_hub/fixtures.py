@@ -1,6 +1,6 @@
 """Pytest fixtures that point `huggingface_hub` and `datasets` of this process at a fake Hub.
 
-    from tests.fake_hub.fixtures import fake_hub, hub_process    # in conftest.py or a test module
+from fake_hub.fixtures import fake_hub, hub_process    # in conftest.py or a test module
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_hub import FakeHub
+from fake_hub import FakeHub
 
 # How patient hf_xet is; it reads this when its first upload begins.
 XET_IN_A_HURRY = {
@@ -41,8 +41,10 @@ def fake_hub(hub_process: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     for module, values in {
         constants: {
             "ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True,
-            "HF_HUB_DISABLE_PROGRESS_BARS": True, "HF_TOKEN_PATH": str(tmp_path / "no-token"), "HF_STORED_TOKENS_PATH": str(tmp_path / "no-tokens"),
+            "HF_HUB_CACHE": str(tmp_path / "hub"),
+            "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_DISABLE_PROGRESS_BARS": True,
+            "HF_TOKEN_PATH": str(tmp_path / "no-token"), "HF_STORED_TOKENS_PATH": str(tmp_path / "no-tokens"),
         },
         datasets.config: {
             "HF_ENDPOINT": url, "HF_UPDATE_DOWNLOAD_COUNTS": False, "HF_DATASETS_CACHE": tmp_path / "datasets",

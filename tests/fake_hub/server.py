@@ -21,12 +21,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.fake_hub import TOKEN
-from tests.fake_hub.faults import Faults, answer_with_fault
-from tests.fake_hub.store import LFS_SUFFIXES, LFS_THRESHOLD, Blob, Commit, Conflict, NotFound, Repo, Store, git_oid
-from tests.fake_hub.xet import shard_files, xorb_chunks
+from fake_hub import TOKEN
+from fake_hub.faults import Faults, answer_with_fault
+from fake_hub.store import LFS_SUFFIXES, LFS_THRESHOLD, Blob, Commit, Conflict, NotFound, Repo, Store, git_oid
+from fake_hub.xet import shard_files, xorb_chunks
 
 USER = "tester"
 KINDS = r"(?P<kind>models|datasets|spaces)"
@@ -122,7 +122,9 @@ class Request:
 
     def settings(self, kind: str, name: str) -> None:
         repo, body = self.repo(kind, name, write=True), self.json()
-        repo.private = body.get("visibility") == "private" if "visibility" in body else body.get("private", repo.private)
+        repo.private = (
+            body.get("visibility") == "private" if "visibility" in body else body.get("private", repo.private)
+        )
         raise Answer({"private": repo.private})
 
     def repo_info(self, kind: str, name: str, revision: str = "main") -> None:
@@ -229,7 +231,9 @@ class Request:
     def resolve(self, kind: str, name: str, revision: str, path: str) -> None:
         commit = self.repo(kind, name).resolve(revision)
         if path not in commit.tree:
-            raise Answer({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit.oid})
+            raise Answer(
+                {"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit.oid}
+            )
         blob = commit.tree[path]
         headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{blob.sha256 or blob.oid}"', "Accept-Ranges": "bytes"}
         if blob.sha256:
@@ -251,7 +255,9 @@ class Request:
         files = []
         for file in self.json()["files"]:
             path, old = file["path"], tree.get(file["path"])
-            is_lfs = path.endswith(LFS_SUFFIXES) or file["size"] > LFS_THRESHOLD or b"\0" in base64.b64decode(file["sample"])
+            is_lfs = (
+                path.endswith(LFS_SUFFIXES) or file["size"] > LFS_THRESHOLD or b"\0" in base64.b64decode(file["sample"])
+            )
             oid = old and (old.sha256 or old.oid)
             mode = "lfs" if is_lfs else "regular"
             files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **({"oid": oid} if oid else {})})
@@ -315,7 +321,8 @@ class Request:
             revision = f"refs/pr/{number}"
             answer["pullRequestUrl"] = f"{self.hub.url}/{kind}/{name}/discussions/{number}"
         commit: Commit = self.store.commit(repo, revision, lines)
-        raise Answer({**answer, "success": True, "commitOid": commit.oid, "commitUrl": f"{self.hub.url}/{kind}/{name}/commit/{commit.oid}"})  # fmt: skip
+        url = f"{self.hub.url}/{kind}/{name}/commit/{commit.oid}"
+        raise Answer({**answer, "success": True, "commitOid": commit.oid, "commitUrl": url})
 
     # --- Xet: a token, a grant for each xorb, its bytes and its commit, then a shard that makes files of xorbs.
     # Older clients post xorbs directly. Chunk look-ups and telemetry answer 404, and clients do without.
