@@ -104,8 +104,8 @@ def make_bundle(
         work (`Path`): an empty folder.
         config_name (`str`, *optional*, defaults to `"default"`): configuration of the published rows.
         run (mapping, *optional*): how the rows were scored; defaults to the folder's or the selection's `run.json`.
-        source_dataset (`str`, *optional*): Hub id of the data set that was scored; defaults to the one that `run` or
-            the rows name.
+        source_dataset (`str`, *optional*): Hub id of the data set that was scored; defaults to the one that
+            `run` names.
         figures (sequence of `(file, alt, caption)`, *optional*): images for the card; `None` draws a selection's.
         shard_bytes (`int`, *optional*): about the most bytes of one parquet file, before compression.
         token (`str`, *optional*): access token, to be blacked out wherever it got into `run`.
@@ -119,7 +119,7 @@ def make_bundle(
             f"config_name={config_name!r} cannot name a folder of data: use letters, digits, '_', '-', '.'"
         )
     parts, selection, found_run = _opened(source)
-    run = redacted(_with_source(run_facts(run or found_run), source_dataset, parts), token)
+    run = redacted(_with_source(run_facts(run or found_run), source_dataset), token)
     data_dir = "data" if config_name == "default" else config_name
     files: dict[str, Path] = {}
     for split, part in parts.items():
@@ -183,24 +183,13 @@ def redacted(value: Any, token: str | None) -> Any:
     return value
 
 
-def _with_source(run: Mapping[str, Any], source: str | None, parts: Mapping[str, Any]) -> dict[str, Any]:
+def _with_source(run: Mapping[str, Any], source: str | None) -> dict[str, Any]:
     """The run record with the id of the source data set, if it is known from anywhere."""
     named = run.get("dataset")
     record = dict(named) if isinstance(named, Mapping) else {"id": named} if named else {}
     if source:
         record = {**(record if record.get("id") == source else {}), "id": source}
-    elif not record:
-        record = next((_loaded_from(part) for part in parts.values() if not isinstance(part, list)), {})
     return {**run, **({"dataset": record} if record else {})}
-
-
-def _loaded_from(dataset: Dataset) -> dict[str, Any]:
-    """Hub id and revision that `load_dataset` noted in a data set."""
-    for address in dataset.info.download_checksums or {}:
-        found = re.match(r"hf://datasets/([^/]+/[^/@]+)@(\w+)/", str(address))
-        if found:
-            return {"id": found[1], "revision": found[2]}
-    return {}
 
 
 def read_run(folder: Path) -> dict[str, Any]:

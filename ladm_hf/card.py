@@ -9,6 +9,7 @@ called `| --- |` is shown as that.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import re
 import unicodedata
@@ -334,13 +335,9 @@ def _render(
     figures: Sequence[Figure],
     command: str | None,
 ) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=False, autoescape=False)
-    template = environment.from_string(Path(__file__).with_name("card_template.md").read_text(encoding="utf-8"))
     rows = _budget_rows(selection)
     splits = info.splits or {}
-    text = template.render(
+    text = _template().render(
         summary=_summary(run, selection, splits),
         columns=[
             {"name": cell(name), "type": cell(_type_name(feature)), "meaning": MEANINGS.get(name, "from the source")}
@@ -363,6 +360,15 @@ def _render(
         citation=fence(CITATION.replace("VERSION", _version("ladm_hf")), "bibtex"),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
+
+
+@functools.cache
+def _template() -> Any:
+    import jinja2
+
+    # Values are escaped for Markdown, which covers HTML.
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    return environment.from_string(Path(__file__).with_name("card_template.md").read_text(encoding="utf-8"))
 
 
 def _summary(run: Mapping[str, Any], selection: Selection | None, splits: Mapping[str, Any]) -> str:
@@ -451,6 +457,7 @@ def _type_name(feature: Any) -> str:
     return str(getattr(feature, "dtype", None) or type(feature).__name__)
 
 
+@functools.cache
 def _version(package: str) -> str:
     if package == "ladm_hf":
         from ladm_hf import __version__

@@ -91,7 +91,7 @@ def publish(
         run (mapping, *optional*): how the rows were scored; defaults to the `run.json` found with them.
         source_dataset (`str`, *optional*):
             Hub id of the data set that was scored, whose language and licence are carried over; defaults to the one
-            that `run` or the rows name.
+            that `run` names.
         language, license, pretty_name (`str`, *optional*): YAML values of the card that win over all others.
         figures (sequence of `(file, alt, caption)`, *optional*):
             Images for the card. `None` draws those of a selection, if matplotlib is there.
@@ -213,11 +213,10 @@ class _Publication:
 
         with patient_hub(self.patience):
             self.source_card = self._read_source_card()
-            self._there(lambda: self._info(None), self._create_repo)
-            self._check_visibility()
+            self._check_visibility(self._there(lambda: self._info(None), self._create_repo))
             if self.create_pr:
                 self.revision = f"refs/pr/{self._pull_request()}"
-            else:
+            elif self.revision != "main":
                 self._there(lambda: self._info(self.revision), self._create_branch)
             if self.tag:
                 self._check_tag()
@@ -289,8 +288,8 @@ class _Publication:
     def _create_branch(self) -> None:
         self.api.create_branch(self.repo_id, repo_type="dataset", branch=self.revision, exist_ok=True)
 
-    def _check_visibility(self) -> None:
-        if bool(self._info(None).private) != self.private:
+    def _check_visibility(self, info: Any) -> None:
+        if bool(info.private) != self.private:
             raise PublishError(
                 f"{self.repo_id} is {'public' if self.private else 'private'} already, but was to be "
                 f"{'private' if self.private else 'public'}: "

@@ -153,10 +153,10 @@ def patient_hub(patience: Patience) -> Iterator[None]:
 
 
 def _is_beside_the_point(method: str, url: Any) -> bool:
-    """`datasets` tells a download counter on another host of each load, and does not mind if it is not there."""
+    """`datasets` asks other hosts too, for a download counter or exported files, and does well without an answer."""
     from huggingface_hub import constants
 
-    return method.upper() == "HEAD" and urlsplit(str(url)).netloc != urlsplit(constants.ENDPOINT).netloc
+    return method.upper() in ("GET", "HEAD") and urlsplit(str(url)).netloc != urlsplit(constants.ENDPOINT).netloc
 
 
 def _limited(options: dict[str, Any], limit: float) -> dict[str, Any]:

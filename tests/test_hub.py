@@ -133,15 +133,13 @@ def test_folders_of_parquet_of_select_and_of_save_to_disk(fake_hub, tmp_path):
     assert "assets/ladm_domain_mix.png" in files_of(fake_hub)
 
 
-def test_language_licence_and_revision_come_from_the_source(fake_hub):
+def test_language_and_licence_come_from_the_source(fake_hub):
     rows = scored_rows()
     publish(rows, "tester/source", license="odc-by", language=["en", "de"], patience=HURRIED)
     loaded = load_dataset("tester/source", split="train")
-    publish_here(loaded)
+    publish_here(loaded, source_dataset="tester/source")
     data = DatasetCard(readme()).data
     assert (data.license, data.language, data.source_datasets) == ("odc-by", ["en", "de"], ["tester/source"])
-    fake_hub.repo("datasets/tester/source")
-    assert data["ladm"]["dataset"]["revision"] == fake_hub.repo("datasets/tester/source")["branches"]["main"]
 
 
 def test_a_source_that_cannot_be_read_is_said_and_not_forgotten(fake_hub, caplog):
