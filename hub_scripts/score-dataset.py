@@ -78,7 +78,7 @@ def main() -> None:
             command=f"uv run score-dataset.py {args.input} {args.output} --model {args.model}"
             + (f" --budget {args.budget} --by '{args.by}'" if budget else ""),
         )  # fmt: skip
-    except LadmError as error:
+    except (LadmError, OSError) as error:
         sys.exit(f"error: {error}")
     if commit is not None:
         print(f"Published: {commit.pr_url or commit.commit_url}")

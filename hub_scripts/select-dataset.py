@@ -59,7 +59,7 @@ def main() -> None:
             command=f"uv run select-dataset.py {args.input} {args.output} --budget {args.budget} --by '{args.by}' "
             f"--strategy {args.strategy} --seed {args.seed}",
         )  # fmt: skip
-    except LadmError as error:
+    except (LadmError, OSError) as error:
         sys.exit(f"error: {error}")
     if commit is not None:
         print(f"Published: {commit.pr_url or commit.commit_url}")

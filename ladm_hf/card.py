@@ -414,7 +414,7 @@ def _named(part: Mapping[str, Any]) -> str:
 def _budget(selection: Selection | None) -> str:
     if selection is None:
         return ""
-    parts = [f"strategy {cell(selection.strategy)}", selection.tokens_counted.replace("`", "")]
+    parts = [f"strategy {cell(selection.strategy)}"]
     if selection.by:
         parts.insert(1, f"ranked within {cell(selection.by)}")
     if selection.budget_tokens is not None:
@@ -424,7 +424,7 @@ def _budget(selection: Selection | None) -> str:
 
 def _budget_rows(selection: Selection | None) -> list[list[str]]:
     table = selection.table if selection is not None else []
-    return [[_number(record[name]) for name in GROUP_COLUMNS] for record in table]
+    return [[_number(record[name]) or "(none)" for name in GROUP_COLUMNS] for record in table]
 
 
 def _number(value: Any) -> str:
