@@ -57,14 +57,14 @@ def main(
 def select(
     scored: Annotated[
         str,
-        typer.Argument(
-            help="Scored rows: the folder of `ladm score`, a save_to_disk folder, or parquet (file or glob)."
-        ),
+        typer.Argument(help="Scored rows: the folder of `ladm score`, a save_to_disk folder, parquet, or a Hub id."),
     ],
     output: Annotated[str, typer.Argument(help="Folder for the selection.")],
     budget: Annotated[
         str | None,
-        typer.Option("--budget", "-b", help="Tokens to keep: 1073741824, 1e9, 500M or 32768*32*1024."),
+        typer.Option(
+            "--budget", "--budget-tokens", "-b", help="Tokens to keep: 1073741824, 1e9, 500M or 32768*32*1024."
+        ),
     ] = None,
     by: Annotated[
         str, typer.Option(help="Column of the domain, nested with dots (meta.pile_set_name); '' ranks all rows as one.")
@@ -75,7 +75,7 @@ def select(
             "--strategy",
             "-s",
             help="exact: never over the budget. percent: the paper's smallest whole percent, which overshoots. Also "
-            "top-k, bottom-k, threshold, temperature.",
+            "top-k, bottom-k, threshold, temperature (sampling).",
         ),
     ] = "exact",
     share: Annotated[
@@ -106,7 +106,7 @@ def select(
     ] = True,
 ) -> None:
     """Keep the best documents of every domain, to a token budget. Writes data/, dropped/ and selection.json."""
-    from ladm_hf.selection import parse_bands, parse_shares, parse_tokens
+    from ladm_hf.options import parse_bands, parse_shares, parse_tokens
     from ladm_hf.selection import select as select_rows
 
     selection = select_rows(

@@ -77,7 +77,9 @@ def _styled(function: F) -> F:
     @functools.wraps(function)
     def draw(*args: Any, **kwargs: Any) -> Any:
         matplotlib = _matplotlib()
-        with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, "backend": matplotlib.rcParams["backend"]}):
+        # asking for the backend would choose one, and load pyplot
+        plain = {name: matplotlib.rcParamsDefault[name] for name in matplotlib.rcParamsDefault if name != "backend"}
+        with matplotlib.rc_context({**plain, **_STYLE}):
             return function(*args, **kwargs)
 
     return draw  # type: ignore[return-value]
@@ -87,6 +89,13 @@ def _figure(height: float, alt: str) -> tuple[Figure, Any]:
     figure: Figure = _matplotlib().figure.Figure(figsize=(WIDTH, height), layout="constrained", dpi=100)
     figure.set_label(alt)
     return figure, figure.add_subplot()
+
+
+def _settled(figure: Figure) -> Figure:
+    """Fixes ticks and layout while the style holds, so that saving a figure twice gives the same picture."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
 
 
 @functools.cache
@@ -160,7 +169,7 @@ def score_distribution(
     axes.set(xlabel=xlabel, ylim=(-len(groups) + 0.75, 1.0), xlim=(edges[0], edges[-1]))
     axes.set_title(title)
     _legend(figure, axes)
-    return figure
+    return _settled(figure)
 
 
 def _counted(name: str, count: int) -> str:
@@ -196,18 +205,18 @@ def score_by_domain(selection: Selection) -> Figure:
         MissingExtraError: matplotlib is not installed.
     """
     frame = _scored(selection.frame())
-    records = sorted(selection.table, key=lambda record: -record["scored_documents"])
-    shown = sorted(record["domain"] for record in records[:MAX_ROWS] if record["scored_documents"])
+    records = [record for record in selection.table if record["scored_documents"]]
+    largest = sorted(records, key=lambda record: -record["scored_documents"])[:MAX_ROWS]
+    shown = sorted(record["domain"] for record in largest)
     codes, kept, score = _codes(frame), frame["kept"].to_numpy(), frame["score"].to_numpy()
     index = {name: code for code, name in enumerate(_names(frame))}
     pool = {name: score[codes == index[name]] for name in shown}
     chosen = {name: score[(codes == index[name]) & kept] for name in shown}
     cuts = selection.threshold if selection.strategy in _HAS_CUT and not selection.strata else {}
-    return score_distribution(pool, kept=chosen, cuts=cuts, title=_title("Score by domain", len(shown), selection))
-
-
-def _title(what: str, shown: int, selection: Selection) -> str:
-    return what if shown == len(selection.table) else f"{what} (the {shown} largest of {len(selection.table)})"
+    title = "Score by domain"
+    if len(shown) == MAX_ROWS < len(records):
+        title += f" (the {MAX_ROWS} largest of {len(records)})"
+    return score_distribution(pool, kept=chosen, cuts=cuts, title=title)
 
 
 def _scored(frame: pa.Table) -> pa.Table:
@@ -257,7 +266,7 @@ def domain_mix(selection: Selection) -> Figure:
     axes.set(xlabel="percent of tokens", xlim=(0, max([1.0, *before, *after]) * 1.15))
     axes.set_title("Domain mix before and after")
     _legend(figure, axes)
-    return figure
+    return _settled(figure)
 
 
 def _percentages(values: Sequence[int]) -> list[float]:
@@ -330,21 +339,33 @@ def score_against_length(selection: Selection) -> Figure:
     for mask, colour, marker, label in ((~kept, "#999999", "o", "dropped"), (kept, KEPT, "D", "kept")):
         part = shown[mask[shown]]
         axes.plot(tokens[part], score[part], marker=marker, color=colour, label=label, **style)
-    bands = np.array_split(np.argsort(tokens, kind="stable"), min(12, max(1, len(score) // 10)))
-    if len(bands) > 1:
-        centres = [np.median(tokens[band]) for band in bands]
-        axes.plot(centres, [np.median(score[band]) for band in bands], color=CUT, linewidth=2, label="running median")
-    axes.set_xscale("log")
+    centres, medians = _running_median(tokens, score)
+    if len(centres) > 1:
+        axes.plot(centres, medians, color=CUT, linewidth=2, label="running median")
     ticker = _matplotlib().ticker
-    axes.xaxis.set_major_locator(ticker.LogLocator(base=2, numticks=9))
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _short(value)))
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    if tokens.max() > 4 * tokens.min():
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(ticker.LogLocator(base=2, numticks=9))
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _short(value)))
+    else:
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set(xlabel="length in tokens", ylabel="LADM score")
     axes.set_title(
         f"Score against length: rank correlation {_signed(rho['all'])}, within domains {_signed(rho['within_domain'])}"
     )
     _legend(figure, axes)
-    return figure
+    return _settled(figure)
+
+
+def _running_median(tokens: npt.NDArray[np.int64], score: Floats) -> tuple[list[float], list[float]]:
+    """Median length and median score of up to 12 bands of about equally many documents, from short to long."""
+    bands = np.array_split(np.argsort(tokens, kind="stable"), min(12, max(1, len(score) // 10)))
+    merged: dict[float, list[Floats]] = {}
+    for band in bands:
+        # many documents truncated to one length fill several bands, which are one point
+        merged.setdefault(float(np.median(tokens[band])), []).append(score[band])
+    return list(merged), [float(np.median(np.concatenate(parts))) for parts in merged.values()]
 
 
 def _signed(value: float) -> str:
@@ -401,9 +422,10 @@ def focus_heatmap(focus_map: FocusMap, *, title: str | None = None) -> Figure:
     bar = figure.colorbar(drawn, ax=axes, extend="max", pad=0.02)
     bar.set_label(f"pairwise focus score (0 to {focus_map.span_length})")
     bar.outline.set_visible(False)
-    return figure
+    return _settled(figure)
 
 
+@_styled
 def to_png(figure: Figure, *, dpi: int = 200) -> bytes:
     """A figure as PNG, twice 700 pixels wide unless told otherwise; the same figure gives the same bytes."""
     buffer = io.BytesIO()

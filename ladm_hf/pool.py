@@ -1,6 +1,6 @@
 """`Pool`: a scored data set, and the few small columns that choosing from it needs, as arrays.
 
-Dataset | table | folder of save_to_disk | parquet file, glob or folder
+Dataset | table | folder of save_to_disk | parquet file, glob or folder | Hub id
   -> Dataset (never copied: its text stays where it is)
   -> score [N], tokens [N], domain code [N], status [N]
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ SCORE, NUM_TOKENS, STATUS = "ladm_score", "ladm_num_tokens", "ladm_status"
 NO_DOMAIN = "(none)"
 WHOLE_POOL = "all"
 SELECTION_FILE = "selection.json"
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -98,7 +101,8 @@ def open_scored(scored: Any, *, split: str | None = None) -> Dataset:
 
     Args:
         scored (`Dataset`, `DatasetDict`, `pa.Table`, `str` or path):
-            The data, a folder of `save_to_disk`, or a parquet file, a glob of them, or a folder that holds them.
+            The data, a folder of `save_to_disk`, a parquet file, a glob of them, a folder that holds them, or a Hub
+            data set (`"user/name"`).
         split (`str`, *optional*): split of a `DatasetDict`; needed where there are several.
 
     Raises:
@@ -107,7 +111,7 @@ def open_scored(scored: Any, *, split: str | None = None) -> Dataset:
     from datasets import Dataset, DatasetDict, load_from_disk
 
     if isinstance(scored, pa.Table):
-        return Dataset(pa_table(scored))
+        return _from_table(scored)
     if isinstance(scored, (str, os.PathLike)):
         path = Path(scored).expanduser()
         if (path / SELECTION_FILE).is_file():
@@ -117,8 +121,10 @@ def open_scored(scored: Any, *, split: str | None = None) -> Dataset:
             )
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             scored = load_from_disk(str(path))
+        elif not path.exists() and _HUB_ID.fullmatch(str(scored)):
+            scored = _from_hub(str(scored), split)
         else:
-            return Dataset.from_parquet(_parquet_files(path))
+            return read_parquet(_parquet_files(path))
     if isinstance(scored, DatasetDict):
         names = list(scored)
         split = names[0] if split is None and len(names) == 1 else split
@@ -134,11 +140,50 @@ def open_scored(scored: Any, *, split: str | None = None) -> Dataset:
     return scored
 
 
-def pa_table(table: pa.Table) -> Any:
-    """A table in the form `datasets` keeps it, without a copy."""
+def _from_table(table: pa.Table) -> Dataset:
+    """A table as a data set, without a copy and without the pass over it that a fingerprint of its content takes."""
+    from datasets import Dataset
+    from datasets.fingerprint import generate_random_fingerprint
     from datasets.table import InMemoryTable
 
-    return InMemoryTable(table)
+    return Dataset(InMemoryTable(table), fingerprint=generate_random_fingerprint())
+
+
+def _from_hub(repo_id: str, split: str | None) -> Any:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(repo_id, split=split)
+    except Exception as error:  # the loader raises whatever the Hub's client and the format's reader raise
+        raise InputError(
+            f"{repo_id!r} is neither a path here nor a data set that the Hub gives: {type(error).__name__}: {error}. "
+            "Check the name, the split, the network, and `hf auth login` for private or gated data."
+        ) from error
+
+
+def read_parquet(files: list[str]) -> Dataset:
+    """The rows of parquet files of one schema, which may have no rows at all.
+
+    Raises:
+        InputError: a file cannot be read, or the files differ in their columns.
+    """
+    from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    rows = 0
+    for file in files:
+        try:
+            rows += pq.read_metadata(file).num_rows
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{file} is not a parquet file that can be read: {error}") from error
+    if not rows:
+        return _from_table(pq.read_table(files[0]))
+    try:
+        return Dataset.from_parquet(files)
+    except DatasetGenerationError as error:
+        raise InputError(
+            f"the parquet files from {files[0]} on cannot be read as one data set: {error.__cause__ or error}"
+        ) from error
 
 
 def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
@@ -269,14 +314,11 @@ def _parquet_files(path: Path) -> list[str]:
         files = [str(path)]
     else:
         files = sorted(file for file in glob.glob(str(path), recursive=True) if os.path.isfile(file))
+    if not files and (path / "run.json").is_file():
+        raise InputError(f"the scoring run in {path} has not finished: give `ladm score` the same arguments to go on")
     if not files:
         raise InputError(
             f"no scored data at {path}: expected a folder of `ladm score` or of save_to_disk, or a parquet file, "
             "a glob or a folder of them"
         )
-    for file in files:
-        try:
-            pq.read_schema(file)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{file} is not a parquet file that can be read: {error}") from error
     return files

@@ -6,9 +6,7 @@ length bands a stratum is a domain.
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -19,102 +17,6 @@ import pyarrow.compute as pc
 
 from ladm_hf.errors import ColumnError, ConfigError
 from ladm_hf.pool import Bools, Floats, Ints, Pool, column
-
-# What each strategy needs beside the scores.
-NEEDS = {
-    "exact": ("budget_tokens",),
-    "percent": ("budget_tokens",),
-    "top-k": ("k",),
-    "bottom-k": ("k",),
-    "threshold": ("min_score",),
-    "temperature": ("budget_tokens", "temperature"),
-}
-DIVIDES_BUDGET = ("exact", "temperature")
-
-
-def checked_options(
-    *,
-    strategy: Any,
-    budget_tokens: Any = None,
-    shares: Any = None,
-    k: Any = None,
-    min_score: Any = None,
-    temperature: Any = None,
-    seed: Any = 0,
-    length_bands: Any = None,
-) -> dict[str, Any]:
-    """The options of a selection as plain values, those that do not apply as `None`.
-
-    Raises:
-        ConfigError: one is missing, out of range, or does not belong to the strategy.
-    """
-    name = strategy.replace("_", "-") if isinstance(strategy, str) else strategy
-    if name not in NEEDS:
-        raise ConfigError(f"strategy must be one of {', '.join(map(repr, NEEDS))}, got {strategy!r}")
-    if name == "temperature" and temperature is None:
-        temperature = 1.0
-    given = {"budget_tokens": budget_tokens, "k": k, "min_score": min_score, "temperature": temperature}
-    for option, value in given.items():
-        if option in NEEDS[name] and value is None:
-            raise ConfigError(f"strategy {name!r} needs {option}")
-        if option not in NEEDS[name] and value is not None:
-            raise ConfigError(f"strategy {name!r} takes {' and '.join(NEEDS[name])}, not {option}")
-    if shares is not None and name not in DIVIDES_BUDGET:
-        raise ConfigError(f"strategy {name!r} takes no shares: only {' and '.join(DIVIDES_BUDGET)} divide a budget")
-    return {
-        "strategy": name,
-        "budget_tokens": None if budget_tokens is None else _whole("budget_tokens", budget_tokens, 1),
-        "shares": _checked_shares(shares) if name in DIVIDES_BUDGET else None,
-        "k": None if k is None else _whole("k", k, 1),
-        "min_score": None if min_score is None else _finite("min_score", min_score),
-        "temperature": None if temperature is None else _finite("temperature", temperature, positive=True),
-        "seed": _whole("seed", seed, 0) if name == "temperature" else None,
-        "length_bands": _checked_bands(length_bands),
-    }
-
-
-def _whole(option: str, value: Any, least: int) -> int:
-    try:
-        # 1e9 is how people write a budget
-        integral = isinstance(value, (float, np.floating)) and float(value).is_integer()
-        number = int(value) if integral else operator.index(value)
-    except (TypeError, ValueError, OverflowError):
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise ConfigError(f"{option} must be a whole number, at least {least}, got {value!r}")
-    return number
-
-
-def _finite(option: str, value: Any, *, positive: bool = False) -> float:
-    try:
-        number = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number) or (positive and number <= 0):
-        raise ConfigError(f"{option} must be a {'positive ' if positive else ''}finite number, got {value!r}")
-    return number
-
-
-def _checked_shares(shares: Any) -> str | dict[str, float]:
-    if shares is None or shares in ("proportional", "equal"):
-        return shares or "proportional"
-    if not isinstance(shares, Mapping):
-        raise ConfigError(f"shares must be 'proportional', 'equal' or {{domain: weight}}, got {shares!r}")
-    weights = {str(name): _finite(f"the share of {name!r}", weight) for name, weight in shares.items()}
-    if any(weight < 0 for weight in weights.values()) or not any(weights.values()):
-        raise ConfigError(f"shares must be weights of at least 0, one of them above 0, got {dict(shares)!r}")
-    return weights
-
-
-def _checked_bands(bands: Any) -> int | list[int] | None:
-    if bands is None:
-        return None
-    if not isinstance(bands, Sequence) or isinstance(bands, str):
-        return _whole("length_bands", bands, 1)
-    edges = [_whole("each of length_bands", edge, 1) for edge in bands]
-    if not edges or edges != sorted(set(edges)):
-        raise ConfigError(f"length_bands must be token counts that increase, got {bands!r}")
-    return edges
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def _selection_figures(selection: Selection) -> list[_Figure]:
         plots.score_against_length(selection), "score_against_length", "Score and length",
         "The score of a long document has more distant spans to draw on, so that it tends to grow with length: a "
         "strong correlation means that part of the selection is by length. Ranking within length bands "
-        f"(length_bands) removes it. At most {plots.MAX_POINTS:,} documents are drawn; the correlation is over all.",
+        f"(--length-bands) removes it. At most {plots.MAX_POINTS:,} documents are drawn; the correlation is over all.",
     )  # fmt: skip
     return [by_domain, mix, length]
 
@@ -247,7 +247,7 @@ def _numbers(selection: Selection) -> list[tuple[str, str]]:
         (f"documents kept of {pool:,}", f"{len(selection.selected):,}"),
         ("tokens kept" + (f" of a budget of {budget:,}" if budget else ""), f"{selection.selected_tokens:,}"),
         ("strategy", selection.strategy),
-        ("domains" + (f" by {selection.by}" if selection.by else ""), f"{len(selection.table):,}"),
+        ("domains" + (f" (column {selection.by})" if selection.by else ""), f"{len(selection.table):,}"),
     ]
     if selection.percent is not None:
         numbers.insert(3, ("of each domain's documents", f"{selection.percent} %"))
@@ -261,24 +261,12 @@ def _cell(value: Any) -> str:
 
 
 def _budget_table(selection: Selection) -> dict[str, Any]:
-    columns = [
-        "domain",
-        "documents",
-        "scored",
-        "tokens",
-        "share",
-        "budget",
-        "kept",
-        "kept tokens",
-        "cut",
-        "mean",
-        "mean kept",
-    ]
+    columns = ["domain", "documents", "tokens", "share", "budget", "kept", "kept tokens", "cut", "mean", "mean kept"]
     records = sorted(selection.table, key=lambda record: (-record["tokens"], record["domain"]))
     rows = [
         [
             one_line(record["domain"], 60),
-            *map(_cell, (record["documents"], record["scored_documents"], record["tokens"])),
+            *map(_cell, (record["documents"], record["tokens"])),
             "–" if record["share"] is None else f"{100 * record['share']:.1f} %",
             *map(_cell, (record["budget_tokens"], record["selected_documents"], record["selected_tokens"])),
             *map(_cell, (record["threshold"], record["mean_score"], record["mean_selected_score"])),
@@ -287,15 +275,12 @@ def _budget_table(selection: Selection) -> dict[str, Any]:
     ]
     if len(records) > MAX_TABLE_ROWS:
         rows.append([f"{len(records) - MAX_TABLE_ROWS:,} smaller domains", *["…"] * (len(columns) - 1)])
-
-    def total(name: str) -> str:
-        return _cell(sum(record[name] for record in records))
-
-    totals = [
-        "total", total("documents"), total("scored_documents"), total("tokens"), "", _cell(selection.budget_tokens),
-        total("selected_documents"), total("selected_tokens"), "", "", "",
-    ]  # fmt: skip
-    return {"columns": columns, "rows": rows, "total": totals, "text": []}
+    documents, tokens, kept, kept_tokens = (
+        _cell(sum(record[name] for record in records))
+        for name in ("documents", "tokens", "selected_documents", "selected_tokens")
+    )
+    total = ["total", documents, tokens, "", _cell(selection.budget_tokens), kept, kept_tokens, "", "", ""]
+    return {"columns": columns, "rows": rows, "total": total, "text": []}
 
 
 def _strata_table(selection: Selection) -> dict[str, Any] | None:
@@ -310,7 +295,7 @@ def _strata_table(selection: Selection) -> dict[str, Any] | None:
         ]
         for record in selection.strata[:MAX_TABLE_ROWS]
     ]
-    columns = ["domain", "length in tokens", "scored", "tokens", "budget", "kept", "kept tokens", "cut"]
+    columns = ["domain", "length in tokens", "documents", "tokens", "budget", "kept", "kept tokens", "cut"]
     if len(selection.strata) > MAX_TABLE_ROWS:
         rows.append([f"{len(selection.strata) - MAX_TABLE_ROWS:,} more", *["…"] * (len(columns) - 1)])
     return {"columns": columns, "rows": rows, "total": None, "text": []}

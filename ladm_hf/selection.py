@@ -20,14 +20,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -35,16 +33,14 @@ import pyarrow.compute as pc
 
 from ladm_hf import __version__
 from ladm_hf.errors import ConfigError, InputError
-from ladm_hf.pool import SCORE, SELECTION_FILE, Bools, Pool, column, read_pool, row_positions
-from ladm_hf.ranking import DIVIDES_BUDGET, STRATEGIES, Budgets, checked_options, divide, rank, tally
+from ladm_hf.options import DIVIDES_BUDGET, Shares, Strategy, checked_options
+from ladm_hf.pool import SCORE, SELECTION_FILE, Bools, Pool, column, read_parquet, read_pool, row_positions
+from ladm_hf.ranking import STRATEGIES, Budgets, divide, rank, tally
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 DROP_REASON = "ladm_drop_reason"
-Strategy = Literal["exact", "percent", "top-k", "bottom-k", "threshold", "temperature"]
-Shares = Literal["proportional", "equal"] | Mapping[str, float]
-
 # Why a strategy leaves a document that has a score.
 _LEFT_OUT = {
     "exact": "below_cut",
@@ -60,6 +56,7 @@ DROP_REASONS = {
     "not_drawn": "not drawn by the sampling",
     "no_share": "its domain has no share of the budget",
     "no_score": "has no finite score, though its status names no cause",
+    "no_status": "has a score but no status",
     "no_token_count": "has a score but no token count",
     "too_short": "too short to be scored",
     "empty": "an empty text",
@@ -206,21 +203,26 @@ class Selection:
                     raise InputError(
                         f"{folder / name} is there already and was not written by a selection: choose another folder"
                     )
+        try:
+            self._write(folder, dropped)
+        except OSError as error:
+            raise InputError(f"the selection cannot be written to {folder}: {error}") from error
+        return folder
+
+    def _write(self, folder: Path, dropped: str) -> None:
+        """Writes beside what is there, then puts it in place."""
         folder.mkdir(parents=True, exist_ok=True)
+        rest = self.dropped if dropped == "all" else _without_long_columns(self.dropped, self._needed_columns())
         with tempfile.TemporaryDirectory(prefix=".selection-", dir=folder) as temporary:
             work = Path(temporary)
             _write_parquet(self.selected, work / "data", "train")
-            _write_parquet(
-                self.dropped if dropped == "all" else _without_long_columns(self.dropped, self._needed_columns()),
-                work / "dropped", "dropped",
-            )  # fmt: skip
+            _write_parquet(rest, work / "dropped", "dropped")
             (work / SELECTION_FILE).write_text(self._to_json(), encoding="utf-8")
             for name in ("data", "dropped"):
                 if (folder / name).exists():
                     shutil.rmtree(folder / name)
                 os.replace(work / name, folder / name)
             os.replace(work / SELECTION_FILE, folder / SELECTION_FILE)
-        return folder
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Selection:
@@ -229,8 +231,6 @@ class Selection:
         Raises:
             InputError: it is not such a folder, or a part of it is missing.
         """
-        from datasets import Dataset
-
         folder = Path(folder).expanduser()
         try:
             values = json.loads((folder / SELECTION_FILE).read_text(encoding="utf-8"))
@@ -249,18 +249,19 @@ class Selection:
             files = sorted(str(file) for file in (folder / name).glob("*.parquet"))
             if not files:
                 raise InputError(f"{folder / name} holds no parquet file: select again")
-            rows[name] = Dataset.from_parquet(files)
+            rows[name] = read_parquet(files)
         fields = {key: values[key] for key in _SAVED_FIELDS}
         return cls(selected=rows["data"], dropped=rows["dropped"], **fields)
 
     def _to_json(self) -> str:
         values = {"format": _FORMAT, "ladm_hf_version": __version__, "selected_tokens": self.selected_tokens}
         values |= {name: getattr(self, name) for name in _SAVED_FIELDS}
-        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
     def _needed_columns(self) -> set[str]:
         """First parts of the columns that `frame` reads."""
-        names = [self.by or "", self.tokens, self.options.get("score_column", SCORE), DROP_REASON]
+        counts = "input_ids" if self.tokens == "document" else self.tokens
+        names = [self.by or "", counts, self.options.get("score_column", SCORE), DROP_REASON]
         return {name.split(".")[0] for name in names} | set(names)
 
 
@@ -293,7 +294,7 @@ def select(
     Args:
         scored (`Dataset`, `pa.Table` or path):
             Rows with `ladm_score`, `ladm_num_tokens` and `ladm_status`: in memory, a folder of `save_to_disk` or of
-            `ladm score`, or a parquet file, glob or folder.
+            `ladm score`, a parquet file, glob or folder, or a Hub data set (`"user/name"`).
         budget_tokens (`int`, *optional*):
             Tokens to keep; needed by `exact`, `percent` and `temperature`.
         by (`str`, *optional*, defaults to `"domain"`):
@@ -374,12 +375,12 @@ def _split(pool: Pool, kept: Bools, strategy: str, budgets: Budgets | None) -> t
 
 def _reasons(pool: Pool, kept: Bools, strategy: str, budgets: Budgets | None) -> pa.Array:
     """Why each row was dropped, null where it was kept."""
-    names = ["no_score", "no_token_count", _LEFT_OUT[strategy], "no_share"]
-    code = np.where(np.isfinite(pool.score), 1, 0)
-    code[pool.eligible] = 2
+    names = ["no_score", "no_status", "no_token_count", _LEFT_OUT[strategy], "no_share"]
+    code = np.where(np.isfinite(pool.score), np.where(pool.tokens < 0, 2, 1), 0)
+    code[pool.eligible] = 3
     if budgets is not None:
         without = np.array([share == 0 for share in budgets.share], dtype=bool)
-        code[pool.eligible & without[pool.code]] = 3
+        code[pool.eligible & without[pool.code]] = 4
     reasons = pa.array(names).take(pa.array(code, mask=kept))
     if pool.status is None:
         return reasons
@@ -436,8 +437,17 @@ def _notes(selection: Selection) -> list[str]:
             f"The smallest whole percent of each domain that passes the budget is {selection.percent} %: "
             f"{kept:,} tokens, {kept - budget:,} over the budget."
         )
+    elif all(
+        record["selected_documents"] == record["scored_documents"] for record in selection.table if record["share"]
+    ):
+        return [
+            *notes,
+            f"Every scored document of the domains that have a share is kept, {budget - kept:,} tokens short of the "
+            f"budget of {budget:,}.",
+        ]
     else:
-        notes.append(f"{kept:,} of {budget:,} tokens are used; the next document of each domain would not fit.")
+        group = "domain and length band" if selection.strata else "domain"
+        notes.append(f"{kept:,} of {budget:,} tokens are used; the next document of each {group} would not fit.")
     small = [record for record in selection.table if record["shortfall_tokens"]]
     if small and kept < pool:
         names = ", ".join(one_line(record["domain"], 40) for record in small[:5]) + (", ..." if len(small) > 5 else "")
@@ -452,71 +462,6 @@ def one_line(text: str, limit: int) -> str:
     """A text from the data on one line of at most `limit` characters, control characters shown as spaces."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def parse_tokens(text: str) -> int:
-    """Reads a token budget: `1073741824`, `1_000_000`, `1e9`, `500M`, `1.5B`, `32768*32*1024`.
-
-    `k`, `M`, `B` (or `G`) and `T` are powers of 1,000.
-
-    Raises:
-        ConfigError: it is no such number, or not a whole one.
-    """
-    total = Fraction(1)
-    for factor in text.replace("_", "").replace(",", "").split("*"):
-        found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(?:e\+?(\d{1,2}))?([kmbgt]?)", factor.strip().lower())
-        if found is None:
-            raise ConfigError(
-                f"a token budget is a number such as 1073741824, 1e9, 500M or 32768*32*1024, got {text!r}"
-            )
-        number, exponent, suffix = found.groups()
-        total *= Fraction(number) * 10 ** int(exponent or 0) * _SUFFIXES[suffix]
-    if total.denominator != 1 or total < 1:
-        raise ConfigError(f"a token budget must be a whole number of at least 1, got {text!r}")
-    return int(total)
-
-
-def parse_shares(shares: Sequence[str] | None) -> Shares | None:
-    """Reads `["equal"]`, `["proportional"]` or `["FreeLaw=2", "Github=1"]`.
-
-    Raises:
-        ConfigError: one is neither.
-    """
-    if not shares:
-        return None
-    if len(shares) == 1 and shares[0] in ("proportional", "equal"):
-        return cast(Shares, shares[0])
-    weights = {}
-    for share in shares:
-        # a domain's name may hold an equals sign
-        name, sign, weight = share.rpartition("=")
-        try:
-            weights[name] = float(weight)
-        except ValueError:
-            sign = ""
-        if not sign:
-            raise ConfigError(f"a share is proportional, equal or DOMAIN=WEIGHT, got {share!r}")
-    return weights
-
-
-def parse_bands(bands: str | None) -> int | list[int] | None:
-    """Reads `4` (that many bands) or `8192,16384` (the token counts between them).
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if bands is None:
-        return None
-    try:
-        numbers = [int(number) for number in bands.split(",")]
-    except ValueError as error:
-        raise ConfigError(
-            f"length bands are their number (4) or the token counts between them (8192,16384), got {bands!r}"
-        ) from error
-    return numbers if "," in bands else numbers[0]
-
-
-_SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
 
 def _write_parquet(dataset: Dataset, folder: Path, name: str) -> None:

@@ -1,0 +1,178 @@
+"""The options of a selection: checked, and read from the command line."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from ladm_hf.errors import ConfigError
+
+Strategy = Literal["exact", "percent", "top-k", "bottom-k", "threshold", "temperature"]
+Shares = Literal["proportional", "equal"] | Mapping[str, float]
+
+# What each strategy needs beside the scores.
+NEEDS = {
+    "exact": ("budget_tokens",),
+    "percent": ("budget_tokens",),
+    "top-k": ("k",),
+    "bottom-k": ("k",),
+    "threshold": ("min_score",),
+    "temperature": ("budget_tokens", "temperature"),
+}
+DIVIDES_BUDGET = ("exact", "temperature")
+
+
+def checked_options(
+    *,
+    strategy: Any,
+    budget_tokens: Any = None,
+    shares: Any = None,
+    k: Any = None,
+    min_score: Any = None,
+    temperature: Any = None,
+    seed: Any = 0,
+    length_bands: Any = None,
+) -> dict[str, Any]:
+    """The options of a selection as plain values, those that do not apply as `None`.
+
+    Raises:
+        ConfigError: one is missing, out of range, or does not belong to the strategy.
+    """
+    name = str(strategy).replace("_", "-")
+    if name not in NEEDS:
+        raise ConfigError(f"strategy must be one of {', '.join(map(repr, NEEDS))}, got {strategy!r}")
+    if name == "temperature" and temperature is None:
+        temperature = 1.0
+    given = {"budget_tokens": budget_tokens, "k": k, "min_score": min_score, "temperature": temperature}
+    for option, value in given.items():
+        if option in NEEDS[name] and value is None:
+            raise ConfigError(f"strategy {name!r} needs {option}")
+        if option not in NEEDS[name] and value is not None:
+            raise ConfigError(f"strategy {name!r} takes {' and '.join(NEEDS[name])}, not {option}")
+    if shares is not None and name not in DIVIDES_BUDGET:
+        raise ConfigError(f"strategy {name!r} takes no shares: only {' and '.join(DIVIDES_BUDGET)} divide a budget")
+    return {
+        "strategy": name,
+        "budget_tokens": None if budget_tokens is None else _whole("budget_tokens", budget_tokens, 1),
+        "shares": _checked_shares(shares) if name in DIVIDES_BUDGET else None,
+        "k": None if k is None else _whole("k", k, 1),
+        "min_score": None if min_score is None else _finite("min_score", min_score),
+        "temperature": None if temperature is None else _finite("temperature", temperature, positive=True),
+        "seed": _whole("seed", seed, 0) if name == "temperature" else None,
+        "length_bands": _checked_bands(length_bands),
+    }
+
+
+def _whole(option: str, value: Any, least: int) -> int:
+    try:
+        # 1e9 is how people write a budget
+        integral = isinstance(value, (float, np.floating)) and float(value).is_integer()
+        number = int(value) if integral else operator.index(value)
+    except (TypeError, ValueError, OverflowError):
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise ConfigError(f"{option} must be a whole number, at least {least}, got {value!r}")
+    return number
+
+
+def _finite(option: str, value: Any, *, positive: bool = False) -> float:
+    try:
+        number = math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or (positive and number <= 0):
+        raise ConfigError(f"{option} must be a {'positive ' if positive else ''}finite number, got {value!r}")
+    return number
+
+
+def _checked_shares(shares: Any) -> str | dict[str, float]:
+    if shares is None or shares in ("proportional", "equal"):
+        return shares or "proportional"
+    if not isinstance(shares, Mapping):
+        raise ConfigError(f"shares must be 'proportional', 'equal' or {{domain: weight}}, got {shares!r}")
+    weights = {str(name): _finite(f"the share of {name!r}", weight) for name, weight in shares.items()}
+    if any(weight < 0 for weight in weights.values()) or not any(weights.values()):
+        raise ConfigError(f"shares must be weights of at least 0, one of them above 0, got {dict(shares)!r}")
+    return weights
+
+
+def _checked_bands(bands: Any) -> int | list[int] | None:
+    if bands is None:
+        return None
+    if not isinstance(bands, Sequence) or isinstance(bands, str):
+        return _whole("length_bands", bands, 1)
+    edges = [_whole("each of length_bands", edge, 1) for edge in bands]
+    if not edges or edges != sorted(set(edges)):
+        raise ConfigError(f"length_bands must be token counts that increase, got {bands!r}")
+    return edges
+
+
+def parse_tokens(text: str) -> int:
+    """Reads a token budget: `1073741824`, `1_000_000`, `1e9`, `500M`, `1.5B`, `32768*32*1024`.
+
+    `k`, `M`, `B` (or `G`) and `T` are powers of 1,000.
+
+    Raises:
+        ConfigError: it is no such number, or not a whole one.
+    """
+    total = Fraction(1)
+    for factor in text.replace("_", "").replace(",", "").split("*"):
+        found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(?:e\+?(\d{1,2}))?([kmbgt]?)", factor.strip().lower())
+        if found is None:
+            raise ConfigError(
+                f"a token budget is a number such as 1073741824, 1e9, 500M or 32768*32*1024, got {text!r}"
+            )
+        number, exponent, suffix = found.groups()
+        total *= Fraction(number) * 10 ** int(exponent or 0) * _SUFFIXES[suffix]
+    if total.denominator != 1 or total < 1:
+        raise ConfigError(f"a token budget must be a whole number of at least 1, got {text!r}")
+    return int(total)
+
+
+def parse_shares(shares: Sequence[str] | None) -> Shares | None:
+    """Reads `["equal"]`, `["proportional"]` or `["FreeLaw=2", "Github=1"]`.
+
+    Raises:
+        ConfigError: one is neither.
+    """
+    if not shares:
+        return None
+    if len(shares) == 1 and shares[0] in ("proportional", "equal"):
+        return cast(Shares, shares[0])
+    weights = {}
+    for share in shares:
+        # a domain's name may hold an equals sign
+        name, sign, weight = share.rpartition("=")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            sign = ""
+        if not sign:
+            raise ConfigError(f"a share is proportional, equal or DOMAIN=WEIGHT, got {share!r}")
+    return weights
+
+
+def parse_bands(bands: str | None) -> int | list[int] | None:
+    """Reads `4` (that many bands) or `8192,16384` (the token counts between them).
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if bands is None:
+        return None
+    try:
+        numbers = [int(number) for number in bands.split(",")]
+    except ValueError as error:
+        raise ConfigError(
+            f"length bands are their number (4) or the token counts between them (8192,16384), got {bands!r}"
+        ) from error
+    return numbers if "," in bands else numbers[0]
+
+
+_SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
