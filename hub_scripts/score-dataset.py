@@ -54,7 +54,7 @@ def main() -> None:
     from datasets import load_dataset
 
     from ladm_hf import LadmError, LadmScorer, publish, score_dataset, select
-    from ladm_hf.selection import parse_tokens
+    from ladm_hf.options import parse_tokens
 
     work = args.work_dir or os.path.join(tempfile.gettempdir(), "ladm-" + args.output.replace("/", "--"))
     try:

@@ -2,8 +2,8 @@
 
 A card is YAML and a body. Our text lives in the body between two marker comments and is replaced as a whole; all
 other text is kept. In the YAML, what describes the files (`configs`, `dataset_info`, `size_categories`, `ladm`) is
-ours, lists are united, and everything else is only filled in where it is missing. Values from data are escaped, so that a domain
-called `| --- |` is shown as that.
+ours, lists are united, and everything else is only filled in where it is missing. Values from data are escaped, so
+that a domain called `| --- |` is shown as that.
 """
 
 from __future__ import annotations

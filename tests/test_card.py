@@ -2,8 +2,6 @@
 
 import html.parser
 import re
-import shutil
-import subprocess
 
 import pytest
 import yaml
@@ -19,7 +17,8 @@ from ladm_hf.selection import select
 HOSTILE = [
     "a | b", "`code`", "``", "{{ 7 * 7 }}", "{% raw %}", "---", "<script>alert(1)</script>", "<!-- ladm:end -->",
     "line\nbreak\r\nhere", "| --- |", "# heading", "![x](http://evil/x.png)", "[a](javascript:alert(1))", "*bold*",
-    "_em_", "~~no~~", "$x$", "&lt;b&gt;", "📚🇫🇷👩‍💻", "\u202egnp.exe", "null\0byte", "https://evil.example", "- item", "1. item",
+    "_em_", "~~no~~", "$x$", "&lt;b&gt;", "📚🇫🇷👩‍💻", "\u202egnp.exe", "null\0byte",
+    "https://evil.example", "- item", "1. item",
     "\\|", "😀" * 200, "", " ", "yes", "1e5", "'\"", "key: value", "@everyone", ":smile:", "\ud800",
 ]  # fmt: skip
 
@@ -96,8 +95,10 @@ def test_building_again_into_itself_changes_nothing():
 @pytest.mark.parametrize(
     "text",
     [
-        "# Mine\n\nwords\n", "---\nlicense: mit\n---\n\nwords\n", "---\nx: 1\n---", f"before\n{BEGIN}\nold\n{END}\nafter\n",
-        f"words\n{BEGIN}\nthe end is missing", f"words\n{END}\nthe beginning is missing", "words with ---\nin them\n---\n",
+        "# Mine\n\nwords\n", "---\nlicense: mit\n---\n\nwords\n", "---\nx: 1\n---",
+        f"before\n{BEGIN}\nold\n{END}\nafter\n",
+        f"words\n{BEGIN}\nthe end is missing",
+        f"words\n{END}\nthe beginning is missing", "words with ---\nin them\n---\n",
         "---\r\nlicense: mit\r\n---\r\n# Windows\r\n\r\nwords\r\n",
     ],
 )  # fmt: skip

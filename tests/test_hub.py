@@ -9,10 +9,10 @@ import traceback
 
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
-from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 from huggingface_hub import DatasetCard, HfApi, get_session
 from typer.testing import CliRunner
 
+from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 from ladm_hf.cli import app
 from ladm_hf.errors import ConfigError, HubUnavailableError, InputError, PublishError
 from ladm_hf.hub import publish
@@ -325,11 +325,11 @@ def test_the_token_is_nowhere(fake_hub, tmp_path, caplog, capfd, monkeypatch):
         assert "ladm score" in text
         assert fake_hub.token not in text
 
-    class Echo(Exception):
+    class EchoError(Exception):
         pass
 
     def refuse(*_, **__):
-        raise Echo(f"401 for Bearer {fake_hub.token}")
+        raise EchoError(f"401 for Bearer {fake_hub.token}")
 
     monkeypatch.setattr(HfApi, "repo_info", refuse)
     with pytest.raises(PublishError) as caught:

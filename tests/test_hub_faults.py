@@ -9,11 +9,11 @@ from collections import Counter
 import pytest
 from datasets import Dataset, Features, Value
 
+from fake_hub import FAULTS
+from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 from ladm_hf.errors import PublishError
 from ladm_hf.hub import publish
 from ladm_hf.patience import Patience
-from fake_hub import FAULTS
-from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 
 HURRIED = Patience(tries=6, first_wait=0.01, longest_wait=0.05, timeout=0.5)
 REPO = "tester/faulty"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, load_dataset
-from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 from huggingface_hub import DatasetCard
 from typer.testing import CliRunner
 
+from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 from ladm_hf.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -27,11 +27,11 @@ def run(script, *arguments, monkeypatch):
 
 @pytest.fixture
 def pool(fake_hub):
-    """Eight real documents of 2,500 to 6,000 words on the fake Hub, with a licence."""
+    """Five real documents of 2,500 to 6,000 words on the fake Hub, with a licence."""
     if not CORPUS.is_file():
         pytest.skip(f"the corpus is not at {CORPUS}")
     rows = Dataset.from_parquet(str(CORPUS)).filter(lambda row: 2500 < len(row["text"].split()) < 6000)
-    rows = rows.select(range(min(8, rows.num_rows))).select_columns(["id", "domain", "text"])
+    rows = rows.select(range(min(5, rows.num_rows))).select_columns(["id", "domain", "text"])
     rows.push_to_hub("tester/pool", private=True)
     card = DatasetCard.load("tester/pool")
     card.data.license, card.data.language = "cc0-1.0", ["en"]
@@ -74,12 +74,12 @@ def test_a_gpu_is_asked_for(monkeypatch):
 
 def test_from_pool_to_published_selection_by_script_and_by_command(pool, fake_hub, tmp_path, monkeypatch, capsys):
     work = str(tmp_path / "work")
-    arguments = ["tester/pool", "tester/chosen", "--budget", "20000", "--allow-cpu", "--work-dir", work]
+    arguments = ["tester/pool", "tester/chosen", "--budget", "14000", "--allow-cpu", "--work-dir", work]
     run("score-dataset.py", *arguments, monkeypatch=monkeypatch)
     assert "Published: " in capsys.readouterr().out
     assert fake_hub.repo("datasets/tester/chosen")["private"] is True
     chosen = load_dataset("tester/chosen", split="train")
-    assert 0 < sum(chosen["ladm_num_tokens"]) <= 20_000
+    assert 0 < sum(chosen["ladm_num_tokens"]) <= 14_000
     card = DatasetCard.load("tester/chosen")
     assert (card.data.license, card.data.language, card.data.source_datasets) == ("cc0-1.0", ["en"], ["tester/pool"])
     assert "uv run score-dataset.py tester/pool tester/chosen" in card.text
@@ -87,7 +87,7 @@ def test_from_pool_to_published_selection_by_script_and_by_command(pool, fake_hu
     pool.to_parquet(tmp_path / "pool.parquet")
     for command in (
         ["score", str(tmp_path / "pool.parquet"), str(tmp_path / "scored")],
-        ["select", str(tmp_path / "scored"), str(tmp_path / "sel"), "--budget", "20000"],
+        ["select", str(tmp_path / "scored"), str(tmp_path / "sel"), "--budget", "14000"],
         ["report", str(tmp_path / "sel"), "--no-heat-maps"],
         ["publish", str(tmp_path / "sel"), "tester/by-command"],
     ):
@@ -97,7 +97,7 @@ def test_from_pool_to_published_selection_by_script_and_by_command(pool, fake_hu
     assert [repr(row) for row in by_command] == [repr(row) for row in chosen]
 
     run("score-dataset.py", "tester/pool", "tester/scored", "--allow-cpu", "--work-dir", work, monkeypatch=monkeypatch)
-    arguments = ["tester/scored", "tester/again", "--budget", "20000"]
+    arguments = ["tester/scored", "tester/again", "--budget", "14000"]
     run("select-dataset.py", *arguments, monkeypatch=monkeypatch)
     again = load_dataset("tester/again", split="train")
     assert [repr(row) for row in again] == [repr(row) for row in chosen]

@@ -4,10 +4,10 @@ import math
 
 import pytest
 from datasets import Dataset
-from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 from huggingface_hub import HfApi
 from typer.testing import CliRunner
 
+from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 from ladm_hf.cli import app
 from ladm_hf.errors import ColumnError, HubError, InputError
 from ladm_hf.patience import Patience
