@@ -16,8 +16,9 @@ import re
 import shlex
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -40,6 +41,8 @@ READ_BACK_ROWS = 100
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 # Files uploaded at a time: what is done is not sent again if a later one fails.
 _UPLOAD_TOGETHER = 16
+# Bytes a second below which a Xet upload counts as stuck.
+SLOWEST_UPLOAD = 250_000
 # Tries for steps that have retries of their own inside.
 _OUTER_TRIES = 3
 
@@ -121,7 +124,11 @@ def publish(
     if revision and create_pr:
         raise ConfigError("create_pr opens a pull request on main: leave revision out, or commit to the branch itself")
     token = token or get_token()
-    again = _command(source, repo_id, private=private, revision=revision, create_pr=create_pr, tag=tag)
+    again = _command(
+        source, repo_id, private=private, create_pr=create_pr, revision=revision, tag=tag,
+        config_name="" if config_name == "default" else config_name, message=commit_message, source=source_dataset,
+        language=language, license=license, pretty_name=pretty_name,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="ladm-publish-") as work:
         bundle = make_bundle(
             source, Path(work), config_name=config_name, run=run, source_dataset=source_dataset, figures=figures,
@@ -142,10 +149,10 @@ def publish(
             },
             patience=patience or Patience(),
         )  # fmt: skip
-        if dry_run:
-            sys.stdout.write(publication.preview())
-            return None
         with _explained(publication, again):
+            if dry_run:
+                sys.stdout.write(publication.preview())
+                return None
             commit = publication.publish()
             if read_back:
                 publication.read_back(commit.oid)
@@ -173,7 +180,9 @@ class _explained:  # noqa: N801 - reads as a verb
         chain = list(_chain(error))
         told = next((each for each in chain if isinstance(each, LadmError)), error)
         message = str(redacted(" ".join(str(told).split()), token)) or type(told).__name__
-        text = f"{message}. {self.publication.state()} To finish: {self.again}"
+        # A refusal says itself what to do; the same call again would be refused again.
+        refused = type(told) is PublishError and self.publication.commit_oid is None
+        text = f"{message}. {self.publication.state()}" + ("" if refused else f" To finish: {self.again}")
         failure = HubUnavailableError if isinstance(told, HubUnavailableError) else PublishError
         leaks = token and any(token in str(each) for each in chain)
         raise failure(text) from (None if leaks else error)
@@ -299,7 +308,7 @@ class _Publication:
 
     def _pull_request(self) -> int:
         """The number of our pull request: the one that an interrupted run left, else a new one."""
-        title = f"{self.message} [{self.bundle.id}]"[:200].strip()
+        title = f"{self.message[:160].strip()} [{self.bundle.id}]"
         for attempt in range(self.patience.tries):
             for found in self.api.get_repo_discussions(self.repo_id, repo_type="dataset"):
                 if found.is_pull_request and found.status in ("open", "draft") and found.title == title:
@@ -343,9 +352,11 @@ class _Publication:
 
     def _commit(self) -> str:
         """Commits what is not there yet; returns the commit that holds the data."""
+        first_head = None
         for attempt in range(self.patience.tries):
             head = str(self._info(self.revision).sha)
-            mine = self._mine() if self.asked_to_commit else None
+            first_head = first_head or head
+            mine = self._mine(since=first_head) if self.asked_to_commit else None
             changes = None if mine else self._changes(head)
             if not changes:
                 return mine or self._mine() or head
@@ -366,9 +377,11 @@ class _Publication:
     def _description(self) -> str:
         return f"ladm-publication: {self.bundle.id}"
 
-    def _mine(self) -> str | None:
-        """The newest commit of the branch that an earlier try of this publication made."""
+    def _mine(self, since: str | None = None) -> str | None:
+        """The newest commit of the branch that made this publication, if it is newer than `since`."""
         for commit in self.api.list_repo_commits(self.repo_id, repo_type="dataset", revision=self.revision):
+            if commit.commit_id == since:
+                return None
             if self._description() in f"{commit.title}\n{commit.message}".splitlines():
                 return str(commit.commit_id)
         return None
@@ -399,13 +412,30 @@ class _Publication:
             together = additions[start : start + _UPLOAD_TOGETHER]
             for attempt in range(patience.tries):
                 try:
-                    self.api.preupload_lfs_files(
-                        self.repo_id, together, repo_type="dataset", revision=self.revision, free_memory=False
-                    )
+                    with self._xet_watched(sum(each.upload_info.size for each in together)):
+                        self.api.preupload_lfs_files(
+                            self.repo_id, together, repo_type="dataset", revision=self.revision, free_memory=False
+                        )
                     break
                 except Exception as error:
                     self._stop_if_final(error)
                     patience.pause(attempt, "uploading", self._brief(error))
+
+    @contextmanager
+    def _xet_watched(self, size: int) -> Iterator[None]:
+        """Ends a Xet upload of `size` bytes that takes unreasonably long; `hf_xet` waits for some answers for ever."""
+        try:
+            from huggingface_hub.utils._xet import abort_xet_session
+        except ImportError:
+            yield
+            return
+        watchdog = threading.Timer(5 * self.patience.timeout + size / SLOWEST_UPLOAD, abort_xet_session)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.cancel()
 
     def _tree(self, revision: str) -> dict[str, Any]:
         """The files at a commit: path -> entry with `blob_id` and, for LFS files, `lfs.sha256`."""
@@ -443,9 +473,7 @@ class _Publication:
             config_name=self.bundle.config_name, source_card=self.source_card, existing=old or None,
             figures=self.bundle.figures, **self.card_options,
         )  # fmt: skip
-        text = str(card)
-        # A person's own text is theirs, but what we add must not hold a token.
-        return text if text == old else str(redacted(text, self.api.token))
+        return str(card).replace(self.api.token, "hf_***") if self.api.token else str(card)
 
     def _read_source_card(self) -> str | None:
         """The README of the source data set: language and licence come from there."""
@@ -567,15 +595,14 @@ def _is_first_rank() -> bool:
     return int(os.environ.get("RANK") or 0) == 0
 
 
-def _command(
-    source: Any, repo_id: str, *, private: bool, revision: str | None, create_pr: bool, tag: str | None
-) -> str:
+def _command(folder: Any, repo_id: str, *, private: bool, create_pr: bool, **options: Any) -> str:
     """What a user types to finish an interrupted publish."""
-    if not isinstance(source, (str, Path)):
+    if not isinstance(folder, (str, Path)):
         return "call publish() again with the same arguments"
-    words = ["ladm", "publish", str(source), repo_id]
+    words = ["ladm", "publish", str(folder), repo_id]
     words += [] if private else ["--public"]
-    words += ["--revision", revision] if revision else []
     words += ["--pr"] if create_pr else []
-    words += ["--tag", tag] if tag else []
+    for name, value in options.items():
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            words += [f"--{name.replace('_', '-')}", str(each)] if each else []
     return shlex.join(words)

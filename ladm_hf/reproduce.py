@@ -115,7 +115,9 @@ def reproduce(
         data = _load(dataset)
         reference = tuple(reference)[:rows]
         if data.num_rows < len(reference):
-            raise InputError(f"{dataset} has {data.num_rows} rows, expected {len(reference)}: pass fewer rows")
+            raise InputError(
+                f"{dataset} has {data.num_rows} rows, expected {len(reference)}: pass rows={data.num_rows}"
+            )
         if "input_ids" not in data.column_names:
             raise ColumnError(f"{dataset} has no column 'input_ids', only {', '.join(data.column_names)}")
         # The published scores are of the ids as they are, at the paper's geometry, whatever the calculator says.

@@ -6,6 +6,7 @@ import random
 import re
 import time
 import traceback
+from dataclasses import replace
 
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
@@ -238,6 +239,29 @@ def test_an_interrupted_xet_upload_sends_no_block_twice(fake_hub, monkeypatch):
     assert not [each for each in fake_hub.log() if "_cas/upload" in each["path"] or "v1/xorbs" in each["path"]]
 
 
+def test_a_xet_upload_that_stays_silent_is_ended_and_repeated(fake_hub, monkeypatch):
+    pytest.importorskip("hf_xet")
+    from fake_hub import FakeHub
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    with FakeHub(stall=30) as other:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", other.url)
+        other.faults({"match": "shards", "kind": "stall"})
+        start = time.monotonic()
+        publish_here(scored_rows(40, seed=78), read_back=False, patience=replace(HURRIED, timeout=0.4))
+        assert time.monotonic() - start < 15
+        assert len(other.repo(KEY)["commits"]) == 2
+
+
+def test_a_reverted_publication_is_made_again(fake_hub):
+    first = publish_here(scored_rows(5))
+    api = HfApi()
+    api.delete_file("data/train-00000-of-00001.parquet", REPO, repo_type="dataset")
+    fake_hub.faults({"match": "POST .*/commit/", "kind": "503"})
+    assert publish_here(scored_rows(5)).oid not in (first.oid, None)
+    assert "data/train-00000-of-00001.parquet" in files_of(fake_hub)
+
+
 def test_large_files_go_in_parts(monkeypatch, fake_hub):
     from fake_hub import FakeHub
 
@@ -370,7 +394,7 @@ def test_what_cannot_be_published_is_refused(tmp_path):
         publish(tmp_path, REPO)
 
 
-def test_command_line(fake_hub, tmp_path):
+def test_command_line(fake_hub, tmp_path, monkeypatch):
     select(scored_rows(), budget_tokens=15_000).save(tmp_path / "sel")
     runner = CliRunner()
     dry = runner.invoke(app, ["publish", str(tmp_path / "sel"), REPO, "--dry-run", "--license", "mit", "--no-figures"])
@@ -387,4 +411,9 @@ def test_command_line(fake_hub, tmp_path):
     assert "@@" not in again.output
     refused = runner.invoke(app, ["publish", str(tmp_path / "sel"), REPO, "--public"])
     assert refused.exit_code == 1
-    assert f"To finish: ladm publish {tmp_path / 'sel'} {REPO} --public" in refused.output.replace("\n", " ")
+    assert "private already, but was to be public" in refused.output
+    assert "To finish" not in refused.output
+    monkeypatch.setattr("ladm_hf.hub.Patience", lambda: HURRIED)
+    fake_hub.faults({"match": "PUT |POST .*/commit/", "kind": "503", "times": -1})
+    failed = runner.invoke(app, ["publish", str(tmp_path / "sel"), REPO, "--license", "gpl-3.0"])
+    assert f"To finish: ladm publish {tmp_path / 'sel'} {REPO} --license gpl-3.0" in failed.output.replace("\n", " ")
