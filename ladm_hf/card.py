@@ -12,6 +12,7 @@ import copy
 import functools
 import logging
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ MEANINGS = {
     "ladm_num_tokens": "tokens that were scored, as the calculator's tokenizer counts",
     "ladm_status": "`ok`, `too_short`, `empty`, `null` or `error: ...`",
 }
+SELECT_DEFAULTS = {
+    "by": "domain", "strategy": "exact", "shares": "proportional", "seed": 0, "tokens": "scored",
+    "score_column": "ladm_score",
+}  # fmt: skip
 VERSIONS_OF = ("ladm_hf", "torch", "transformers", "datasets")
 CITATION = """\
 @inproceedings{chen-etal-2025-ladm,
@@ -112,7 +117,7 @@ def build_card(
         figures (iterable of [`Figure`], *optional*):
             Images, already beside the card.
         command (`str`, *optional*):
-            Shell commands that make the data again.
+            Shell commands that make the data again; defaults to the command of the run and of the selection.
 
     Returns:
         `DatasetCard`, with `.data` (YAML) and `.text` (body). Building it again into itself changes nothing.
@@ -346,7 +351,7 @@ def _render(
         splits=[{"name": cell(name), "rows": f"{split.num_examples:,}"} for name, split in splits.items()],
         snippet=repo_id and fence(_snippet(repo_id, config_name, list(splits)), "python"),
         facts=_facts(run),
-        command=command and fence(command, "bash"),
+        command=fence(commands, "bash") if (commands := command or _commands(run, selection)) else "",
         groups=rows[:MAX_GROUPS],
         group_columns=list(GROUP_COLUMNS.values()),
         notes=[cell(note, 500) for note in selection.notes] if selection is not None else [],
@@ -369,6 +374,25 @@ def _template() -> Any:
     # Values are escaped for Markdown, which covers HTML.
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
     return environment.from_string(Path(__file__).with_name("card_template.md").read_text(encoding="utf-8"))
+
+
+def _commands(run: Mapping[str, Any], selection: Selection | None) -> str:
+    """The command lines of the run and of the selection, as far as they are known."""
+    lines = [str(run["command"])] if run.get("command") else []
+    if selection is not None:
+        words = ["ladm", "select", "SCORED", "SELECTED"]
+        for name, value in {"by": "", **selection.options}.items():
+            if value == SELECT_DEFAULTS.get(name):
+                continue
+            flag = {"budget_tokens": "--budget", "shares": "--share", "k": "-k"}.get(
+                name
+            ) or f"--{name.replace('_', '-')}"
+            if isinstance(value, Mapping):
+                words += [word for domain, weight in value.items() for word in (flag, f"{domain}={weight}")]
+            else:
+                words += [flag, ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
+        lines.append(" ".join(shlex.join(words).split()))
+    return "\n".join(lines)
 
 
 def _summary(run: Mapping[str, Any], selection: Selection | None, splits: Mapping[str, Any]) -> str:

@@ -145,7 +145,7 @@ def publish(
             message=commit_message or f"Publish {bundle.num_rows:,} rows with LADM",
             card_options={
                 "language": language, "license": license, "pretty_name": pretty_name,
-                "command": redacted(command, token) or bundle.run.get("command"),
+                "command": redacted(command, token),
             },
             patience=patience or Patience(),
         )  # fmt: skip

@@ -79,6 +79,16 @@ def test_a_whole_card():
     assert "house" not in text.split("## Licence")[0]
 
 
+def test_the_commands_of_the_card_are_those_that_made_it():
+    selection = select(rows(["web"] * 6), budget_tokens=500, by=None, shares={"all": 2.0}, seed=3)
+    text = build_card({**RUN, "command": "ladm score a b"}, selection).text
+    assert "ladm score a b\nladm select SCORED SELECTED --by '' " in text
+    assert "--budget 500" in text
+    assert "--share all=2.0" in text
+    plain = build_card({}, select(rows(["web"] * 6), budget_tokens=500)).text
+    assert "\nladm select SCORED SELECTED --budget 500\n" in plain
+
+
 def test_the_snippet_of_the_card_is_python():
     text = build_card({}, data=DatasetDict({"a.b": rows(["x"])}), repo_id="user/name", config_name="part").text
     snippet = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
