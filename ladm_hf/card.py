@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ladm_hf.errors import InputError
 
@@ -358,7 +359,8 @@ def _render(
         more_groups=max(0, len(rows) - MAX_GROUPS),
         budget=_budget(selection),
         figures=[
-            {"path": figure.path, "alt": _escape(figure.alt), "caption": _escape(figure.caption)} for figure in figures
+            {"path": quote(figure.path), "alt": _escape(figure.alt), "caption": _escape(figure.caption)}
+            for figure in figures
         ],
         limits=_limits(run),
         licence=_licence(metadata),

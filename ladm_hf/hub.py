@@ -248,7 +248,7 @@ class _Publication:
 
         tree: dict[str, Any] = {}
         head: Any = None
-        with patient_hub(self.patience):
+        with patient_hub(replace(self.patience, tries=min(_OUTER_TRIES, self.patience.tries))):
             self.source_card = self._read_source_card()
             try:
                 head = self._info(None if self.create_pr else self.revision)
@@ -479,6 +479,8 @@ class _Publication:
         """The README of the source data set: language and licence come from there."""
         source = (self.bundle.run.get("dataset") or {}).get("id")
         if not source:
+            if not self.card_options.get("license"):
+                logger.warning("the source data set is not known, so no licence is carried over: name either of them")
             return None
         local = Path(str(source)).expanduser() / README
         if local.is_file():
