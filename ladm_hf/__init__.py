@@ -18,8 +18,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ladm_hf.attention import register_attention
+    from ladm_hf.card import build_card
     from ladm_hf.config import LadmConfig
     from ladm_hf.errors import LadmError
+    from ladm_hf.hub import publish
+    from ladm_hf.prepare import prepare_dataset
+    from ladm_hf.progress import RunStatus, run_status
+    from ladm_hf.runner import score_dataset
     from ladm_hf.scorer import DocumentScore, FocusMap, LadmScorer, ladm_score
     from ladm_hf.selection import Selection, select
     from ladm_hf.spans import SpanGrid
@@ -31,10 +36,16 @@ _HOMES = {
     "LadmError": "ladm_hf.errors",
     "LadmScorer": "ladm_hf.scorer",
     "Selection": "ladm_hf.selection",
+    "RunStatus": "ladm_hf.progress",
     "SpanGrid": "ladm_hf.spans",
+    "build_card": "ladm_hf.card",
     "ladm_score": "ladm_hf.scorer",
+    "prepare_dataset": "ladm_hf.prepare",
+    "publish": "ladm_hf.hub",
     "register_attention": "ladm_hf.attention",
     "select": "ladm_hf.selection",
+    "run_status": "ladm_hf.progress",
+    "score_dataset": "ladm_hf.runner",
 }
 
 __all__ = [
@@ -43,11 +54,17 @@ __all__ = [
     "LadmConfig",
     "LadmError",
     "LadmScorer",
+    "RunStatus",
     "Selection",
     "SpanGrid",
     "__version__",
+    "build_card",
     "ladm_score",
+    "prepare_dataset",
+    "publish",
     "register_attention",
+    "run_status",
+    "score_dataset",
     "select",
 ]
 

@@ -10,7 +10,13 @@
     │   └── UnsupportedModelError   its attention cannot be scored
     │       └── NoFullAttentionError    no layer sees the whole document
     ├── BackendError         the chosen device or backend cannot run here
-    └── MissingExtraError    an optional dependency is not installed           (ImportError)
+    ├── MissingExtraError    an optional dependency is not installed           (ImportError)
+    ├── PublishError         the Hub did not take, or does not show, what was published
+    │   └── HubUnavailableError     it stayed silent, busy or broken for all tries
+    └── RunError             a run over a data set cannot start or go on
+        ├── ResumeError      the output holds a run with other settings
+        ├── RunLockedError   another launch is writing the same output
+        └── StorageError     the output cannot be written, mostly a full disk
 
 Messages say what was expected, what was found, and what to do next.
 """
@@ -59,5 +65,29 @@ class BackendError(LadmError, RuntimeError):
     """The chosen backend or device cannot run here; the message gives the remedy."""
 
 
+class PublishError(LadmError):
+    """Publishing did not finish; the message says what the Hub holds now and the command that finishes the job."""
+
+
+class HubUnavailableError(PublishError):
+    """The Hub stayed silent, busy or broken for all tries; the message names the request and the last answer."""
+
+
 class MissingExtraError(LadmError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class RunError(LadmError, RuntimeError):
+    """A run over a data set cannot start or go on; what is finished is kept."""
+
+
+class ResumeError(RunError):
+    """The output folder holds a run with other settings; the message names every difference."""
+
+
+class RunLockedError(RunError):
+    """Another launch is writing the same output; the message says where it runs."""
+
+
+class StorageError(RunError):
+    """The output cannot be written; the message says what was kept and how to go on."""

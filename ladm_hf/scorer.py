@@ -8,6 +8,7 @@ identity, dtype, columns), so `datasets` finds its cache again in another proces
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from ladm_hf.config import LadmConfig
 from ladm_hf.documents import Tokens, checked_ids, checked_text, groups_by_size, tokenize, windows
 from ladm_hf.engine import Engine, prepare_worker
 from ladm_hf.errors import ColumnError, ConfigError, InputError, RowError
+from ladm_hf.journal import Journal, with_journal
 from ladm_hf.ops import BACKENDS
 from ladm_hf.scores import contextual_dependency_score
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 # Characters tokenised at once, which bounds the tokenizer's own memory.
 TOKENIZE_CHARS = 4_000_000
+# Characters scored on a CPU before the journal keeps them; elsewhere as many as are tokenised at once.
+JOURNAL_CHARS = 65_536
 PROGRESS_DELAY = 2.0
 DTYPES = ("float32", "float16", "bfloat16")
 DOCUMENT_BACKENDS = ("auto", *BACKENDS)
@@ -108,6 +112,9 @@ class LadmScorer:
             halved when memory runs out.
         on_error (`str`, *optional*, defaults to `"status"`):
             `"status"` gives a bad row a status and NaN and goes on; `"raise"` raises [`RowError`] instead.
+        journal (`str` or path, *optional*):
+            Folder in which a call keeps finished rows, by the hash of their content, so that an interrupted
+            `dataset.map(scorer, batched=True)` does not score them again. It changes neither scores nor fingerprint.
 
     Raises:
         ConfigError: an option is out of range.
@@ -126,6 +133,7 @@ class LadmScorer:
         device: str | torch.device | None = None,
         max_batch_tokens: int | None = None,
         on_error: Literal["status", "raise"] = "status",
+        journal: str | os.PathLike[str] | None = None,
     ) -> None:
         dtype = str(dtype).removeprefix("torch.")
         _check_option("dtype", dtype, ("auto", *DTYPES))
@@ -144,6 +152,8 @@ class LadmScorer:
         self._backend = backend
         self._device = None if device is None else str(device)
         self._max_batch_tokens = max_batch_tokens
+        self._journal_folder = None if journal is None else os.fspath(journal)
+        self._journal: Journal | None = None
         self._calculator: tuple[Any, Calculator] | None = None
         self._engine: Engine | None = None
 
@@ -242,10 +252,12 @@ class LadmScorer:
             RowError: a row is bad and `on_error="raise"`.
         """
         column, rows = self._read(batch)
-        if column == self.text_column:
-            scores = self._score_texts(rows, rank, progress=False)
+        if column != self.text_column:
+            rows = [checked_ids(row) for row in rows]
+        if self._journal_folder is None:
+            scores = self._score_documents(column, rows, rank)
         else:
-            scores = self._score_rows([checked_ids(row) for row in rows], column, rank, progress=False)
+            scores = self._score_journalled(column, rows, rank)
         return {
             "ladm_score": np.array([score.score for score in scores], dtype=np.float64),
             "ladm_num_tokens": np.array([score.num_tokens for score in scores], dtype=np.int32),
@@ -343,6 +355,32 @@ class LadmScorer:
             f"no column {wanted} in this data; its columns are {', '.join(map(repr, names)) or 'none'}. "
             "Name yours with LadmScorer(text_column=...) or LadmScorer(input_ids_column=...)."
         )
+
+    def _score_documents(self, column: str, rows: list[Any], rank: int | None) -> list[DocumentScore]:
+        if column == self.text_column:
+            return self._score_texts(rows, rank, progress=False)
+        return self._score_rows(rows, column, rank, progress=False)
+
+    def _score_journalled(self, column: str, rows: list[Any], rank: int | None) -> list[DocumentScore]:
+        """Scores rows that the journal does not hold yet, and keeps them as they finish."""
+        identity = self.identity[:5]
+        if self._journal is None or self._journal.identity != identity:
+            self._journal = Journal(self._journal_folder or "", identity)
+        # bad rows are told by their place in the whole batch, so the parts of it must not raise
+        quiet = copy.copy(self)
+        quiet.on_error = "status"
+
+        def score(group: list[Any]) -> list[tuple[float, int, str]]:
+            quiet._engine = self._load(rank)
+            return [(s.score, s.num_tokens, s.status) for s in quiet._score_documents(column, group, rank)]
+
+        limit = JOURNAL_CHARS if self._default_device(rank) == "cpu" else TOKENIZE_CHARS
+        if column != self.text_column:
+            limit //= 4
+        scores = [DocumentScore(*found) for found in with_journal(self._journal, rows, limit, score)]
+        for i, found in enumerate(scores):
+            self._raise_if_bad(i, column, found.status)
+        return scores
 
     def _score_texts(self, texts: list[Any], rank: int | None, progress: bool | None) -> list[DocumentScore]:
         if not texts:
@@ -471,6 +509,7 @@ class _Runtime:
             "backend": scorer._backend,
             "device": scorer._device,
             "max_batch_tokens": scorer._max_batch_tokens,
+            "journal": scorer._journal_folder,
         }
 
 

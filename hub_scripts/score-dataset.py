@@ -1,0 +1,88 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["ladm-hf[plot]", "hf-xet"]
+# ///
+"""Score a data set of long documents with LADM, keep the best to a token budget, and publish them with a card.
+
+    uv run score-dataset.py user/pool user/pool-ladm --budget 100M --max-samples 200 --dry-run
+    hf jobs uv run --flavor l4x1 --secrets HF_TOKEN --timeout 8h score-dataset.py user/pool user/out --budget 1e9
+
+INPUT is a Hub data set (or a local path), OUTPUT the repository to publish to: private unless --public. No --budget:
+all scored rows are published. Work is kept in --work-dir: run the same command again after an interruption.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", help="Hub data set or local path with long documents")
+    parser.add_argument("output", help="user/name to publish to")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--name", help="configuration of INPUT")
+    parser.add_argument("--revision", help="revision of INPUT")
+    parser.add_argument("--text-column", default="text")
+    parser.add_argument("--model", default="ladm-nano", help="calculator: a name, a folder or a Hub id")
+    parser.add_argument("--budget", help="tokens to keep: 100M, 1e9, ...; default: publish all rows with their scores")
+    parser.add_argument("--by", default="domain", help="column of the domain to rank within; '' for none")
+    parser.add_argument("--max-samples", type=int, help="score only the first N rows: a trial")
+    parser.add_argument("--allow-cpu", action="store_true", help="go on without a GPU: slow")
+    parser.add_argument("--work-dir", help="folder for unfinished work; default: one named after OUTPUT")
+    parser.add_argument("--public", action="store_true", help="publish for everybody to see")
+    parser.add_argument("--pr", action="store_true", help="open a pull request instead of committing")
+    parser.add_argument("--dry-run", action="store_true", help="do all but publish; show what would be")
+    return parser.parse_args()
+
+
+def check_gpu(allow_cpu: bool) -> None:
+    import torch
+
+    if torch.cuda.is_available() or allow_cpu:
+        return
+    sys.exit(
+        "error: no CUDA device. On Jobs ask for one (--flavor l4x1); on this machine install a CUDA build of torch, or "
+        "pass --allow-cpu for a small trial."
+    )
+
+
+def main() -> None:
+    args = parse()
+    check_gpu(args.allow_cpu)
+    from datasets import load_dataset
+
+    from ladm_hf import LadmError, LadmScorer, publish, score_dataset, select
+    from ladm_hf.options import parse_tokens
+
+    work = args.work_dir or os.path.join(tempfile.gettempdir(), "ladm-" + args.output.replace("/", "--"))
+    try:
+        budget = parse_tokens(args.budget) if args.budget else None
+        source, options = args.input, {"split": args.split, "name": args.name, "revision": args.revision}
+        if args.max_samples:
+            source = load_dataset(args.input, args.name, split=args.split, revision=args.revision, streaming=True)
+            source, options = source.take(args.max_samples), {}
+            work += f"-first-{args.max_samples}"
+        scored = score_dataset(source, work, LadmScorer(args.model, text_column=args.text_column), **options)
+        if int(os.environ.get("RANK") or 0):
+            return  # the first rank alone selects and publishes
+        result = work
+        if budget:
+            by = args.by if args.by and args.by.split(".")[0] in scored.column_names else None
+            result = select(work, budget_tokens=budget, by=by)
+            print(result.summary())
+        commit = publish(
+            result, args.output, private=not args.public, create_pr=args.pr, dry_run=args.dry_run,
+            source_dataset=None if os.path.exists(args.input) else args.input,
+            command=f"uv run score-dataset.py {args.input} {args.output} --model {args.model}"
+            + (f" --budget {args.budget} --by '{args.by}'" if budget else ""),
+        )  # fmt: skip
+    except (LadmError, OSError) as error:
+        sys.exit(f"error: {error}")
+    if commit is not None:
+        print(f"Published: {commit.pr_url or commit.commit_url}")
+
+
+if __name__ == "__main__":
+    main()

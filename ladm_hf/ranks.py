@@ -1,0 +1,90 @@
+"""The processes of one launch: who am I, and telling the others what rank 0 found."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ladm_hf.errors import RunError
+
+T = TypeVar("T")
+
+_WORLD_VARIABLES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+# A rank waits for the others as long as one chunk takes, and for rank 0 as long as it looks through the data.
+TIMEOUT = datetime.timedelta(days=2)
+
+
+class Ranks:
+    """The ranks of a launch under `torchrun`, `accelerate launch` or `mpirun`; one where there is no launcher.
+
+    Attributes:
+        index (`int`): number of this process, from 0.
+        local (`int`): its number on this host.
+        world (`int`): how many there are.
+
+    Raises:
+        RunError: the launcher started several processes that do not see each other.
+    """
+
+    def __init__(self) -> None:
+        self.index, self.local, self.world = 0, 0, 1
+        self._state: Any = None
+        launched = max(int(os.environ.get(name) or 1) for name in _WORLD_VARIABLES)
+        if launched == 1:
+            return
+        import torch
+        from accelerate import PartialState
+
+        self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
+        self.world = self._state.num_processes
+        if self.world != launched:
+            raise RunError(
+                f"the launcher started {launched} processes but this one sees {self.world}, so each would score "
+                "everything. On machines without a GPU, make no Accelerator or PartialState before this call, or make "
+                "it with cpu=True."
+            )
+        self.index, self.local = self._state.process_index, self._state.local_process_index
+
+    @property
+    def is_main(self) -> bool:
+        return self.index == 0
+
+    def share(self, find: Callable[[], T]) -> T:
+        """What `find()` returns or raises on rank 0, on every rank."""
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = find()
+            except Exception as error:  # raised again below, here and on the other ranks
+                outcome[1] = error
+        if self._state is not None:
+            from accelerate.utils import broadcast_object_list
+
+            sent = [outcome[0], None if outcome[1] is None else _portable(outcome[1])]
+            broadcast_object_list(sent, from_process=0)
+            if not self.is_main:
+                outcome = sent
+        if outcome[1] is not None:
+            raise outcome[1]
+        found: T = outcome[0]
+        return found
+
+    def wait(self) -> None:
+        """Waits until every rank is here."""
+        if self._state is not None:
+            try:
+                self._state.wait_for_everyone()
+            except RuntimeError as error:
+                raise RunError(
+                    "another rank of this launch stopped, see its log. Finished chunks are kept: run the same command "
+                    "again."
+                ) from error
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that another process can unpickle."""
+    from ladm_hf.errors import LadmError
+
+    return error if isinstance(error, LadmError) else RunError(f"rank 0 failed: {type(error).__name__}: {error}")

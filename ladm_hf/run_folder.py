@@ -1,0 +1,398 @@
+"""The folder of a run: who may write it, which chunks are finished, and how a file becomes finished at once.
+
+    OUTPUT/run.json                                what is scored, with what, and the chunks
+    OUTPUT/data/train-00012-of-00064.parquet       the scored data, there only when all of them are
+    OUTPUT/scores.jsonl                            on request
+    OUTPUT/logs/rank-00000.log
+    OUTPUT/.ladm/data/                             finished chunks of an unfinished run; renamed to data/ as a whole
+    OUTPUT/.ladm/chunks/00012.json                 rows, tokens and checksum of a finished chunk
+    OUTPUT/.ladm/claims/<launch>/00012             the chunk has been taken by a rank of this launch
+    OUTPUT/.ladm/ranks/00000.json                  what a rank is doing
+    OUTPUT/.ladm/lock                              the launch that writes
+
+A chunk is finished when its parquet file has the size and checksum that its record tells. The record is written before
+the file is renamed into place, so neither a crash nor a second launch can make half a file count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import psutil
+import xxhash
+
+from ladm_hf.errors import ResumeError, RunError, RunLockedError, StorageError
+
+RUN_FILE = "run.json"
+FORMAT = 1
+# Seconds between two signs of life of a launch, and without one after which a launch on another host is dead.
+HEARTBEAT = 5.0
+LEASE = 60.0
+# Seconds that a launch on this host is given to notice that its launcher has died.
+GRACE = 5.0
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class RunFolder:
+    """Paths and records of one run.
+
+    Args:
+        path (`str` or path): the output folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        if "://" in os.fspath(path):
+            raise RunError(
+                f"the output must be a folder that all ranks share, found the URL {os.fspath(path)!r}: "
+                "write to a folder and copy or publish it from there"
+            )
+        self.path = Path(path).expanduser().absolute()
+        self.hidden = self.path / ".ladm"
+        self.pending = self.hidden / "data"
+        self.data = self.path / "data"
+        self.jsonl = self.path / "scores.jsonl"
+
+    # run.json
+
+    def load(self) -> dict[str, Any] | None:
+        """What `run.json` holds, `None` where there is no run.
+
+        Raises:
+            ResumeError: it is no `run.json` of ours.
+        """
+        file = self.path / RUN_FILE
+        if not file.is_file():
+            return None
+        try:
+            run = json.loads(file.read_text(encoding="utf-8"))
+            if run["format"] != FORMAT:
+                raise ResumeError(f"{file} has format {run['format']}, this version writes {FORMAT}: use --restart")
+        except (ValueError, KeyError, TypeError) as error:
+            raise ResumeError(f"{file} cannot be read ({error}): restore it, or begin anew with --restart") from error
+        assert isinstance(run, dict)
+        return run
+
+    def save(self, run: dict[str, Any]) -> None:
+        write_atomically(self.path / RUN_FILE, json.dumps(run, indent=1))
+
+    def check_new(self) -> None:
+        """Refuses a folder that holds somebody else's data."""
+        for path in (self.data, self.jsonl):
+            if path.exists():
+                raise RunError(f"{self.path} has no {RUN_FILE} but already a {path.name}: choose another output folder")
+
+    def clear(self) -> None:
+        """Removes the run, but not the lock."""
+        (self.path / RUN_FILE).unlink(missing_ok=True)
+        self.jsonl.unlink(missing_ok=True)
+        for folder in (self.data, self.pending, self.hidden / "chunks", self.hidden / "claims", self.hidden / "ranks"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def prepare(self, launch: str) -> None:
+        """Makes the folders of a launch and removes what dead launches left."""
+        shutil.rmtree(self.hidden / "claims", ignore_errors=True)
+        shutil.rmtree(self.hidden / "ranks", ignore_errors=True)
+        for folder in (self.pending, self.hidden / "chunks", self._claims(launch), self.hidden / "ranks"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.hidden, self.pending, self.hidden / "chunks"):
+            for leftover in folder.glob("*.tmp-*"):
+                leftover.unlink(missing_ok=True)
+        (self.path / "logs").mkdir(exist_ok=True)
+
+    # Chunks
+
+    def chunk_name(self, run: dict[str, Any], chunk: int) -> str:
+        return f"{run['split']}-{chunk:05d}-of-{num_chunks(run):05d}.parquet"
+
+    def chunk_file(self, run: dict[str, Any], chunk: int) -> Path:
+        """The file of a finished chunk, wherever it is by now."""
+        return (self.data if self.data.is_dir() else self.pending) / self.chunk_name(run, chunk)
+
+    def finished(self, run: dict[str, Any]) -> set[int]:
+        """Chunks whose file is there, looked at only by name."""
+        folder = self.data if self.data.is_dir() else self.pending
+        names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+        return {chunk for chunk in range(num_chunks(run)) if self.chunk_name(run, chunk) in names}
+
+    def record(self, chunk: int) -> dict[str, Any] | None:
+        """The record of a finished chunk, whose file may still be missing or broken."""
+        try:
+            record = json.loads((self.hidden / "chunks" / f"{chunk:05d}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return record if isinstance(record, dict) else None
+
+    def records(self, run: dict[str, Any]) -> dict[int, dict[str, Any]]:
+        """The records of all chunks whose file is there with the right size; checksums are not looked at."""
+        found = {}
+        folder = self.data if self.data.is_dir() else self.pending
+        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)} if folder.is_dir() else {}
+        for chunk in range(num_chunks(run)):
+            record = self.record(chunk) if self.chunk_name(run, chunk) in sizes else None
+            if record is not None and record.get("size") == sizes[self.chunk_name(run, chunk)]:
+                found[chunk] = record
+        return found
+
+    def is_sound(self, run: dict[str, Any], chunk: int) -> bool:
+        """Whether a chunk is finished: size and checksum of its file are those on record."""
+        record = self.record(chunk)
+        file = self.chunk_file(run, chunk)
+        try:
+            return record is not None and record["size"] == file.stat().st_size and record["hash"] == hash_file(file)
+        except (OSError, KeyError):
+            return False
+
+    def finish(
+        self, run: dict[str, Any], chunk: int, write: Callable[[Path], dict[str, Any]], *, attempt: str
+    ) -> dict[str, Any]:
+        """Writes a chunk so that it is there whole or not at all, and returns its record.
+
+        Args:
+            write: writes the given file and returns the chunk's figures for the record.
+            attempt (`str`): part of the temporary name, different for each writer.
+
+        Raises:
+            StorageError: the file system refused; nothing half-written is left.
+        """
+        target = self.pending / self.chunk_name(run, chunk)
+        temporary = target.with_name(f"{target.name}.tmp-{attempt}")
+        try:
+            figures = write(temporary)
+            with storage_errors(self.path, f"chunk {chunk}"):
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
+                record = {**figures, "size": temporary.stat().st_size, "hash": hash_file(temporary)}
+                write_atomically(self.hidden / "chunks" / f"{chunk:05d}.json", json.dumps(record))
+                os.replace(temporary, target)
+                _sync_folder(self.pending)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        return record
+
+    def claim(self, launch: str, chunk: int) -> bool:
+        """Takes a chunk for this rank; false where another rank of the launch has it."""
+        with storage_errors(self.path, "a claim"):
+            try:
+                os.close(os.open(self._claims(launch) / f"{chunk:05d}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            except FileExistsError:
+                return False
+            except FileNotFoundError as error:
+                raise RunError(f"the run in {self.path} was removed or taken over by another launch") from error
+        return True
+
+    def publish(self) -> None:
+        """Turns the finished chunks into `data/`, at once."""
+        with storage_errors(self.path, "data/"):
+            if not self.data.is_dir():
+                os.rename(self.pending, self.data)
+                _sync_folder(self.path)
+
+    def reopen(self) -> None:
+        """Takes `data/` back, because a chunk in it is broken."""
+        if self.data.is_dir():
+            shutil.rmtree(self.pending, ignore_errors=True)
+            os.rename(self.data, self.pending)
+
+    def _claims(self, launch: str) -> Path:
+        return self.hidden / "claims" / launch
+
+    # Ranks
+
+    def report(self, rank: int, values: dict[str, Any]) -> None:
+        """Tells what a rank is doing. A full disk does not stop it."""
+        with contextlib.suppress(OSError, StorageError):
+            write_atomically(
+                self.hidden / "ranks" / f"{rank:05d}.json", json.dumps({**values, "time": time.time()}), sync=False
+            )
+
+    def ranks(self) -> dict[int, dict[str, Any]]:
+        """The last report of each rank."""
+        reports = {}
+        for file in sorted((self.hidden / "ranks").glob("*.json")):
+            with contextlib.suppress(OSError, ValueError):
+                reports[int(file.stem)] = json.loads(file.read_text(encoding="utf-8"))
+        return reports
+
+
+class RunLock:
+    """The right to write a run's folder, held by one launch at a time.
+
+    The lock file names host, process and start time, and its modification time is the last sign of life. A launch on
+    this host is dead when its process is; one on another host when it gave no sign for [`LEASE`] seconds, by the file
+    system's own clock.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.path = folder.hidden / "lock"
+        self.launch = uuid.uuid4().hex[:12]
+
+    def acquire(self, say: Callable[[str], None] = lambda message: None) -> None:
+        """Takes the lock, waiting where a dead launch cannot be told from a live one yet.
+
+        Raises:
+            RunLockedError: another launch is alive.
+        """
+        with storage_errors(self.folder.path, "the lock"):
+            self.folder.hidden.mkdir(parents=True, exist_ok=True)
+            began = time.monotonic()
+            first = self._last_beat()
+            told = False
+            while True:
+                with self._guard():
+                    owner = self.owner()
+                    patience = 0.0 if owner is None else self._patience(owner)
+                    if patience == 0.0:
+                        self._take()
+                        return
+                beats = patience > GRACE and self._last_beat() != first
+                if beats or time.monotonic() - began >= patience:
+                    raise RunLockedError(
+                        f"another launch is writing {self.folder.path}: {describe_owner(owner)}. Wait for it or stop "
+                        f"it; `ladm score --status {self.folder.path}` shows how far it is."
+                    )
+                if not told and patience > GRACE:
+                    say(f"{describe_owner(owner)} may have died: waiting up to {patience:.0f} s for a sign of life")
+                    told = True
+                time.sleep(0.25)
+
+    def owner(self) -> dict[str, Any] | None:
+        """The launch in the lock file."""
+        try:
+            owner = json.loads(self.path.read_text(encoding="utf-8"))
+            return owner if isinstance(owner, dict) and "pid" in owner else None
+        except (OSError, ValueError):
+            return None
+
+    def is_alive(self) -> bool:
+        """Whether a launch that may be alive holds the lock."""
+        owner = self.owner()
+        return owner is not None and self._patience(owner) > 0.0
+
+    def held(self) -> bool:
+        """Whether this launch still has it."""
+        owner = self.owner()
+        return owner is not None and owner.get("launch") == self.launch
+
+    def beat(self) -> None:
+        """Gives a sign of life. It needs no space on the disk."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+
+    def release(self) -> None:
+        if not self.held():
+            return
+        with self._guard():
+            if self.held():
+                self.path.unlink(missing_ok=True)
+
+    def _take(self) -> None:
+        me = psutil.Process()
+        owner = {"host": socket.gethostname(), "pid": me.pid, "started": me.create_time(), "launch": self.launch}
+        write_atomically(self.path, json.dumps(owner))
+
+    def _last_beat(self) -> float:
+        try:
+            return self.path.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def _patience(self, owner: dict[str, Any]) -> float:
+        """Seconds to wait for the end of a launch: 0 where it is dead."""
+        if owner.get("host") == socket.gethostname():
+            try:
+                alive = abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 2.0
+            except (psutil.NoSuchProcess, KeyError):
+                alive = False
+            except psutil.AccessDenied:
+                alive = True
+            return GRACE if alive else 0.0
+        quiet = self._now() - self._last_beat()
+        return 0.0 if quiet > LEASE else LEASE + 2 * HEARTBEAT
+
+    def _now(self) -> float:
+        """The time by the clock of the folder's file system."""
+        probe = self.path.with_name(f"clock.tmp-{uuid.uuid4().hex}")
+        try:
+            probe.touch()
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Keeps two launches from judging the lock at the same moment."""
+        with filelock.FileLock(self.path.with_name("lock.guard")):
+            yield
+
+
+def describe_owner(owner: dict[str, Any] | None) -> str:
+    if owner is None:
+        return "a launch"
+    return f"process {owner.get('pid')} on {owner.get('host')}"
+
+
+def num_chunks(run: dict[str, Any]) -> int:
+    return len(run["edges"]) - 1
+
+
+def hash_file(path: Path) -> str:
+    """xxh3 of a file's bytes."""
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, text: str, *, sync: bool = True) -> None:
+    """Writes a small file so that it is there whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path, what: str) -> Iterator[None]:
+    """Turns the errors of a full or read-only file system into one that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE or "No space left" in str(error) or "quota exceeded" in str(error).lower():
+            raise StorageError(
+                f"no space left in {path}, while writing {what}. Finished chunks are kept and nothing half-written is "
+                "left: free some space and run the same command again."
+            ) from error
+        raise StorageError(f"cannot write {what} in {path}: {error}") from error
+
+
+def _sync_folder(path: Path) -> None:
+    """Makes a rename survive a power cut, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
