@@ -34,7 +34,15 @@ import pyarrow.parquet as pq
 import torch
 
 from ladm_hf import __version__
-from ladm_hf.chunks import SCORE_COLUMNS, SCORE_FIELDS, GroupWriter, balanced_edges, documents, output_schema
+from ladm_hf.chunks import (
+    SCORE_COLUMNS,
+    SCORE_FIELDS,
+    GroupWriter,
+    balanced_edges,
+    documents,
+    load_files,
+    output_schema,
+)
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import ConfigError, InputError, LadmError, ResumeError, RowError, RunError
 from ladm_hf.heartbeat import Heartbeat
@@ -470,15 +478,9 @@ def _terminable() -> Iterator[None]:
 
 
 def _load(folder: RunFolder) -> Dataset:
-    from datasets import Dataset, load_dataset
-
     run = folder.load()
     assert run is not None
-    if not any(record["rows"] for record in folder.records(run).values()):
-        # load_dataset knows no split without rows
-        return Dataset(pq.read_table(folder.chunk_file(run, 0)))
-    files = [str(folder.chunk_file(run, chunk)) for chunk in range(num_chunks(run))]
-    return load_dataset("parquet", data_files={run["split"]: files}, split=run["split"])
+    return load_files([folder.chunk_file(run, chunk) for chunk in range(num_chunks(run))], run["split"])
 
 
 def rerun_command(arguments: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -18,26 +19,9 @@ from datasets import Dataset
 from ladm_hf import LadmConfig, LadmScorer
 
 ROOT = Path(__file__).parents[1]
-GEOMETRY = LadmConfig(span_length=16, max_length=512, ablation="no_std", heads=((3, 1), (3, 2)))
-OPTIONS = ["--span-length", "16", "--max-length", "512"]
+GEOMETRY = LadmConfig(span_length=8, max_length=256, ablation="no_std", heads=((3, 1), (3, 2)))
+OPTIONS = ["--span-length", "8", "--max-length", "256"]
 WORDS = "the of a river stone light under window never answer seven green paper walks slowly machine".split()
-    "the",
-    "of",
-    "a",
-    "river",
-    "stone",
-    "light",
-    "under",
-    "window",
-    "never",
-    "answer",
-    "seven",
-    "green",
-    "paper",
-    "walks",
-    "slowly",
-    "machine",
-]
 
 
 def scorer(**options: Any) -> LadmScorer:
@@ -51,7 +35,7 @@ def document(words: int, seed: int) -> str:
 def rows(count: int = 24) -> list[dict[str, Any]]:
     """Documents of which every third is too short for the small geometry."""
     return [
-        {"id": f"row-{n}", "text": document(60 if n % 3 == 2 else 350 + 10 * n, n), "meta": {"set": "ab"[n % 2]}}
+        {"id": f"row-{n}", "text": document(40 if n % 3 == 2 else 200 + 5 * n, n), "meta": {"set": "ab"[n % 2]}}
         for n in range(count)
     ]
 
@@ -72,6 +56,7 @@ def bits(scored: Any) -> list[tuple[Any, int, int, str]]:
     return list(zip(ids, values, list(scored["ladm_num_tokens"]), list(scored["ladm_status"]), strict=True))
 
 
+@functools.cache
 def expected(count: int = 24) -> list[tuple[Any, int, int, str]]:
     """What the scorer alone says about `rows(count)`."""
     found = rows(count)
