@@ -41,6 +41,10 @@ class Heartbeat:
             f"launch {launch}: rank {ranks.index} of {ranks.world}, process {os.getpid()} on {socket.gethostname()}"
         )
 
+    def start(self) -> None:
+        self.report()
+        self.thread.start()
+
     def _beat(self) -> None:
         beats = 0
         while not self.stopped.wait(1.0):

@@ -196,7 +196,7 @@ class _Launch:
         self.column = document_column(self.source_schema, _candidates(self.scorer))
         self.schema = output_schema(self.source_schema, self.scorer, self.run["identity"]["scores_only"])
         self.heart = Heartbeat(self.folder, self.run, self.launch, self.ranks, self.lock, self.progress)
-        self.heart.thread.start()
+        self.heart.start()
         return True
 
     def _create_or_resume(

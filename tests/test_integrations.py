@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,16 @@ def scores(rows: list[dict[str, Any]]) -> list[Any]:
 def test_ray_data(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs ladm-hf[ray]")
     source, out = parquet(tmp_path / "in.parquet", 9), tmp_path / "out.json"
-    options = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TMPDIR": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
+    # a short path, for the sockets in it
+    temporary = tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True)
+    options = {
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TMPDIR": temporary.name, "RAY_USAGE_STATS_ENABLED": "0",
+    }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", RAY, str(source), str(out)], cwd=ROOT, env={**environment(), **options},
         capture_output=True, text=True, timeout=240,
     )  # fmt: skip
+    temporary.cleanup()
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     rows = sorted(found["RowScorer"], key=lambda row: int(row["id"].split("-")[1]))
