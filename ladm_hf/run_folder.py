@@ -66,6 +66,10 @@ class RunFolder:
 
     # run.json
 
+    def exists(self) -> bool:
+        """Whether a run was ever begun here."""
+        return (self.path / RUN_FILE).is_file()
+
     def load(self) -> dict[str, Any] | None:
         """What `run.json` holds, `None` where there is no run.
 
@@ -73,7 +77,7 @@ class RunFolder:
             ResumeError: it is no `run.json` of ours.
         """
         file = self.path / RUN_FILE
-        if not file.is_file():
+        if not self.exists():
             return None
         try:
             run = json.loads(file.read_text(encoding="utf-8"))

@@ -177,6 +177,12 @@ class _Launch:
         self.part_tokens = FIRST_PART_TOKENS
         self.heart: Heartbeat | None = None
 
+    @property
+    def _most_tokens(self) -> int:
+        """Tokens beyond which a document costs no more."""
+        config = self.scorer.config
+        return config.max_length if config.overflow == "truncate" else sys.maxsize
+
     # Before the work
 
     def begin(self, options: dict[str, Any], chunks: int | None, jsonl: bool, restart: bool) -> bool:
@@ -203,15 +209,18 @@ class _Launch:
         self, options: dict[str, Any], chunks: int | None, jsonl: bool, restart: bool
     ) -> tuple[dict[str, Any], str] | None:
         assert self.lock is not None
-        self.folder.path.mkdir(parents=True, exist_ok=True)
+        with storage_errors(self.folder.path, "the folder"):
+            self.folder.path.mkdir(parents=True, exist_ok=True)
         self.lock.acquire(self._say)
-        run = self.folder.load() if not restart else None
-        if restart:
-            self.folder.clear()
+        again = restart and self.folder.exists()
+        run = None if again else self.folder.load()
         identity = {**options, **_identity(self.scorer), "data": self.source.fingerprint()}
         if run is None:
-            self.folder.check_new()
+            if not again:
+                self.folder.check_new()
             run = self._plan(identity, chunks)
+            if again:
+                self.folder.clear()
         else:
             _check_same(run, identity, chunks, self.folder)
             if self._is_complete(run):
@@ -231,7 +240,7 @@ class _Launch:
 
     def _plan(self, identity: dict[str, Any], chunks: int | None) -> dict[str, Any]:
         """Looks at the data and fixes the chunks."""
-        survey = self.source.survey(_candidates(self.scorer), self.scorer.config.max_length)
+        survey = self.source.survey(_candidates(self.scorer), self._most_tokens)
         output_schema(survey.schema, self.scorer, identity["scores_only"])
         edges = balanced_edges(survey, chunks)
         run = {
@@ -310,7 +319,7 @@ class _Launch:
         columns = [root_column(self.source_schema, self.column)] if scores_only else None
         start, stop = self.run["edges"][chunk : chunk + 2]
         for found in self._read(start, stop, columns):
-            costs = 1 + np.minimum(lengths(pick(found.table, self.column)), self.scorer.config.max_length)
+            costs = 1 + np.minimum(lengths(pick(found.table, self.column)), self._most_tokens)
             low = 0
             while low < len(costs):
                 high = low + max(1, int(np.searchsorted(np.cumsum(costs[low:]), self.part_tokens, "right")))

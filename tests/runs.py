@@ -112,5 +112,5 @@ def kill(process: subprocess.Popen[str], *, tree: bool = True) -> None:
     for victim in [process, *ranks]:
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()
-    process.wait()
+    process.communicate()
     psutil.wait_procs(ranks, timeout=10)

@@ -241,6 +241,30 @@ def test_another_identity_is_refused_with_every_difference(tmp_path: Path) -> No
     assert quick(dataset(), tmp_path / "new", restart=True).num_rows == 24
 
 
+def test_restart_touches_no_data_but_a_runs(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(RunError, match="already a data"):
+        quick(dataset(), tmp_path, restart=True)
+    quick(dataset(), tmp_path / "out")
+    with pytest.raises(ColumnError):
+        quick(dataset(), tmp_path / "out", QuickScorer(text_column="body"), restart=True)
+    assert bits(quick(dataset(), tmp_path / "out")) == quick_expected()
+    (tmp_path / "out" / "run.json").write_text("{")
+    with pytest.raises(ResumeError, match="cannot be read"):
+        quick(dataset(), tmp_path / "out")
+    assert bits(quick(dataset(), tmp_path / "out", restart=True)) == quick_expected()
+
+
+def test_windows_cost_what_they_are_long(tmp_path: Path) -> None:
+    texts = [document(3000, 0), *(document(300, n) for n in range(10))]
+    for overflow, most in (("truncate", 11), ("windows", 2)):
+        config = LadmConfig(span_length=8, max_length=256, overflow=overflow)  # type: ignore[arg-type]
+        quick(Dataset.from_dict({"text": texts}), tmp_path / overflow, QuickScorer(config=config), num_chunks=2)
+        files = sorted((tmp_path / overflow / "data").iterdir())
+        assert pq.read_metadata(files[0]).num_rows <= most
+    assert pq.read_metadata(files[0]).num_rows == 1
+
+
 def test_options_that_cannot_work_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="num_chunks"):
         quick(dataset(), tmp_path, num_chunks=0)
