@@ -628,7 +628,7 @@ def _open_hub(repo_id: str, split: str | None, name: str | None, revision: str |
     try:
         builder = load_dataset_builder(repo_id, name, revision=revision)
         files = builder.config.data_files
-        if type(builder).__name__ in ("Parquet", "Json") and files:
+        if {kind.__name__ for kind in type(builder).__mro__} & {"Parquet", "Json"} and files:
             paths = [str(file) for file in _one_split(files, split, f"the data set {repo_id!r}")]
             fs, _ = fsspec.url_to_fs(paths[0])
             return _source_of(fs, [fs._strip_protocol(file) for file in paths], repo_id)

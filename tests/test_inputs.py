@@ -217,7 +217,9 @@ def test_a_hub_data_set_is_read_file_by_file(tmp_path: Path, monkeypatch: pytest
     import datasets
 
     file = str(parquet(tmp_path / "train-0.parquet"))
-    parquet_builder = type("Parquet", (FakeBuilder,), {})({"train": [file], "test": [file]})
+    # the builder of a repository is a class of its own, made from the format's
+    kind = type("ParquetOwnerName", (type("Parquet", (FakeBuilder,), {}),), {})
+    parquet_builder = kind({"train": [file], "test": [file]})
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda *args, **options: parquet_builder)
     source = open_source("owner/name", split="train")
     assert isinstance(source, ParquetSource)
