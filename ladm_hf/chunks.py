@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ladm_hf.errors import ColumnError
-from ladm_hf.inputs import Survey
 from ladm_hf.run_folder import storage_errors
+from ladm_hf.sources import Survey
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -26,8 +26,9 @@ from tqdm.auto import tqdm
 from ladm_hf.calculators import DEFAULT, Calculator, resolve
 from ladm_hf.chunks import GroupWriter, balanced_edges, documents, load_files
 from ladm_hf.errors import ConfigError, RunError
-from ladm_hf.inputs import Rows, Source, document_column, open_source, pick
+from ladm_hf.inputs import open_source
 from ladm_hf.run_folder import RunFolder, storage_errors
+from ladm_hf.sources import Rows, Source, document_column, pick
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -46,7 +46,7 @@ from ladm_hf.chunks import (
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import ConfigError, InputError, LadmError, ResumeError, RowError, RunError
 from ladm_hf.heartbeat import Heartbeat
-from ladm_hf.inputs import DatasetSource, Rows, Source, document_column, lengths, open_source, pick, root_column
+from ladm_hf.inputs import open_source
 from ladm_hf.progress import run_status
 from ladm_hf.ranks import Ranks
 from ladm_hf.run_folder import (
@@ -57,6 +57,7 @@ from ladm_hf.run_folder import (
     storage_errors,
 )
 from ladm_hf.scorer import LadmScorer
+from ladm_hf.sources import DatasetSource, Rows, Source, document_column, lengths, pick, root_column
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

@@ -18,7 +18,7 @@ from runs import GEOMETRY, bits, dataset, document, expected, parquet, result, r
 
 from ladm_hf import LadmConfig, LadmScorer, chunks, run_status, runner, score_dataset
 from ladm_hf.errors import ColumnError, ConfigError, InputError, ResumeError, RowError, RunError, StorageError
-from ladm_hf.inputs import ParquetSource
+from ladm_hf.parquet_files import ParquetSource
 
 QUICK = LadmConfig(span_length=16, max_length=512)
 
