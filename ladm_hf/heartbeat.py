@@ -15,7 +15,8 @@ from typing import Any
 from ladm_hf.errors import RunError
 from ladm_hf.progress import ProgressBar
 from ladm_hf.ranks import Ranks
-from ladm_hf.run_folder import HEARTBEAT, RunFolder, RunLock
+from ladm_hf.run_folder import RunFolder
+from ladm_hf.run_lock import HEARTBEAT, RunLock
 
 
 class Heartbeat:

@@ -49,13 +49,8 @@ from ladm_hf.heartbeat import Heartbeat
 from ladm_hf.inputs import open_source
 from ladm_hf.progress import run_status
 from ladm_hf.ranks import Ranks
-from ladm_hf.run_folder import (
-    FORMAT,
-    RunFolder,
-    RunLock,
-    num_chunks,
-    storage_errors,
-)
+from ladm_hf.run_folder import FORMAT, RunFolder, num_chunks, storage_errors
+from ladm_hf.run_lock import RunLock
 from ladm_hf.scorer import LadmScorer
 from ladm_hf.sources import DatasetSource, Rows, Source, document_column, lengths, pick, root_column
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from ladm_hf import progress, run_status, score_dataset
 from ladm_hf.cli import app
 from ladm_hf.progress import ProgressBar, count, duration
-from ladm_hf.run_folder import RunFolder, RunLock
+from ladm_hf.run_folder import RunFolder
+from ladm_hf.run_lock import RunLock
 from ladm_hf.runner import rerun_command
 
 
