@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ladm_hf.errors import ColumnError
-from ladm_hf.inputs import Survey
 from ladm_hf.run_folder import storage_errors
+from ladm_hf.sources import Survey
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from ladm_hf.scorer import LadmScorer
 
 # Estimated tokens of a chunk, where that makes between MIN_CHUNKS and MAX_CHUNKS of them.
@@ -135,3 +138,12 @@ def output_schema(schema: pa.Schema, scorer: LadmScorer, scores_only: bool) -> p
         features = Features({**Features.from_arrow_schema(schema), **scorer.features})
         metadata.update(features.arrow_schema.metadata)
     return pa.schema([*schema, *SCORE_FIELDS], metadata=metadata)
+
+
+def load_files(files: Sequence[Path], split: str) -> Dataset:
+    """Parquet files as one data set, also where they hold no row, which `load_dataset` does not take."""
+    from datasets import Dataset, load_dataset
+
+    if not any(pq.read_metadata(file).num_rows for file in files):
+        return Dataset(pq.read_table(files[0]))
+    return load_dataset("parquet", data_files={split: [str(file) for file in files]}, split=split)

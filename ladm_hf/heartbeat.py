@@ -15,7 +15,8 @@ from typing import Any
 from ladm_hf.errors import RunError
 from ladm_hf.progress import ProgressBar
 from ladm_hf.ranks import Ranks
-from ladm_hf.run_folder import HEARTBEAT, RunFolder, RunLock
+from ladm_hf.run_folder import RunFolder
+from ladm_hf.run_lock import HEARTBEAT, RunLock
 
 
 class Heartbeat:
@@ -40,6 +41,10 @@ class Heartbeat:
         self.log(
             f"launch {launch}: rank {ranks.index} of {ranks.world}, process {os.getpid()} on {socket.gethostname()}"
         )
+
+    def start(self) -> None:
+        self.report()
+        self.thread.start()
 
     def _beat(self) -> None:
         beats = 0

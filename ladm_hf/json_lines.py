@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ladm_hf import inputs
+from ladm_hf import sources
 from ladm_hf.errors import InputError
-from ladm_hf.inputs import FileSource, Rows, Survey
+from ladm_hf.sources import FileSource, Rows, Survey
 
 # Of a file that is not looked through, so much of its beginning tells the columns.
 HEAD_BYTES = 8 << 20
@@ -49,7 +49,7 @@ class JsonLinesSource(FileSource):
     def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
         sizes = [self._size(path) for path in self.paths]
         self._offsets = np.cumsum([0, *sizes]).astype(np.int64)
-        self._whole = self.local and sum(sizes) <= inputs.SURVEY_BYTES
+        self._whole = self.local and sum(sizes) <= sources.SURVEY_BYTES
         positions: list[int] = []
         costs: list[float] = []
         total = 0.0
@@ -63,13 +63,13 @@ class JsonLinesSource(FileSource):
                     if not positions or int(self._offsets[file]) + start - positions[-1] >= _GRAIN:
                         positions.append(int(self._offsets[file]) + start)
                         costs.append(total)
-                    total += 1 + min(max_tokens, len(line) / inputs.BYTES_PER_TOKEN)
+                    total += 1 + min(max_tokens, len(line) / sources.BYTES_PER_TOKEN)
         self._schema = schema
         if not self._whole:
-            positions, costs = self._offsets.tolist(), (self._offsets / inputs.BYTES_PER_TOKEN).tolist()
+            positions, costs = self._offsets.tolist(), (self._offsets / sources.BYTES_PER_TOKEN).tolist()
         else:
             positions, costs = [*positions, int(self._offsets[-1])], [*costs, total]
-        self._column = inputs.document_column(schema, candidates)
+        self._column = sources.document_column(schema, candidates)
         return Survey(schema, np.array(positions, np.int64), np.array(costs), self._layout(), exact=self._whole)
 
     def adopt(self, layout: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ class JsonLinesSource(FileSource):
     # Lines
 
     def _compression(self, path: str) -> str | None:
-        return "infer" if path.lower().endswith(inputs.COMPRESSED) else None
+        return "infer" if path.lower().endswith(sources.COMPRESSED) else None
 
     def _size(self, path: str) -> int:
         """Bytes of a file, unpacked."""
@@ -126,7 +126,7 @@ class JsonLinesSource(FileSource):
                 group.append((at, line))
                 size += len(line)
             at += len(line)
-            if size >= inputs.TABLE_BYTES or len(group) >= inputs.MAX_TABLE_ROWS:
+            if size >= sources.TABLE_BYTES or len(group) >= sources.MAX_TABLE_ROWS:
                 yield group
                 group, size = [], 0
         self._handle = (file, stop, at, handle)

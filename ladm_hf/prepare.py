@@ -24,10 +24,11 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from ladm_hf.calculators import DEFAULT, Calculator, resolve
-from ladm_hf.chunks import GroupWriter, balanced_edges, documents
+from ladm_hf.chunks import GroupWriter, balanced_edges, documents, load_files
 from ladm_hf.errors import ConfigError, RunError
-from ladm_hf.inputs import Rows, Source, document_column, open_source, pick
+from ladm_hf.inputs import open_source
 from ladm_hf.run_folder import RunFolder, storage_errors
+from ladm_hf.sources import Rows, Source, document_column, pick
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -113,9 +114,7 @@ def prepare_dataset(
         min_tokens=min_tokens, max_length=max_length, overflow=overflow, num_proc=num_proc, split=split, name=name,
         revision=revision, progress=progress,
     )  # fmt: skip
-    from datasets import load_dataset
-
-    return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+    return load_files(files, "train")
 
 
 def prepare_files(
@@ -244,7 +243,7 @@ def _prepared(job: _Job, tokenizer: Any, rows: Rows, first: int) -> Iterator[dic
         ids = encoded["input_ids"]
         index = other["index"] if isinstance(other.get("index"), int) else first + row
         # what the schema has no column for is left out
-        columns = {"meta": other, **other, "index": index}
+        columns = {"meta": other or None, **other, "index": index}
         for window, low in enumerate(range(0, len(ids) if job.overflow == "windows" else 1, job.max_length)):
             kept = ids[low : low + job.max_length]
             if len(kept) < max(1, job.min_tokens):

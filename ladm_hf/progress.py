@@ -11,7 +11,8 @@ from typing import Any, TextIO
 from tqdm.auto import tqdm
 
 from ladm_hf.errors import RunError
-from ladm_hf.run_folder import RunFolder, RunLock, describe_owner, num_chunks
+from ladm_hf.run_folder import RunFolder, num_chunks
+from ladm_hf.run_lock import RunLock, describe_owner
 
 # Seconds between two lines in a log: the first soon, then at longer and longer intervals.
 FIRST_LINE = 10.0

@@ -34,21 +34,25 @@ import pyarrow.parquet as pq
 import torch
 
 from ladm_hf import __version__
-from ladm_hf.chunks import SCORE_COLUMNS, SCORE_FIELDS, GroupWriter, balanced_edges, documents, output_schema
+from ladm_hf.chunks import (
+    SCORE_COLUMNS,
+    SCORE_FIELDS,
+    GroupWriter,
+    balanced_edges,
+    documents,
+    load_files,
+    output_schema,
+)
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import ConfigError, InputError, LadmError, ResumeError, RowError, RunError
 from ladm_hf.heartbeat import Heartbeat
-from ladm_hf.inputs import DatasetSource, Rows, Source, document_column, lengths, open_source, pick, root_column
+from ladm_hf.inputs import open_source
 from ladm_hf.progress import run_status
 from ladm_hf.ranks import Ranks
-from ladm_hf.run_folder import (
-    FORMAT,
-    RunFolder,
-    RunLock,
-    num_chunks,
-    storage_errors,
-)
+from ladm_hf.run_folder import FORMAT, RunFolder, num_chunks, storage_errors
+from ladm_hf.run_lock import RunLock
 from ladm_hf.scorer import LadmScorer
+from ladm_hf.sources import DatasetSource, Rows, Source, document_column, lengths, pick, root_column
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -169,6 +173,12 @@ class _Launch:
         self.part_tokens = FIRST_PART_TOKENS
         self.heart: Heartbeat | None = None
 
+    @property
+    def _most_tokens(self) -> int:
+        """Tokens beyond which a document costs no more."""
+        config = self.scorer.config
+        return config.max_length if config.overflow == "truncate" else sys.maxsize
+
     # Before the work
 
     def begin(self, options: dict[str, Any], chunks: int | None, jsonl: bool, restart: bool) -> bool:
@@ -188,22 +198,25 @@ class _Launch:
         self.column = document_column(self.source_schema, _candidates(self.scorer))
         self.schema = output_schema(self.source_schema, self.scorer, self.run["identity"]["scores_only"])
         self.heart = Heartbeat(self.folder, self.run, self.launch, self.ranks, self.lock, self.progress)
-        self.heart.thread.start()
+        self.heart.start()
         return True
 
     def _create_or_resume(
         self, options: dict[str, Any], chunks: int | None, jsonl: bool, restart: bool
     ) -> tuple[dict[str, Any], str] | None:
         assert self.lock is not None
-        self.folder.path.mkdir(parents=True, exist_ok=True)
+        with storage_errors(self.folder.path, "the folder"):
+            self.folder.path.mkdir(parents=True, exist_ok=True)
         self.lock.acquire(self._say)
-        run = self.folder.load() if not restart else None
-        if restart:
-            self.folder.clear()
+        again = restart and self.folder.exists()
+        run = None if again else self.folder.load()
         identity = {**options, **_identity(self.scorer), "data": self.source.fingerprint()}
         if run is None:
-            self.folder.check_new()
+            if not again:
+                self.folder.check_new()
             run = self._plan(identity, chunks)
+            if again:
+                self.folder.clear()
         else:
             _check_same(run, identity, chunks, self.folder)
             if self._is_complete(run):
@@ -223,7 +236,7 @@ class _Launch:
 
     def _plan(self, identity: dict[str, Any], chunks: int | None) -> dict[str, Any]:
         """Looks at the data and fixes the chunks."""
-        survey = self.source.survey(_candidates(self.scorer), self.scorer.config.max_length)
+        survey = self.source.survey(_candidates(self.scorer), self._most_tokens)
         output_schema(survey.schema, self.scorer, identity["scores_only"])
         edges = balanced_edges(survey, chunks)
         run = {
@@ -302,7 +315,7 @@ class _Launch:
         columns = [root_column(self.source_schema, self.column)] if scores_only else None
         start, stop = self.run["edges"][chunk : chunk + 2]
         for found in self._read(start, stop, columns):
-            costs = 1 + np.minimum(lengths(pick(found.table, self.column)), self.scorer.config.max_length)
+            costs = 1 + np.minimum(lengths(pick(found.table, self.column)), self._most_tokens)
             low = 0
             while low < len(costs):
                 high = low + max(1, int(np.searchsorted(np.cumsum(costs[low:]), self.part_tokens, "right")))
@@ -470,15 +483,9 @@ def _terminable() -> Iterator[None]:
 
 
 def _load(folder: RunFolder) -> Dataset:
-    from datasets import Dataset, load_dataset
-
     run = folder.load()
     assert run is not None
-    if not any(record["rows"] for record in folder.records(run).values()):
-        # load_dataset knows no split without rows
-        return Dataset(pq.read_table(folder.chunk_file(run, 0)))
-    files = [str(folder.chunk_file(run, chunk)) for chunk in range(num_chunks(run))]
-    return load_dataset("parquet", data_files={run["split"]: files}, split=run["split"])
+    return load_files([folder.chunk_file(run, chunk) for chunk in range(num_chunks(run))], run["split"])
 
 
 def rerun_command(arguments: Sequence[str]) -> str:

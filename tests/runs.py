@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -12,32 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 from datasets import Dataset
 
 from ladm_hf import LadmConfig, LadmScorer
 
 ROOT = Path(__file__).parents[1]
-GEOMETRY = LadmConfig(span_length=16, max_length=512, ablation="no_std", heads=((3, 1), (3, 2)))
-OPTIONS = ["--span-length", "16", "--max-length", "512"]
+GEOMETRY = LadmConfig(span_length=8, max_length=256, ablation="no_std", heads=((3, 1), (3, 2)))
+OPTIONS = ["--span-length", "8", "--max-length", "256"]
 WORDS = "the of a river stone light under window never answer seven green paper walks slowly machine".split()
-    "the",
-    "of",
-    "a",
-    "river",
-    "stone",
-    "light",
-    "under",
-    "window",
-    "never",
-    "answer",
-    "seven",
-    "green",
-    "paper",
-    "walks",
-    "slowly",
-    "machine",
-]
 
 
 def scorer(**options: Any) -> LadmScorer:
@@ -48,20 +33,20 @@ def document(words: int, seed: int) -> str:
     return " ".join(random.Random(seed).choices(WORDS, k=words))
 
 
-def rows(count: int = 24) -> list[dict[str, Any]]:
+def rows(count: int = 24, words: int = 200) -> list[dict[str, Any]]:
     """Documents of which every third is too short for the small geometry."""
     return [
-        {"id": f"row-{n}", "text": document(60 if n % 3 == 2 else 350 + 10 * n, n), "meta": {"set": "ab"[n % 2]}}
+        {"id": f"row-{n}", "text": document(40 if n % 3 == 2 else words + 5 * n, n), "meta": {"set": "ab"[n % 2]}}
         for n in range(count)
     ]
 
 
-def dataset(count: int = 24) -> Dataset:
-    return Dataset.from_list(rows(count))
+def dataset(count: int = 24, words: int = 200) -> Dataset:
+    return Dataset.from_list(rows(count, words))
 
 
-def parquet(path: Path, count: int = 24, row_group_size: int = 7) -> Path:
-    pq.write_table(dataset(count).with_format("arrow")[:], path, row_group_size=row_group_size)
+def parquet(path: Path, count: int = 24, row_group_size: int = 7, words: int = 200) -> Path:
+    pq.write_table(dataset(count, words).with_format("arrow")[:], path, row_group_size=row_group_size)
     return path
 
 
@@ -72,10 +57,11 @@ def bits(scored: Any) -> list[tuple[Any, int, int, str]]:
     return list(zip(ids, values, list(scored["ladm_num_tokens"]), list(scored["ladm_status"]), strict=True))
 
 
-def expected(count: int = 24) -> list[tuple[Any, int, int, str]]:
+@functools.cache
+def expected(count: int = 24, words: int = 200, config: LadmConfig = GEOMETRY) -> list[tuple[Any, int, int, str]]:
     """What the scorer alone says about `rows(count)`."""
-    found = rows(count)
-    result = scorer()({"text": [row["text"] for row in found]})
+    found = rows(count, words)
+    result = scorer(config=config)({"text": [row["text"] for row in found]})
     return bits(Dataset.from_dict({"id": [row["id"] for row in found], **result}))
 
 
@@ -119,7 +105,12 @@ def wait_for_chunks(process: subprocess.Popen[str], output: Path, count: int, li
         time.sleep(0.02)
 
 
-def kill(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
-    """Ends a launch with all its processes."""
-    os.killpg(process.pid, number)
+def kill(process: subprocess.Popen[str], *, tree: bool = True) -> None:
+    """Kills a launch, with all its processes or without."""
+    # torchrun puts its ranks into sessions of their own
+    ranks = psutil.Process(process.pid).children(recursive=True) if tree else []
+    for victim in [process, *ranks]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
     process.communicate()
+    psutil.wait_procs(ranks, timeout=10)

@@ -15,10 +15,12 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 from runs import dataset, parquet, rows
 
-from ladm_hf import inputs
+from ladm_hf import sources
 from ladm_hf.chunks import balanced_edges
 from ladm_hf.errors import ColumnError, InputError
-from ladm_hf.inputs import ParquetSource, Source, Survey, open_source
+from ladm_hf.inputs import open_source
+from ladm_hf.parquet_files import ParquetSource
+from ladm_hf.sources import Source, Survey
 
 IDS = [row["id"] for row in rows()]
 
@@ -32,7 +34,7 @@ def ids(source: Source, start: int, stop: int, columns: list[str] | None = None)
     return [value for found in source.read(start, stop, columns) for value in found.table["id"].to_pylist()]
 
 
-def sources(tmp_path: Path) -> dict[str, Any]:
+def inputs(tmp_path: Path) -> dict[str, Any]:
     dataset().save_to_disk(tmp_path / "saved")
     DatasetDict({"train": dataset(), "other": dataset(3)}).save_to_disk(tmp_path / "splits")
     (tmp_path / "many").mkdir()
@@ -56,14 +58,14 @@ def sources(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_every_kind_of_input_gives_the_same_rows_in_the_same_order(tmp_path: Path) -> None:
-    for kind, data in sources(tmp_path).items():
+    for kind, data in inputs(tmp_path).items():
         assert everything(open_source(data)) == IDS, kind
     assert everything(open_source(str(tmp_path / "splits"), split="train")) == IDS
 
 
 @pytest.mark.parametrize("edges", [[0, 1, 2, 24], [0, 6, 12, 18, 24], [0, 5, 5, 13, 14, 24], [0, 24]])
 def test_ranges_join_to_the_whole_in_any_order(tmp_path: Path, edges: list[int]) -> None:
-    for kind, data in sources(tmp_path).items():
+    for kind, data in inputs(tmp_path).items():
         source = open_source(data)
         source.survey(["text"], 512)
         ranges = list(itertools.pairwise(edges))
@@ -73,7 +75,7 @@ def test_ranges_join_to_the_whole_in_any_order(tmp_path: Path, edges: list[int])
 
 
 def test_another_process_reads_with_the_layout_alone(tmp_path: Path) -> None:
-    for kind, data in sources(tmp_path).items():
+    for kind, data in inputs(tmp_path).items():
         source = open_source(data)
         survey = source.survey(["text"], 512)
         other = pickle.loads(pickle.dumps(open_source(data)))
@@ -82,7 +84,7 @@ def test_another_process_reads_with_the_layout_alone(tmp_path: Path) -> None:
 
 
 def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
-    for kind, data in sources(tmp_path).items():
+    for kind, data in inputs(tmp_path).items():
         source = open_source(data)
         source.survey(["text"], 512)
         (found,) = source.read(2, 4, ["id"])
@@ -102,7 +104,7 @@ def test_fingerprints_follow_the_content_not_the_place(tmp_path: Path) -> None:
 
 
 def test_fingerprints_of_large_data_take_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "HASH_BYTES", 10)
+    monkeypatch.setattr(sources, "HASH_BYTES", 10)
     a, b = parquet(tmp_path / "a.parquet"), parquet(tmp_path / "b.parquet", 23)
     assert open_source(a).fingerprint() == open_source(a).fingerprint() != open_source(b).fingerprint()
     assert open_source(dataset()).fingerprint() != open_source(dataset(23)).fingerprint()
@@ -118,7 +120,7 @@ def test_chunks_cost_about_the_same(tmp_path: Path) -> None:
 
 
 def test_costs_from_footers_alone_cover_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "SURVEY_BYTES", 0)
+    monkeypatch.setattr(sources, "SURVEY_BYTES", 0)
     source = open_source(parquet(tmp_path / "one.parquet"))
     survey = source.survey(["text"], 512)
     assert survey.positions.tolist() == [0, 7, 14, 21, 24]
@@ -133,12 +135,12 @@ def test_token_ids_count_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     survey = open_source(Dataset(table)).survey(["text", "input_ids"], 512)
     assert np.diff(survey.cost).tolist() == [11, 1, 513, 1]
     pq.write_table(table, tmp_path / "ids.parquet")
-    monkeypatch.setattr(inputs, "SURVEY_BYTES", 0)
+    monkeypatch.setattr(sources, "SURVEY_BYTES", 0)
     # a null or empty list counts as one value in the footer
     assert open_source(tmp_path / "ids.parquet").survey(["input_ids"], 512).cost[-1] == 4 + 712
     fixed = pa.chunked_array([pa.array([[1, 2]], pa.list_(pa.int64(), 2))])
-    assert inputs.lengths(fixed).tolist() == [2]
-    assert inputs.lengths(pa.chunked_array([[1.5]])).tolist() == [0]
+    assert sources.lengths(fixed).tolist() == [2]
+    assert sources.lengths(pa.chunked_array([[1.5]])).tolist() == [0]
 
 
 def test_nested_columns_are_found() -> None:
@@ -147,7 +149,7 @@ def test_nested_columns_are_found() -> None:
     survey = source.survey(["text", "meta.text"], 512)
     assert np.diff(survey.cost).tolist() == [9, 1]
     (found,) = source.read(0, 2)
-    assert inputs.pick(found.table, "meta.deep.n").to_pylist() == [1, None]
+    assert sources.pick(found.table, "meta.deep.n").to_pylist() == [1, None]
     with pytest.raises(ColumnError, match="meta.nothing"):
         source.survey(["meta.nothing", "meta.text.more", "none.text"], 512)
 
@@ -217,7 +219,9 @@ def test_a_hub_data_set_is_read_file_by_file(tmp_path: Path, monkeypatch: pytest
     import datasets
 
     file = str(parquet(tmp_path / "train-0.parquet"))
-    parquet_builder = type("Parquet", (FakeBuilder,), {})({"train": [file], "test": [file]})
+    # the builder of a repository is a class of its own, made from the format's
+    kind = type("ParquetOwnerName", (type("Parquet", (FakeBuilder,), {}),), {})
+    parquet_builder = kind({"train": [file], "test": [file]})
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda *args, **options: parquet_builder)
     source = open_source("owner/name", split="train")
     assert isinstance(source, ParquetSource)

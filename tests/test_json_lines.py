@@ -17,7 +17,8 @@ from runs import rows
 
 from ladm_hf import json_lines
 from ladm_hf.errors import ColumnError, InputError
-from ladm_hf.inputs import Source, open_source
+from ladm_hf.inputs import open_source
+from ladm_hf.sources import Source
 
 
 def read(source: Source, start: int, stop: int) -> list[dict[str, Any]]:
@@ -87,7 +88,7 @@ def test_columns_of_several_types_become_text_and_structs_are_joined(tmp_path: P
 
 
 def test_types_that_differ_between_parts_are_reconciled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_lines.inputs, "MAX_TABLE_ROWS", 2)
+    monkeypatch.setattr(json_lines.sources, "MAX_TABLE_ROWS", 2)
     lines = [json.dumps({"text": "a", "v": v}) for v in (1, 2, None, 2.5, "x", {"k": 1})]
     source = open_source(write(tmp_path / "a.jsonl", lines))
     size = int(source.survey(["text"], 512).positions[-1])

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from ladm_hf import run_folder
+from ladm_hf import run_lock
 from ladm_hf.errors import ResumeError, RunError, RunLockedError, StorageError
-from ladm_hf.run_folder import RunFolder, RunLock, storage_errors, write_atomically
+from ladm_hf.run_folder import RunFolder, storage_errors, write_atomically
+from ladm_hf.run_lock import RunLock
 
 RUN = {"format": 1, "split": "train", "edges": [0, 1, 2]}
 
@@ -43,7 +44,7 @@ def owned_by(lock: RunLock, **owner: Any) -> None:
 
 
 def test_a_second_launch_on_this_host_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "GRACE", 0.3)
+    monkeypatch.setattr(run_lock, "GRACE", 0.3)
     first, second = (RunLock(RunFolder(tmp_path)) for _ in range(2))
     first.acquire()
     assert first.is_alive()
@@ -95,8 +96,8 @@ def test_another_host_is_judged_by_its_signs_of_life(tmp_path: Path, monkeypatch
     assert "may have died" in said[0]
 
     # fresh, and no other sign comes: dead
-    monkeypatch.setattr(run_folder, "LEASE", 1.0)
-    monkeypatch.setattr(run_folder, "GRACE", 0.1)
+    monkeypatch.setattr(run_lock, "LEASE", 1.0)
+    monkeypatch.setattr(run_lock, "GRACE", 0.1)
     owned_by(lock, host="elsewhere", pid=1, started=1.0)
     lock.acquire()
     assert lock.held()

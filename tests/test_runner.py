@@ -18,7 +18,7 @@ from runs import GEOMETRY, bits, dataset, document, expected, parquet, result, r
 
 from ladm_hf import LadmConfig, LadmScorer, chunks, run_status, runner, score_dataset
 from ladm_hf.errors import ColumnError, ConfigError, InputError, ResumeError, RowError, RunError, StorageError
-from ladm_hf.inputs import ParquetSource
+from ladm_hf.parquet_files import ParquetSource
 
 QUICK = LadmConfig(span_length=16, max_length=512)
 
@@ -124,9 +124,9 @@ def test_a_poisoned_row_in_every_batch_costs_only_itself(tmp_path: Path) -> None
     assert statuses[3] == statuses[20] == "error: bytes"
 
 
-@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.large_list(pa.int32()), pa.list_(pa.int64(), 400)])
+@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.large_list(pa.int32()), pa.list_(pa.int64(), 200)])
 def test_token_ids_are_scored_where_there_is_no_text(tmp_path: Path, kind: pa.DataType) -> None:
-    ids = [list(range(n, n + 400)) for n in range(3)]
+    ids = [list(range(n, n + 200)) for n in range(3)]
     pq.write_table(
         pa.table({"input_ids": pa.array([*ids, None], kind), "index": [5, 6, 7, 8]}), tmp_path / "in.parquet"
     )
@@ -239,6 +239,30 @@ def test_another_identity_is_refused_with_every_difference(tmp_path: Path) -> No
     fresh = quick(dataset(23), tmp_path, QuickScorer(config=other), num_chunks=5, restart=True)
     assert len(fresh) == 23
     assert quick(dataset(), tmp_path / "new", restart=True).num_rows == 24
+
+
+def test_restart_touches_no_data_but_a_runs(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(RunError, match="already a data"):
+        quick(dataset(), tmp_path, restart=True)
+    quick(dataset(), tmp_path / "out")
+    with pytest.raises(ColumnError):
+        quick(dataset(), tmp_path / "out", QuickScorer(text_column="body"), restart=True)
+    assert bits(quick(dataset(), tmp_path / "out")) == quick_expected()
+    (tmp_path / "out" / "run.json").write_text("{")
+    with pytest.raises(ResumeError, match="cannot be read"):
+        quick(dataset(), tmp_path / "out")
+    assert bits(quick(dataset(), tmp_path / "out", restart=True)) == quick_expected()
+
+
+def test_windows_cost_what_they_are_long(tmp_path: Path) -> None:
+    texts = [document(3000, 0), *(document(300, n) for n in range(10))]
+    for overflow, most in (("truncate", 11), ("windows", 2)):
+        config = LadmConfig(span_length=8, max_length=256, overflow=overflow)  # type: ignore[arg-type]
+        quick(Dataset.from_dict({"text": texts}), tmp_path / overflow, QuickScorer(config=config), num_chunks=2)
+        files = sorted((tmp_path / overflow / "data").iterdir())
+        assert pq.read_metadata(files[0]).num_rows <= most
+    assert pq.read_metadata(files[0]).num_rows == 1
 
 
 def test_options_that_cannot_work_are_refused(tmp_path: Path) -> None:
@@ -390,4 +414,4 @@ def test_launchers_whose_processes_do_not_see_each_other(monkeypatch: pytest.Mon
 
 def test_the_geometry_of_the_tests_has_documents_on_both_sides() -> None:
     assert {row[3] for row in expected()} == {"ok", "too_short"}
-    assert GEOMETRY.min_tokens == 289
+    assert GEOMETRY.min_tokens == 145

@@ -1,0 +1,408 @@
+"""What a run reads: rows in order, cut anywhere, without holding them in memory.
+
+A [`Source`] numbers its content in *units*: rows, or bytes for JSON lines, where a row belongs to the range in which it
+begins. `survey()` looks at the data once and says what it costs; `read(start, stop)` gives the rows of a range.
+Reading ranges in ascending order costs one pass, since the reader stays open between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from ladm_hf.errors import ColumnError, InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+# Bytes of text in a token, for balancing where only text is there.
+BYTES_PER_TOKEN = 4
+# Bytes of one table that a source yields.
+TABLE_BYTES = 8 << 20
+MAX_TABLE_ROWS = 1024
+# Local data up to this size is looked through row by row before a run; beyond it sizes are taken from file footers.
+SURVEY_BYTES = 16 << 30
+# A text column up to this size goes into the fingerprint whole, a longer one by samples.
+HASH_BYTES = 64 << 20
+HASH_SAMPLES = 256
+OPENERS = 16
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+
+T = TypeVar("T")
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive rows of a source.
+
+    Attributes:
+        table (`pa.Table`): the rows, all source columns.
+        problems (`dict[int, str]`): rows of the table that could not be read, with the reason; their columns are null.
+    """
+
+    table: pa.Table
+    problems: dict[int, str] = field(default_factory=dict)
+
+    def slice(self, start: int, stop: int) -> Rows:
+        """Rows `start..stop` of these."""
+        problems = {row - start: problem for row, problem in self.problems.items() if start <= row < stop}
+        return Rows(self.table.slice(start, stop - start), problems)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a source holds.
+
+    Attributes:
+        schema (`pa.Schema`): the columns.
+        positions (`int64` array): units at which the cost is known, from 0 to the size of the source.
+        cost (`float64` array): estimated tokens before each position.
+        layout (`dict`): JSON values that let another process read the source without surveying it.
+        exact (`bool`): the positions are all those at which a row begins that are worth a cut.
+    """
+
+    schema: pa.Schema
+    positions: Positions
+    cost: npt.NDArray[np.float64]
+    layout: dict[str, Any]
+    exact: bool = True
+
+
+class Source:
+    """Base of the sources; `name` is for people, `unit` is `"rows"` or `"bytes"`."""
+
+    name: str
+    unit = "rows"
+
+    def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
+        """Looks at the data.
+
+        Args:
+            candidates (sequence of `str`): columns that may hold the document; the first that exists counts.
+            max_tokens (`int`): tokens beyond which a document costs no more.
+        """
+        raise NotImplementedError
+
+    def adopt(self, layout: dict[str, Any]) -> None:
+        """Takes over the `layout` of another process's survey."""
+
+    def read(self, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[Rows]:
+        """Rows of the units `start..stop`, in order, a few megabytes at a time."""
+        raise NotImplementedError
+
+    def row_starts(self, edges: Sequence[int]) -> list[int]:
+        """Number of the first row of each range between `edges`."""
+        return list(edges[:-1])
+
+    def fingerprint(self) -> str:
+        """A hash that changes with the data: of all content where that is little, else of sizes and samples."""
+        raise NotImplementedError
+
+
+def document_column(schema: pa.Schema, candidates: Sequence[str]) -> str:
+    """The first candidate that is a column, perhaps nested (`meta.text`).
+
+    Raises:
+        ColumnError: none is there.
+    """
+    for column in candidates:
+        if column in schema.names or nested_type(schema, column) is not None:
+            return column
+    raise ColumnError(
+        f"no column {' nor '.join(map(repr, candidates))} in this data; its columns are "
+        f"{', '.join(map(repr, schema.names)) or 'none'}. Name yours with --text-column or --input-ids-column "
+        "(text_column=, input_ids_column= of LadmScorer)."
+    )
+
+
+def pick(table: pa.Table, column: str) -> pa.ChunkedArray:
+    """A column of a table, perhaps nested."""
+    if column in table.column_names:
+        return table[column]
+    root, *path = column.split(".")
+    return pc.struct_field(table[root], path)
+
+
+def lengths(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """Estimated tokens of each document: exact for token ids, from the bytes of a text, 0 for null."""
+    kind = values.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        counts, scale = pc.list_value_length(values), 1
+    elif pa.types.is_fixed_size_list(kind):
+        return np.full(len(values), kind.list_size, dtype=np.float64)
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
+        counts, scale = pc.binary_length(values), BYTES_PER_TOKEN
+    else:
+        return np.zeros(len(values))
+    filled = pc.fill_null(counts, 0).to_numpy().astype(np.float64)
+    return np.asarray(np.ceil(filled / scale))
+
+
+class Cost:
+    """Collects the cost of rows in order."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self.parts: list[npt.NDArray[np.float32]] = []
+
+    def add(self, values: pa.ChunkedArray) -> None:
+        tokens = lengths(values)
+        # every row costs something, so that rows without a text spread over the chunks too
+        self.parts.append((1 + np.minimum(tokens, self.max_tokens)).astype(np.float32))
+
+    def cumulative(self) -> tuple[Positions, npt.NDArray[np.float64]]:
+        costs = np.concatenate([np.zeros(1, np.float32), *self.parts]).astype(np.float64)
+        return np.arange(len(costs), dtype=np.int64), np.cumsum(costs)
+
+
+class DatasetSource(Source):
+    """Rows of a `datasets.Dataset`."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset.with_format("arrow")
+        self.name = f"a Dataset of {len(dataset):,} rows"
+
+    def fingerprint(self) -> str:
+        rows = len(self.dataset)
+        digest = xxhash.xxh3_128(f"{rows}:{self._schema.remove_metadata()}".encode())
+        if rows * self._row_bytes <= HASH_BYTES:
+            for found in self.read(0, rows):
+                digest.update(content_hash(found.table))
+        else:
+            for row in np.unique(np.linspace(0, rows - 1, HASH_SAMPLES).astype(int)).tolist():
+                digest.update(content_hash(self.dataset[row : row + 1]))
+        return digest.hexdigest()
+
+    def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
+        column = document_column(self._schema, candidates)
+        cost = Cost(max_tokens)
+        for found in self.read(0, len(self.dataset), [root_column(self._schema, column)]):
+            cost.add(pick(found.table, column))
+        positions, cumulative = cost.cumulative()
+        return Survey(self._schema, positions, cumulative, {})
+
+    @property
+    def _schema(self) -> pa.Schema:
+        return self.dataset.features.arrow_schema
+
+    @cached_property
+    def _row_bytes(self) -> float:
+        sample = np.unique(np.linspace(0, len(self.dataset) - 1, 64).astype(int)).tolist() if len(self.dataset) else []
+        size: int = sum(self.dataset[row : row + 1].nbytes for row in sample)
+        return size / max(1, len(sample))
+
+    def read(self, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[Rows]:
+        dataset = self.dataset if columns is None else self.dataset.select_columns(list(columns))
+        step = rows_per_table(int(self._row_bytes * len(self.dataset)), len(self.dataset))
+        for low in range(start, stop, step):
+            yield Rows(dataset[low : min(stop, low + step)])
+
+
+class SequentialSource(Source):
+    """A source of which each part can only be read forwards: it keeps the last reader open for the next range."""
+
+    def __init__(self) -> None:
+        self._open: tuple[Any, int, Iterator[pa.Table], pa.Table | None] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}
+
+    def _forward(
+        self, part: Any, first: int, start: int, stop: int, tables: Callable[[], Iterator[pa.Table]]
+    ) -> Iterator[pa.Table]:
+        """Rows `start..stop` of a part, whose reader `tables()` begins at row `first`."""
+        if self._open is not None and self._open[0] == part and first <= self._open[1] <= start:
+            _, at, reader, rest = self._open
+        else:
+            at, reader, rest = first, tables(), None
+        self._open = None
+        while at < stop:
+            table = rest if rest is not None else next(reader, None)
+            if table is None:
+                raise InputError(f"{self.name} ended after {at:,} rows of {stop:,}: it is shorter than it was")
+            low, high = min(table.num_rows, max(0, start - at)), min(table.num_rows, stop - at)
+            if high > low:
+                yield table.slice(low, high - low)
+            rest = table.slice(high) if high < table.num_rows else None
+            at += high
+        self._open = (part, at, reader, rest)
+
+
+class StreamSource(SequentialSource):
+    """Rows of an `IterableDataset`. Surveying it is one pass over the stream; every process streams it again."""
+
+    def __init__(self, dataset: IterableDataset) -> None:
+        super().__init__()
+        self.dataset = dataset.with_format("arrow")
+        self.name = "a streamed data set"
+        self._schema: pa.Schema | None = None
+
+    def _tables(self) -> Iterator[pa.Table]:
+        pending: list[pa.Table] = []
+        size = 0
+        for table in self.dataset.iter(batch_size=8):
+            pending.append(table)
+            size += table.nbytes
+            if size >= TABLE_BYTES or 8 * len(pending) >= MAX_TABLE_ROWS:
+                yield pa.concat_tables(pending, promote_options="permissive")
+                pending, size = [], 0
+        if pending:
+            yield pa.concat_tables(pending, promote_options="permissive")
+
+    def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
+        features = self.dataset.features
+        cost = Cost(max_tokens)
+        seen: pa.Schema | None = None
+        for table in self._tables():
+            cost.add(pick(table, document_column(table.schema, candidates)))
+            seen = table.schema if seen is None else unify([seen, table.schema], self.name, "permissive")
+        self._schema = features.arrow_schema if features is not None else seen or pa.schema([])
+        positions, cumulative = cost.cumulative()
+        return Survey(self._schema, positions, cumulative, schema_layout(self._schema))
+
+    def fingerprint(self) -> str:
+        head = next(self._tables(), None)
+        return xxhash.xxh3_128_hexdigest(b"" if head is None else content_hash(head))
+
+    def adopt(self, layout: dict[str, Any]) -> None:
+        self._schema = schema_of(layout)
+
+    def read(self, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[Rows]:
+        assert self._schema is not None
+        for table in self._forward(0, 0, start, stop, self._tables):
+            table = conform(table, self._schema, self.name)
+            yield Rows(table if columns is None else table.select(list(columns)))
+
+
+class FileSource(SequentialSource):
+    """Base of the sources made of files on one file system."""
+
+    kind: str
+
+    def __init__(self, fs: Any, paths: list[str], name: str) -> None:
+        super().__init__()
+        self.fs = fs
+        self.paths = paths
+        self.name = name
+        self._schema: pa.Schema | None = None
+        self._offsets: Positions = np.zeros(1, dtype=np.int64)
+
+    @property
+    def local(self) -> bool:
+        return "file" in _protocols(self.fs)
+
+    def adopt(self, layout: dict[str, Any]) -> None:
+        self._schema = schema_of(layout)
+        self._offsets = np.array(layout["offsets"], dtype=np.int64)
+
+    def fingerprint(self) -> str:
+        sizes = [int(self.fs.size(path)) for path in self.paths]
+        digest = xxhash.xxh3_128(repr(sizes).encode())
+        whole = self.local and sum(sizes) <= HASH_BYTES
+        for part in self._of_each(self._content_of if whole else self._fingerprint_of):
+            digest.update(part)
+        return digest.hexdigest()
+
+    def _fingerprint_of(self, path: str) -> bytes:
+        """What tells a large file from others of its size."""
+        raise NotImplementedError
+
+    def _content_of(self, path: str) -> bytes:
+        return xxhash.xxh3_128_digest(self.fs.cat_file(path))
+
+    def _of_each(self, function: Callable[[str], T]) -> list[T]:
+        with ThreadPoolExecutor(OPENERS) as pool:
+            return list(pool.map(function, self.paths))
+
+    def _layout(self) -> dict[str, Any]:
+        assert self._schema is not None
+        return {"offsets": self._offsets.tolist(), **schema_layout(self._schema)}
+
+    def _segments(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """`(file, first unit, last unit)` of a range, units counted within the file."""
+        for file in range(int(np.searchsorted(self._offsets, start, "right")) - 1, len(self.paths)):
+            first, end = int(self._offsets[file]), int(self._offsets[file + 1])
+            if first >= stop:
+                return
+            if end > start:
+                yield file, max(start, first) - first, min(stop, end) - first
+
+
+def rows_per_table(size: int, rows: int) -> int:
+    return int(min(MAX_TABLE_ROWS, max(1, TABLE_BYTES * rows // max(1, size))))
+
+
+def root_column(schema: pa.Schema, column: str) -> str:
+    """The column of the table that holds a column, perhaps nested."""
+    return column if column in schema.names else column.split(".")[0]
+
+
+def content_hash(table: pa.Table) -> bytes:
+    """A hash of the values of a table, however they lie in memory."""
+    batches = table.combine_chunks().to_batches()
+    return b"".join(xxhash.xxh3_128_digest(batch.serialize()) for batch in batches)
+
+
+def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """A table with exactly the columns of `schema`; missing ones are null."""
+    if table.schema.equals(schema):
+        return table.replace_schema_metadata(schema.metadata)
+    unknown = [name for name in table.column_names if name not in schema.names]
+    if unknown:
+        raise InputError(
+            f"{where} has a column {unknown[0]!r} that the part of the data looked at before the run lacks"
+        )
+    arrays = []
+    for wanted in schema:
+        if wanted.name not in table.column_names:
+            arrays.append(pa.nulls(table.num_rows, wanted.type))
+            continue
+        try:
+            arrays.append(table[wanted.name].cast(wanted.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            raise InputError(
+                f"column {wanted.name!r} of {where} is {table[wanted.name].type}, expected {wanted.type}: {error}"
+            ) from error
+    return pa.table(arrays, schema=schema)
+
+
+def unify(schemas: list[pa.Schema], where: str, how: str) -> pa.Schema:
+    try:
+        unified = pa.unify_schemas([schema.remove_metadata() for schema in schemas], promote_options=how)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InputError(f"the files of {where} do not have the same columns: {error}") from error
+    return unified.with_metadata(schemas[0].metadata)
+
+
+def nested_type(schema: pa.Schema, column: str) -> pa.DataType | None:
+    root, *path = column.split(".")
+    if root not in schema.names:
+        return None
+    kind = schema.field(root).type
+    for name in path:
+        if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
+            return None
+        kind = kind.field(name).type
+    return kind
+
+
+def schema_layout(schema: pa.Schema) -> dict[str, Any]:
+    return {"schema": schema.serialize().to_pybytes().hex()}
+
+
+def schema_of(layout: dict[str, Any]) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(layout["schema"])))
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
