@@ -97,15 +97,16 @@ class LadmScorer:
         input_ids_column (`str`, *optional*, defaults to `"input_ids"`):
             Column of the token ids, read only where there is no text column.
         backend (`str`, *optional*, defaults to `"auto"`):
-            `"naive"`, `"chunked"` or `"auto"`, the fastest for the device. It changes nothing but speed.
+            `"naive"`, `"chunked"`, `"fused"` (Triton) or `"auto"`, the fastest for the device. It changes nothing
+            but speed.
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
             `"float32"`, `"float16"`, `"bfloat16"`, or `"auto"`: float32 on a CPU, float16 on an accelerator, the
             published code's. A live model keeps its own.
         device (`str`, *optional*):
             Defaults to the GPU of the worker's rank where there is one, else MPS, else the CPU.
         max_batch_tokens (`int`, *optional*):
-            Padded tokens in a batch. Defaults to one document at a time on a CPU and to 131,072 elsewhere. It is
-            halved when memory runs out.
+            Padded tokens in a batch. Defaults to one document at a time on a CPU, and on a GPU to what half of its
+            free memory holds. It is halved when memory runs out.
         on_error (`str`, *optional*, defaults to `"status"`):
             `"status"` gives a bad row a status and NaN and goes on; `"raise"` raises [`RowError`] instead.
 
@@ -363,9 +364,7 @@ class LadmScorer:
             with tqdm(
                 total=sum(lengths), unit="tok", unit_scale=True, desc="LADM", delay=PROGRESS_DELAY, disable=disable
             ) as bar:
-                for batch, results in engine.budget.run(
-                    lengths, lambda batch: engine.score([pieces[j][1] for j in batch])
-                ):
+                for batch, results in engine.score_all([window for _, window in pieces]):
                     for n, j in enumerate(batch):
                         layers[pieces[j][0]].append((lengths[j], None if results is None else results[n]))
                     bar.update(sum(lengths[j] for j in batch))
