@@ -68,7 +68,7 @@ def choose_backend(name: str, device: torch.device | str) -> SpanFocus:
     """
     device = torch.device(device)
     if name == "auto":
-        name = "fused" if device.type == "cuda" and triton_runs_on(device) else "chunked"
+        name = "fused" if triton_runs_on(device) else "chunked"
     if name == "fused":
         if not _has_triton():
             raise BackendError(
@@ -84,12 +84,13 @@ def choose_backend(name: str, device: torch.device | str) -> SpanFocus:
 
 
 def triton_runs_on(device: torch.device) -> bool:
-    """Whether Triton kernels run on a device: CUDA of capability 8.0 or newer, or its interpreter on a CPU."""
-    if not _has_triton():
-        return False
-    if device.type == "cuda":
-        return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and _is_interpreted()
+    """Whether Triton kernels run at full speed on a device: CUDA of capability 8.0 or newer."""
+    return (
+        device.type == "cuda"
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+        and _has_triton()
+    )
 
 
 def _is_interpreted() -> bool:

@@ -171,18 +171,26 @@ def _focus_kernel(
             prefix = full + tl.log2(tl.maximum(share, 1e-30))
 
         if tl.max(doubtful.to(tl.int32), 0) > 0:
+            # whole tiles back from the query span, then what is left at the start of the document
             highest = tl.full([TILE], float("-inf"), tl.float32)
             total = tl.zeros([TILE], tl.float32)
-            tile_ptrs = k_ptrs
-            for first in range(0, start.to(tl.int32), TILE):
-                token = first + offsets
-                keys = tl.load(tile_ptrs, mask=inside & (token < start)[:, None], other=0.0)
+            whole = start.to(tl.int32) // TILE
+            tile_ptrs = k_ptrs + (start - TILE) * stride_kt
+            for _ in range(whole):
+                keys = tl.load(tile_ptrs, mask=inside, other=0.0)
                 logits = _logits(queries, keys, scale, softcap, HAS_SOFTCAP, PRECISION)
-                logits = tl.where((token < start)[None, :], logits, float("-inf"))
                 peak = tl.maximum(highest, tl.max(logits, 1))
                 total = total * tl.exp2(highest - peak) + tl.sum(tl.exp2(logits - peak[:, None]), 1)
                 highest = peak
-                tile_ptrs += TILE * stride_kt
+                tile_ptrs -= TILE * stride_kt
+            left = start - whole * TILE
+            if left > 0:
+                keys = tl.load(k_ptrs, mask=inside & (offsets < left)[:, None], other=0.0)
+                logits = _logits(queries, keys, scale, softcap, HAS_SOFTCAP, PRECISION)
+                logits = tl.where((offsets < left)[None, :], logits, float("-inf"))
+                peak = tl.maximum(highest, tl.max(logits, 1))
+                total = total * tl.exp2(highest - peak) + tl.sum(tl.exp2(logits - peak[:, None]), 1)
+                highest = peak
             prefix = tl.where(doubtful, highest + tl.log2(total), prefix)
 
         step = key_stride.to(tl.int64) * stride_kt
