@@ -21,7 +21,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import ConfigError, NoFullAttentionError, UnsupportedModelError
-from ladm_hf.ops import SpanFocus
+from ladm_hf.ops import SpanFocus, causal, triton_runs_on
 from ladm_hf.ops.causal import causal_attention
 from ladm_hf.spans import SpanGrid
 
@@ -173,6 +173,16 @@ def attend(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scale, **kwargs
     )
     return output, None
+
+
+def describe(device: str | torch.device) -> str:
+    """One line for people: the attention kernel of a device, and the backend that `"auto"` takes there.
+
+    Args:
+        device (`str` or `torch.device`): for instance `"cuda:0"` or `"cpu"`.
+    """
+    fused = triton_runs_on(torch.device(device))
+    return f"{causal.describe(device)}; span focus by {'Triton (fused)' if fused else 'PyTorch (chunked)'}"
 
 
 def register_attention() -> None:
