@@ -21,8 +21,14 @@ pytestmark = pytest.mark.skipif(DEVICE == "cpu" and not fused.INTERPRETED, reaso
 @pytest.fixture(autouse=True, scope="module")
 def poisoned_outputs():
     """Fresh memory is NaN, so that an element nobody wrote shows."""
+    empty = torch.empty
+
+    def poisoned(*size, **options):
+        fresh = empty(*size, **options)
+        return fresh.fill_(torch.nan) if fresh.is_floating_point() else fresh
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused.torch, "empty", lambda *size, **kind: torch.full(size, torch.nan, **kind))
+        patch.setattr(torch, "empty", poisoned)
         yield
 
 
@@ -80,10 +86,10 @@ def test_rows_whose_prefix_holds_almost_nothing_are_summed_again() -> None:
     config = LadmConfig(span_length=16, d_afs=1, max_length=4096)
     q, k, grid = problem([300, 200], config, 8)
     k = k * 0.1
-    # each query finds itself so well that its prefix holds less than 1e-9 of its mass, but for some queries
+    # each query finds itself so well that its prefix holds next to nothing, but for some queries
     k[..., 0] = torch.arange(k.shape[2], device=DEVICE) / 10
     q = q.clone()
-    q[..., 0] = 40.0
+    q[..., 0] = 8.0
     q[:, :, ::3, 0] = 0.0
     check(q, k, grid, 1.0, rtol=2e-4)
     # a log-sum-exp that is no number at all is no reason to fail
