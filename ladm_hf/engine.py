@@ -77,7 +77,7 @@ class Engine:
         with scoring_attention(self.model), _evaluating(self.model):
             self.plan: LayerPlan = layer_plan(self.model)
         self.layers, self.heads = chosen_heads(self.plan, config, self.model_type)
-        self._asynchronous = self.model.device.type == "cuda"
+        self._asynchronous: bool = self.model.device.type == "cuda"
         self._fast: LlamaForward | None = None
         with _evaluating(self.model):
             self._fast = llama_forward(self.model, self.plan)
@@ -89,6 +89,11 @@ class Engine:
         if self._tokenizer is None:
             self._tokenizer = self.calculator.load_tokenizer()
         return self._tokenizer
+
+    @property
+    def works_ahead(self) -> bool:
+        """Whether the device computes on its own while the host does something else."""
+        return self._asynchronous
 
     @property
     def forward_pass(self) -> str:
@@ -114,7 +119,16 @@ class Engine:
         """
         lengths = [self._padded_length(len(document)) for document in documents]
         running: tuple[list[int], Callable[[], list[npt.NDArray[np.float64]]]] | None = None
-        for batch, scores in self.budget.run(lengths, lambda batch: self._start_score([documents[i] for i in batch])):
+
+        def start(batch: list[int]) -> Callable[[], list[npt.NDArray[np.float64]]]:
+            chosen = [documents[i] for i in batch]
+            if self._asynchronous:
+                return self._start_score(chosen)
+            # all of it here, where running out of memory is dealt with
+            results = self.score(chosen)
+            return lambda: results
+
+        for batch, scores in self.budget.run(lengths, start):
             if running is not None:
                 yield running[0], running[1]()
                 running = None
@@ -128,16 +142,9 @@ class Engine:
             yield running[0], running[1]()
 
     def _start_score(self, documents: list[Tokens]) -> Callable[[], list[npt.NDArray[np.float64]]]:
-        """Starts a batch; the function returned waits for its scores. Off CUDA it is all done here."""
+        """Starts a batch; the function returned waits for its scores."""
         grid, pfs = self._start(documents)
-
-        def scores() -> list[npt.NDArray[np.float64]]:
-            return list(contextual_dependency_score(pfs(), grid, self.config.ablation).T.numpy())
-
-        if self._asynchronous:
-            return scores
-        results = scores()
-        return lambda: results
+        return lambda: list(contextual_dependency_score(pfs(), grid, self.config.ablation).T.numpy())
 
     @torch.inference_mode()
     def _start(self, documents: list[Tokens]) -> tuple[SpanGrid, Callable[[], torch.Tensor]]:

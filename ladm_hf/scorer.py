@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -331,20 +332,46 @@ class LadmScorer:
     def _score_texts(self, texts: list[Any], rank: int | None, progress: bool | None) -> list[DocumentScore]:
         if not texts:
             return []
+        column = self.text_column or "text"
         rows: list[Tokens | str] = [checked_text(text) for text in texts]
         todo = [i for i, row in enumerate(rows) if not row]
-        if todo:
-            tokenizer = self._load(rank).tokenizer
-            for group in groups_by_size([len(texts[i]) for i in todo], TOKENIZE_CHARS):
-                indices = [todo[i] for i in group]
-                for i, ids in zip(indices, tokenize(tokenizer, [texts[i] for i in indices]), strict=True):
+        if not todo:
+            return self._score_rows(rows, column, rank, progress)
+        engine = self._load(rank)
+        tokenizer = engine.tokenizer
+        groups = [[todo[i] for i in group] for group in groups_by_size([len(texts[i]) for i in todo], TOKENIZE_CHARS)]
+        if not engine.works_ahead:
+            for group in groups:
+                for i, ids in zip(group, tokenize(tokenizer, [texts[i] for i in group]), strict=True):
                     rows[i] = ids
-        return self._score_rows(rows, self.text_column or "text", rank, progress)
+            return self._score_rows(rows, column, rank, progress)
+        # A thread tokenises the groups to come while the device scores the one at hand; rows without text go first.
+        done = set(todo)
+        numbers = [i for i in range(len(rows)) if i not in done]
+        scores = dict(
+            zip(numbers, self._score_rows([rows[i] for i in numbers], column, rank, progress, numbers), strict=True)
+        )
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            try:
+                tokenized = [pool.submit(tokenize, tokenizer, [texts[i] for i in group]) for group in groups]
+                for group, future in zip(groups, tokenized, strict=True):
+                    found = self._score_rows(future.result(), column, rank, progress, group)
+                    scores.update(zip(group, found, strict=True))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [scores[i] for i in range(len(rows))]
 
     def _score_rows(
-        self, rows: list[Tokens | str], column: str, rank: int | None, progress: bool | None
+        self,
+        rows: list[Tokens | str],
+        column: str,
+        rank: int | None,
+        progress: bool | None,
+        numbers: list[int] | None = None,
     ) -> list[DocumentScore]:
-        """Scores token ids; a row that is a `str` already has its status."""
+        """Scores token ids; a row that is a `str` already has its status. `numbers` are the rows' own, for errors."""
+        numbers = list(range(len(rows))) if numbers is None else numbers
         if not rows:
             return []
         statuses = [row if isinstance(row, str) else "" for row in rows]
@@ -356,7 +383,7 @@ class LadmScorer:
                 statuses[i] = self._status(row, engine)
                 if statuses[i] == "ok":
                     pieces += [(i, window) for window in windows(row, self.config)]
-            self._raise_if_bad(i, column, statuses[i])
+            self._raise_if_bad(numbers[i], column, statuses[i])
         layers: list[list[tuple[int, npt.NDArray[np.float64] | None]]] = [[] for _ in rows]
         if engine is not None and pieces:
             lengths = [len(window) for _, window in pieces]
@@ -372,7 +399,7 @@ class LadmScorer:
             self._document_score(row, status, found) for row, status, found in zip(rows, statuses, layers, strict=True)
         ]
         for i, score in enumerate(scores):
-            self._raise_if_bad(i, column, score.status)
+            self._raise_if_bad(numbers[i], column, score.status)
         return scores
 
     def _status(self, ids: Tokens, engine: Engine) -> str:
