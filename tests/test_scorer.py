@@ -270,3 +270,14 @@ def test_document_score_is_a_plain_record() -> None:
     assert DocumentScore(0.5, 10, "ok", (0.5,)) == DocumentScore(0.5, 10, "ok", (0.5,))
     assert repr(ladm_score) == "LadmScorer($LADM_MODEL or ladm-nano)"
     assert "llama" in repr(LadmScorer(tiny_model())).lower()
+
+
+def test_tokenising_ahead_of_the_device_changes_nothing(nano: LadmScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [words(600), None, words(40), "", words(700)]
+    expected = nano.score_texts(texts)
+    monkeypatch.setattr(Engine, "works_ahead", True)
+    monkeypatch.setattr("ladm_hf.scorer.TOKENIZE_CHARS", 1000)
+    assert repr(nano.score_texts(texts)) == repr(expected)
+    strict = LadmScorer("ladm-nano", config=nano.config, on_error="raise")
+    with pytest.raises(RowError, match=r"row 2 .*too_short"):
+        strict.score_texts([texts[0], texts[4], texts[2]])
