@@ -274,11 +274,11 @@ def by_length(engine: Engine, lengths: tuple[int, ...], only: tuple[str, ...] = 
     times: dict[str, dict[str, float]] = {}
     for length in lengths:
         for name, run in variants(engine, length).items():
-            if (only and name not in only) or (length > 65536 and not name.startswith(("engine", "plain_cudnn"))):
+            if (only and name not in only) or (length > 65536 and name not in ("plain_cudnn", "engine")):
                 continue
             if length > 32768 and name == "model_forward_naive":
                 continue
-            times.setdefault(name, {})[str(length)] = seconds(run, 1 if length > 65536 else 3)
+            times.setdefault(name, {})[str(length)] = seconds(run, 1 if length > 65536 else 2 if length > 32768 else 3)
             print(f"{length:7d} {name:24s} {times[name][str(length)]:.4f} s", flush=True)
             torch.cuda.empty_cache()
     return times

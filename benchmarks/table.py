@@ -47,8 +47,8 @@ def _sentences(result: dict[str, Any]) -> list[str]:
         if steady := result.get(f"steady_{dtype}"):
             lines.append(
                 f"- Steady state at 32,768 tokens, {dtype}: {steady['scored']:.3f} s a document from token ids to "
-                f"score ({steady['tokens_per_second']:,.0f} tokens/s). Scoring adds {steady['scoring_adds']:.1%} to our "
-                f"own forward cut at the same place, {steady['scoring_adds_to_whole_forward']:+.1%} to a whole one."
+                f"score ({steady['tokens_per_second']:,.0f} tokens/s). Scoring adds {steady['scoring_adds']:.1%} to "
+                f"our own forward cut at the same place, {steady['scoring_adds_to_whole_forward']:+.1%} to a whole one."
             )
     if memory := result.get("memory"):
         lines.append(
