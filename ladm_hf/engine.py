@@ -78,9 +78,9 @@ class Engine:
             self.plan: LayerPlan = layer_plan(self.model)
         self.layers, self.heads = chosen_heads(self.plan, config, self.model_type)
         self._asynchronous: bool = self.model.device.type == "cuda"
-        self._fast: LlamaForward | None = None
+        self._pads = self._asynchronous and not _rotates_by_length(self.model)
         with _evaluating(self.model):
-            self._fast = llama_forward(self.model, self.plan)
+            self._fast: LlamaForward | None = llama_forward(self.model, self.plan)
         self.budget = TokenBudget(max_batch_tokens or self._default_batch_tokens())
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -178,10 +178,10 @@ class Engine:
 
     def _forward(self, input_ids: torch.Tensor, recorder: SpanRecorder) -> None:
         """The forward pass, up to the last scored layer."""
-        if self._fast is not None and not self._fast.is_current():
-            # a live model has been changed under us
-            self._fast = llama_forward(self.model, self.plan)
         with _evaluating(self.model):
+            if self._fast is not None and not self._fast.is_current():
+                # a live model has been changed under us
+                self._fast = llama_forward(self.model, self.plan)
             if self._fast is not None:
                 self._fast(input_ids, recorder)
                 return
@@ -196,7 +196,7 @@ class Engine:
 
     def _padded_length(self, length: int) -> int:
         """The length that a document is padded to."""
-        if self._fast is None:
+        if not self._pads:
             return length
         step = max(1, (1 << (length.bit_length() - 1)) // STEPS_PER_OCTAVE)
         return -(-length // step) * step
@@ -206,9 +206,9 @@ class Engine:
         device = self.model.device
         if device.type != "cuda":
             return 1 if device.type == "cpu" else DEVICE_BATCH_TOKENS
-        length = max(
-            self.config.min_tokens, min(MEMORY_TRIAL_TOKENS, self.config.max_length, self.plan.reach or 1 << 62)
-        )
+        length = min(MEMORY_TRIAL_TOKENS, self.config.max_length, self.plan.reach or MEMORY_TRIAL_TOKENS)
+        if length < self.config.min_tokens:
+            return DEVICE_BATCH_TOKENS
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -230,6 +230,12 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+def _rotates_by_length(model: PreTrainedModel) -> bool:
+    """Whether the rotary embedding of a position depends on the length of the batch, which padding would change."""
+    kinds = " ".join(str(getattr(module, "rope_type", "")) for module in model.modules())
+    return "dynamic" in kinds or "longrope" in kinds
 
 
 def prepare_worker() -> None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ladm_hf.attention import ForwardDone, LayerPlan, Recorder, scoring_attention
-from ladm_hf.ops import triton_runs_on
+from ladm_hf.ops import launches_on, triton_runs_on
 from ladm_hf.ops.causal import causal_attention
 
 if TYPE_CHECKING:
@@ -72,6 +72,10 @@ class LlamaForward:
 
     def __call__(self, input_ids: Tensor, recorder: Recorder) -> None:
         """Runs `[B, T]` token ids up to the last layer that the recorder wants."""
+        with launches_on(input_ids.device):
+            self._run(input_ids, recorder)
+
+    def _run(self, input_ids: Tensor, recorder: Recorder) -> None:
         from ladm_hf.ops import pointwise
 
         batch, length = input_ids.shape

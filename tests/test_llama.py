@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 from ladm_hf import llama
 from ladm_hf.attention import LayerPlan, layer_plan, scoring_attention
 from ladm_hf.calculators import resolve
-from ladm_hf.engine import Engine
+from ladm_hf.engine import Engine, _rotates_by_length
 from ladm_hf.llama import LlamaForward, llama_forward
 from ladm_hf.ops import fused
 
@@ -146,3 +146,16 @@ def test_the_engine_scores_the_same_by_either_forward_pass(monkeypatch: pytest.M
     monkeypatch.setattr(llama, "triton_runs_on", lambda device: False)
     np.testing.assert_allclose(fast, scores(), rtol=1e-5)
     assert passes == ["fast", "model"]
+
+
+def test_lengths_are_padded_to_few_shapes_unless_the_rotation_would_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    for options, pads in (({}, True), ({"rope_parameters": rope}, False)):
+        model = tiny_model(num_hidden_layers=1, **options)
+        engine = Engine(resolve(model), SMALL, "float32", "cpu", "chunked", None, None)
+        assert engine._padded_length(5000) == 5000
+        monkeypatch.setattr(engine, "_pads", not _rotates_by_length(model))
+        padded = {length: engine._padded_length(length) for length in range(2305, 32769, 7)}
+        assert all(length <= to <= length * 33 / 32 for length, to in padded.items())
+        assert (len(set(padded.values())) <= 4 * 32) == pads
+        assert engine._padded_length(32768) == 32768

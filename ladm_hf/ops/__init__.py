@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -50,7 +51,8 @@ def _fused_span_focus(
     """`ladm_hf.ops.fused`, which only this call imports: Triton is not everywhere."""
     from ladm_hf.ops import fused
 
-    return fused.span_focus(q, k, grid, scale, lse, softcap)
+    with launches_on(q.device):
+        return fused.span_focus(q, k, grid, scale, lse, softcap)
 
 
 BACKENDS: dict[str, SpanFocus] = {
@@ -91,6 +93,11 @@ def triton_runs_on(device: torch.device) -> bool:
         and torch.cuda.get_device_capability(device) >= (8, 0)
         and _has_triton()
     )
+
+
+def launches_on(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the current device, whatever device its arguments are on: makes it theirs for a while."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _is_interpreted() -> bool:
