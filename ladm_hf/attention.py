@@ -21,7 +21,8 @@ from transformers.masking_utils import sdpa_mask
 
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import ConfigError, NoFullAttentionError, UnsupportedModelError
-from ladm_hf.ops import SpanFocus
+from ladm_hf.ops import SpanFocus, causal, triton_runs_on
+from ladm_hf.ops.causal import causal_attention
 from ladm_hf.spans import SpanGrid
 
 NAME = "ladm"
@@ -165,16 +166,25 @@ def attend(
         return _blockwise_attention(
             query, key, value, attention_mask, scale, kwargs.get("softcap"), kwargs.get("s_aux")
         )
-    if _has_cpu_kernel(module, query, key, value, attention_mask, dropout, kwargs):
-        # The operator is the one behind scaled_dot_product_attention on a CPU, which keeps its log-sum-exp to itself.
-        output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, True, scale=scale
-        )
-        return output.transpose(1, 2).contiguous(), lse
+    if _is_plain_causal(module, query, key, attention_mask, dropout, kwargs):
+        attended = causal_attention(query, key, value, scale)
+        if attended is not None:
+            output, lse = attended
+            return output.transpose(1, 2).contiguous(), lse
     output, _ = sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scale, **kwargs
     )
     return output, None
+
+
+def describe(device: str | torch.device) -> str:
+    """One line for people: the attention kernel of a device, and the backend that `"auto"` takes there.
+
+    Args:
+        device (`str` or `torch.device`): for instance `"cuda:0"` or `"cpu"`.
+    """
+    fused = triton_runs_on(torch.device(device))
+    return f"{causal.describe(device)}; span focus by {'Triton (fused)' if fused else 'PyTorch (chunked)'}"
 
 
 def register_attention() -> None:
@@ -348,27 +358,29 @@ def _not_on_interface(model: PreTrainedModel) -> UnsupportedModelError:
 def _select_heads(q: Tensor, k: Tensor, lse: Tensor | None, heads: list[int]) -> tuple[Tensor, Tensor, Tensor | None]:
     """Keeps the query heads named, and their KV heads, one for each query head where groups are broken up."""
     group = q.shape[1] // k.shape[1]
-    index = torch.tensor(heads, device=q.device)
-    return q[:, index], k[:, index // group], None if lse is None else lse[:, index]
+    return _take(q, heads), _take(k, [head // group for head in heads]), None if lse is None else _take(lse, heads)
 
 
-def _has_cpu_kernel(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    dropout: float,
-    kwargs: dict[str, Any],
+def _take(x: Tensor, heads: list[int]) -> Tensor:
+    """Some heads of `[B, H, ...]`."""
+    if x.device.type != "cuda":
+        return x[:, torch.tensor(heads, device=x.device)]
+    # Indices on the host, or sending them would wait for the device: a view where the heads stand together.
+    if heads == list(range(heads[0], heads[0] + len(heads))):
+        return x[:, heads[0] : heads[-1] + 1]
+    return torch.cat([x[:, head : head + 1] for head in heads], dim=1)
+
+
+def _is_plain_causal(
+    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, dropout: float, kwargs: dict[str, Any]
 ) -> bool:
+    """Whether a call is nothing but causal attention of a whole document, without a gradient."""
     causal = kwargs.get("is_causal")
     return (
-        query.device.type == "cpu"
-        and mask is None
+        mask is None
         and dropout == 0.0
         and kwargs.get("position_bias") is None
         and query.shape[2] == key.shape[2] > 1
-        and query.shape[-1] == value.shape[-1]
         and (causal if causal is not None else getattr(module, "is_causal", True))
         and not (torch.is_grad_enabled() and query.requires_grad)
     )

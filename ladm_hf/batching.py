@@ -15,6 +15,8 @@ import torch
 
 T = TypeVar("T")
 
+# A batch that has enough tokens to keep a device busy takes no document that would bring its padding over this share.
+ENOUGH_TOKENS, MAX_PADDING = 65_536, 0.03
 OUT_OF_MEMORY = "out of memory"
 
 
@@ -29,14 +31,12 @@ class TokenBudget:
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
 
-    def run(
-        self, lengths: Sequence[int], compute: Callable[[list[int]], list[T]]
-    ) -> Iterator[tuple[list[int], list[T] | None]]:
+    def run(self, lengths: Sequence[int], compute: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T | None]]:
         """Calls `compute` on batches of indices until every document is done.
 
         Args:
             lengths (`Sequence[int]`): tokens of each document.
-            compute: maps a batch of indices to one result for each.
+            compute: maps a batch of indices to its results.
 
         Yields:
             `(indices, results)`, with `None` for results where a single document does not fit in memory.
@@ -61,7 +61,12 @@ class TokenBudget:
 
     def _take(self, queue: deque[int], lengths: Sequence[int]) -> list[int]:
         batch = [queue.popleft()]
-        while queue and (len(batch) + 1) * lengths[batch[0]] <= self.max_tokens:
+        longest = total = lengths[batch[0]]
+        while queue and (len(batch) + 1) * longest <= self.max_tokens:
+            total += lengths[queue[0]]
+            padded = (len(batch) + 1) * longest
+            if padded > ENOUGH_TOKENS and padded - total > MAX_PADDING * padded:
+                break
             batch.append(queue.popleft())
         return batch
 

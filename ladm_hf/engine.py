@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,15 +26,23 @@ from ladm_hf.calculators import Calculator
 from ladm_hf.config import LadmConfig
 from ladm_hf.documents import Tokens
 from ladm_hf.errors import BackendError, CalculatorError
-from ladm_hf.ops import BACKENDS
+from ladm_hf.llama import LlamaForward, llama_forward
+from ladm_hf.ops import choose_backend
 from ladm_hf.scores import contextual_dependency_score
 from ladm_hf.spans import SpanGrid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Padded tokens in a batch on an accelerator. On a CPU every document runs alone: batching gains nothing there.
+# Padded tokens in a batch on an accelerator whose free memory is not known, and the most that is ever tried. On a CPU
+# every document runs alone: batching gains nothing there.
 DEVICE_BATCH_TOKENS = 131_072
+MAX_BATCH_TOKENS = 262_144
+# Share of the free memory that a batch may take, and the tokens of the batch whose memory is measured.
+MEMORY_SHARE, MEMORY_TRIAL_TOKENS = 0.5, 8192
+# On CUDA lengths are padded to one of this many steps in each octave (at most 1/32 more): the attention kernel
+# prepares itself for each new shape.
+STEPS_PER_OCTAVE = 32
 _IMPORTED_IN = os.getpid()
 
 
@@ -54,7 +62,6 @@ class Engine:
         self.key = key
         self.calculator = calculator
         self.config = config
-        self.span_focus = BACKENDS["chunked" if backend == "auto" else backend]
         try:
             self.model = calculator.load_model(dtype, device)
         except RuntimeError as error:
@@ -64,12 +71,17 @@ class Engine:
                     "import multiprocess; multiprocess.set_start_method('spawn') before map(..., num_proc=...)"
                 ) from error
             raise
+        self.span_focus = choose_backend(backend, self.model.device)
         self.model_type: str = self.model.config.model_type
         self.vocab_size: int = self.model.get_input_embeddings().weight.shape[0]
         with scoring_attention(self.model), _evaluating(self.model):
             self.plan: LayerPlan = layer_plan(self.model)
         self.layers, self.heads = chosen_heads(self.plan, config, self.model_type)
-        self.budget = TokenBudget(max_batch_tokens or (1 if self.model.device.type == "cpu" else DEVICE_BATCH_TOKENS))
+        self._asynchronous: bool = self.model.device.type == "cuda"
+        self._pads = self._asynchronous and not _rotates_by_length(self.model)
+        with _evaluating(self.model):
+            self._fast: LlamaForward | None = llama_forward(self.model, self.plan)
+        self.budget = TokenBudget(max_batch_tokens or self._default_batch_tokens())
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
@@ -78,32 +90,137 @@ class Engine:
             self._tokenizer = self.calculator.load_tokenizer()
         return self._tokenizer
 
-    @torch.inference_mode()
+    @property
+    def works_ahead(self) -> bool:
+        """Whether the device computes on its own while the host does something else."""
+        return self._asynchronous
+
+    @property
+    def forward_pass(self) -> str:
+        """Which forward pass runs, for people: `"fast"` or `"model"`."""
+        return "model" if self._fast is None else "fast"
+
     def pfs(self, documents: list[Tokens]) -> tuple[SpanGrid, torch.Tensor]:
         """PFS of a batch, averaged over heads, fp64 on the CPU: `[L, B, R, S]`."""
+        grid, pfs = self._start(documents)
+        return grid, pfs()
+
+    def score(self, documents: list[Tokens]) -> list[npt.NDArray[np.float64]]:
+        """CDS by layer of each document, `[L]` each."""
+        return self._start_score(documents)()
+
+    def score_all(self, documents: list[Tokens]) -> Iterator[tuple[list[int], list[npt.NDArray[np.float64]] | None]]:
+        """Scores documents in batches under the token budget.
+
+        While a GPU computes one batch the host finishes the one before and prepares the next.
+
+        Yields:
+            `(indices, CDS by layer of each)`, with `None` where a single document does not fit in memory.
+        """
+        lengths = [self._padded_length(len(document)) for document in documents]
+        running: tuple[list[int], Callable[[], list[npt.NDArray[np.float64]]]] | None = None
+
+        def start(batch: list[int]) -> Callable[[], list[npt.NDArray[np.float64]]]:
+            chosen = [documents[i] for i in batch]
+            if self._asynchronous:
+                return self._start_score(chosen)
+            # all of it here, where running out of memory is dealt with
+            results = self.score(chosen)
+            return lambda: results
+
+        for batch, scores in self.budget.run(lengths, start):
+            if running is not None:
+                yield running[0], running[1]()
+                running = None
+            if scores is None:
+                yield batch, None
+            elif self._asynchronous:
+                running = batch, scores
+            else:
+                yield batch, scores()
+        if running is not None:
+            yield running[0], running[1]()
+
+    def _start_score(self, documents: list[Tokens]) -> Callable[[], list[npt.NDArray[np.float64]]]:
+        """Starts a batch; the function returned waits for its scores."""
+        grid, pfs = self._start(documents)
+        return lambda: list(contextual_dependency_score(pfs(), grid, self.config.ablation).T.numpy())
+
+    @torch.inference_mode()
+    def _start(self, documents: list[Tokens]) -> tuple[SpanGrid, Callable[[], torch.Tensor]]:
+        """Starts the forward pass of a batch; the function returned waits for its PFS."""
         lengths = [len(ids) for ids in documents]
         check_reach(self.plan, max(lengths), self.model_type)
-        padded = np.zeros((len(documents), max(lengths)), dtype=np.int64)
+        padded = np.zeros((len(documents), self._padded_length(max(lengths))), dtype=np.int64)
         for row, ids in zip(padded, documents, strict=True):
             row[: len(ids)] = ids
         recorder = SpanRecorder(SpanGrid(lengths, self.config), self.layers, self.heads, self.span_focus)
-        with scoring_attention(self.model), _evaluating(self.model), contextlib.suppress(ForwardDone):
-            # Causal attention with padding on the right needs no padding mask: no document sees beyond its end. The
-            # mask of ones says that nothing is packed either; without it transformers 4.57 builds one of T x T.
-            inputs = torch.from_numpy(padded).to(self.model.device)
-            mask = torch.ones_like(inputs)
-            self.model(input_ids=inputs, attention_mask=mask, use_cache=False, ladm_recorder=recorder)
+        self._forward(self._on_device(torch.from_numpy(padded)), recorder)
         absent = [layer for layer in self.layers if layer not in recorder.pfs]
         if absent:
             raise CalculatorError(
                 f"layer {absent[0]} of this {self.model_type!r} model was not reached in the forward pass"
             )
-        return recorder.grid, torch.stack([recorder.pfs[layer].cpu().double() for layer in self.layers])
+        if not self._asynchronous:
+            pfs = torch.stack([recorder.pfs[layer].cpu().double() for layer in self.layers])
+            return recorder.grid, lambda: pfs
+        on_device = torch.stack([recorder.pfs[layer] for layer in self.layers])
+        on_host = torch.empty(on_device.shape, dtype=on_device.dtype, pin_memory=True)
+        on_host.copy_(on_device, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(on_device.device))
 
-    def score(self, documents: list[Tokens]) -> list[npt.NDArray[np.float64]]:
-        """CDS by layer of each document, `[L]` each."""
-        grid, pfs = self.pfs(documents)
-        return list(contextual_dependency_score(pfs, grid, self.config.ablation).T.numpy())
+        def wait() -> torch.Tensor:
+            done.synchronize()
+            return on_host.double()
+
+        return recorder.grid, wait
+
+    def _forward(self, input_ids: torch.Tensor, recorder: SpanRecorder) -> None:
+        """The forward pass, up to the last scored layer."""
+        with _evaluating(self.model):
+            if self._fast is not None and not self._fast.is_current():
+                # a live model has been changed under us
+                self._fast = llama_forward(self.model, self.plan)
+            if self._fast is not None:
+                self._fast(input_ids, recorder)
+                return
+            with scoring_attention(self.model), contextlib.suppress(ForwardDone):
+                # Causal attention with padding on the right needs no padding mask: no document sees beyond its end. The
+                # mask of ones says that nothing is packed either; without it transformers 4.57 builds one of T x T.
+                mask = torch.ones_like(input_ids)
+                self.model(input_ids=input_ids, attention_mask=mask, use_cache=False, ladm_recorder=recorder)
+
+    def _on_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._asynchronous:
+            tensor = tensor.pin_memory()
+        return tensor.to(self.model.device, non_blocking=self._asynchronous)
+
+    def _padded_length(self, length: int) -> int:
+        """The length that a document is padded to."""
+        if not self._pads:
+            return length
+        step = max(1, (1 << (length.bit_length() - 1)) // STEPS_PER_OCTAVE)
+        return -(-length // step) * step
+
+    def _default_batch_tokens(self) -> int:
+        """Tokens of a batch that take a share of the free memory, by the measured memory of a small one."""
+        device = self.model.device
+        if device.type != "cuda":
+            return 1 if device.type == "cpu" else DEVICE_BATCH_TOKENS
+        length = min(MEMORY_TRIAL_TOKENS, self.config.max_length, self.plan.reach or MEMORY_TRIAL_TOKENS)
+        if length < self.config.min_tokens:
+            return DEVICE_BATCH_TOKENS
+        free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        try:
+            self.pfs([np.zeros(length, dtype=np.int64)])
+        except torch.OutOfMemoryError:
+            return 1
+        used = max(1, torch.cuda.max_memory_allocated(device) - before)
+        return max(1, min(MAX_BATCH_TOKENS, int(MEMORY_SHARE * free / used * length)))
 
 
 @contextlib.contextmanager
@@ -115,6 +232,12 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+def _rotates_by_length(model: PreTrainedModel) -> bool:
+    """Whether the rotary embedding of a position depends on the length of the batch, which padding would change."""
+    kinds = " ".join(str(getattr(module, "rope_type", "")) for module in model.modules())
+    return "dynamic" in kinds or "longrope" in kinds
 
 
 def prepare_worker() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -101,15 +102,16 @@ class LadmScorer:
         input_ids_column (`str`, *optional*, defaults to `"input_ids"`):
             Column of the token ids, read only where there is no text column.
         backend (`str`, *optional*, defaults to `"auto"`):
-            `"naive"`, `"chunked"` or `"auto"`, the fastest for the device. It changes nothing but speed.
+            `"naive"`, `"chunked"`, `"fused"` (Triton) or `"auto"`, the fastest for the device. It changes nothing
+            but speed.
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
             `"float32"`, `"float16"`, `"bfloat16"`, or `"auto"`: float32 on a CPU, float16 on an accelerator, the
             published code's. A live model keeps its own.
         device (`str`, *optional*):
             Defaults to the GPU of the worker's rank where there is one, else MPS, else the CPU.
         max_batch_tokens (`int`, *optional*):
-            Padded tokens in a batch. Defaults to one document at a time on a CPU and to 131,072 elsewhere. It is
-            halved when memory runs out.
+            Padded tokens in a batch. Defaults to one document at a time on a CPU, and on a GPU to what half of its
+            free memory holds. It is halved when memory runs out.
         on_error (`str`, *optional*, defaults to `"status"`):
             `"status"` gives a bad row a status and NaN and goes on; `"raise"` raises [`RowError`] instead.
         journal (`str` or path, *optional*):
@@ -385,20 +387,46 @@ class LadmScorer:
     def _score_texts(self, texts: list[Any], rank: int | None, progress: bool | None) -> list[DocumentScore]:
         if not texts:
             return []
+        column = self.text_column or "text"
         rows: list[Tokens | str] = [checked_text(text) for text in texts]
         todo = [i for i, row in enumerate(rows) if not row]
-        if todo:
-            tokenizer = self._load(rank).tokenizer
-            for group in groups_by_size([len(texts[i]) for i in todo], TOKENIZE_CHARS):
-                indices = [todo[i] for i in group]
-                for i, ids in zip(indices, tokenize(tokenizer, [texts[i] for i in indices]), strict=True):
+        if not todo:
+            return self._score_rows(rows, column, rank, progress)
+        engine = self._load(rank)
+        tokenizer = engine.tokenizer
+        groups = [[todo[i] for i in group] for group in groups_by_size([len(texts[i]) for i in todo], TOKENIZE_CHARS)]
+        if not engine.works_ahead:
+            for group in groups:
+                for i, ids in zip(group, tokenize(tokenizer, [texts[i] for i in group]), strict=True):
                     rows[i] = ids
-        return self._score_rows(rows, self.text_column or "text", rank, progress)
+            return self._score_rows(rows, column, rank, progress)
+        # A thread tokenises the groups to come while the device scores the one at hand; rows without text go first.
+        done = set(todo)
+        numbers = [i for i in range(len(rows)) if i not in done]
+        scores = dict(
+            zip(numbers, self._score_rows([rows[i] for i in numbers], column, rank, progress, numbers), strict=True)
+        )
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            try:
+                tokenized = [pool.submit(tokenize, tokenizer, [texts[i] for i in group]) for group in groups]
+                for group, future in zip(groups, tokenized, strict=True):
+                    found = self._score_rows(future.result(), column, rank, progress, group)
+                    scores.update(zip(group, found, strict=True))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [scores[i] for i in range(len(rows))]
 
     def _score_rows(
-        self, rows: list[Tokens | str], column: str, rank: int | None, progress: bool | None
+        self,
+        rows: list[Tokens | str],
+        column: str,
+        rank: int | None,
+        progress: bool | None,
+        numbers: list[int] | None = None,
     ) -> list[DocumentScore]:
-        """Scores token ids; a row that is a `str` already has its status."""
+        """Scores token ids; a row that is a `str` already has its status. `numbers` are the rows' own, for errors."""
+        numbers = list(range(len(rows))) if numbers is None else numbers
         if not rows:
             return []
         statuses = [row if isinstance(row, str) else "" for row in rows]
@@ -410,7 +438,7 @@ class LadmScorer:
                 statuses[i] = self._status(row, engine)
                 if statuses[i] == "ok":
                     pieces += [(i, window) for window in windows(row, self.config)]
-            self._raise_if_bad(i, column, statuses[i])
+            self._raise_if_bad(numbers[i], column, statuses[i])
         layers: list[list[tuple[int, npt.NDArray[np.float64] | None]]] = [[] for _ in rows]
         if engine is not None and pieces:
             lengths = [len(window) for _, window in pieces]
@@ -418,9 +446,7 @@ class LadmScorer:
             with tqdm(
                 total=sum(lengths), unit="tok", unit_scale=True, desc="LADM", delay=PROGRESS_DELAY, disable=disable
             ) as bar:
-                for batch, results in engine.budget.run(
-                    lengths, lambda batch: engine.score([pieces[j][1] for j in batch])
-                ):
+                for batch, results in engine.score_all([window for _, window in pieces]):
                     for n, j in enumerate(batch):
                         layers[pieces[j][0]].append((lengths[j], None if results is None else results[n]))
                     bar.update(sum(lengths[j] for j in batch))
@@ -428,7 +454,7 @@ class LadmScorer:
             self._document_score(row, status, found) for row, status, found in zip(rows, statuses, layers, strict=True)
         ]
         for i, score in enumerate(scores):
-            self._raise_if_bad(i, column, score.status)
+            self._raise_if_bad(numbers[i], column, score.status)
         return scores
 
     def _status(self, ids: Tokens, engine: Engine) -> str:

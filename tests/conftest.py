@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if shutil.which("nvidia-smi") is None:
+    # Triton kernels run in its interpreter; it must know before they are defined
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import json
 import socket

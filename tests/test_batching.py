@@ -66,3 +66,12 @@ def test_what_counts_as_out_of_memory() -> None:
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
     assert not is_out_of_memory(RuntimeError("shape"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_padding_stays_small_once_a_batch_is_large_enough() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = (2305 * (32768 / 2305) ** torch.rand(512, generator=generator)).long().tolist()
+    batches = [batch for batch, _ in TokenBudget(262_144).run(lengths, lambda batch: batch)]
+    padded = sum(len(batch) * lengths[batch[0]] for batch in batches)
+    assert 1 - sum(lengths) / padded < 0.03
+    assert len(batches) < 60

@@ -275,3 +275,14 @@ def test_document_score_is_a_plain_record() -> None:
 def test_one_text_in_place_of_a_list_says_so(nano: LadmScorer) -> None:
     with pytest.raises(InputError, match="found one text"):
         nano.score_texts("a text")
+
+
+def test_tokenising_ahead_of_the_device_changes_nothing(nano: LadmScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [words(600), None, words(40), "", words(700)]
+    expected = nano.score_texts(texts)
+    monkeypatch.setattr(Engine, "works_ahead", True)
+    monkeypatch.setattr("ladm_hf.scorer.TOKENIZE_CHARS", 1000)
+    assert repr(nano.score_texts(texts)) == repr(expected)
+    strict = LadmScorer("ladm-nano", config=nano.config, on_error="raise")
+    with pytest.raises(RowError, match=r"row 2 .*too_short"):
+        strict.score_texts([texts[0], texts[4], texts[2]])

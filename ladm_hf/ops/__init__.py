@@ -17,10 +17,16 @@ One signature, several implementations. Dimensions, here and everywhere in the p
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from ladm_hf.errors import BackendError
 from ladm_hf.ops import chunked, naive
 from ladm_hf.spans import SpanGrid
 
@@ -39,4 +45,65 @@ class SpanFocus(Protocol):
     ) -> Tensor: ...
 
 
-BACKENDS: dict[str, SpanFocus] = {"naive": naive.span_focus, "chunked": chunked.span_focus}
+def _fused_span_focus(
+    q: Tensor, k: Tensor, grid: SpanGrid, scale: float, lse: Tensor | None = None, softcap: float | None = None
+) -> Tensor:
+    """`ladm_hf.ops.fused`, which only this call imports: Triton is not everywhere."""
+    from ladm_hf.ops import fused
+
+    with launches_on(q.device):
+        return fused.span_focus(q, k, grid, scale, lse, softcap)
+
+
+BACKENDS: dict[str, SpanFocus] = {
+    "naive": naive.span_focus,
+    "chunked": chunked.span_focus,
+    "fused": _fused_span_focus,
+}
+
+
+def choose_backend(name: str, device: torch.device | str) -> SpanFocus:
+    """The backend of a name on a device; `"auto"` is `"fused"` where Triton runs at full speed, else `"chunked"`.
+
+    Raises:
+        BackendError: `"fused"` was asked for where it cannot run.
+    """
+    device = torch.device(device)
+    if name == "auto":
+        name = "fused" if triton_runs_on(device) else "chunked"
+    if name == "fused":
+        if not _has_triton():
+            raise BackendError(
+                "backend='fused' needs Triton, which is not installed: `pip install triton` (Linux), or use "
+                "backend='auto', which runs everywhere"
+            )
+        if device.type != "cuda" and not _is_interpreted():
+            raise BackendError(
+                f"backend='fused' needs a CUDA device, but the model is on {str(device)!r}: use backend='auto' or "
+                "'chunked', which run everywhere, or set TRITON_INTERPRET=1 to try the kernel slowly on a CPU"
+            )
+    return BACKENDS[name]
+
+
+def triton_runs_on(device: torch.device) -> bool:
+    """Whether Triton kernels run at full speed on a device: CUDA of capability 8.0 or newer."""
+    return (
+        device.type == "cuda"
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+        and _has_triton()
+    )
+
+
+def launches_on(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the current device, whatever device its arguments are on: makes it theirs for a while."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _is_interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.lru_cache(maxsize=1)
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None

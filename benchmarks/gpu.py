@@ -1,0 +1,495 @@
+"""What scoring costs on one GPU: parity first, then times, memory and a mixed stream, written as JSON.
+
+    python benchmarks/gpu.py [--golden FOLDER] [--out benchmarks/results/gpu.json] [--profile]
+
+Nothing is timed before the scores agree with the golden ones. All variants run in one process on one device, on a
+random model of TinyLlama-1.1B's shape and on ladm-nano. `python benchmarks/table.py` renders the file as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import transformers
+import triton
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import LlamaConfig, LlamaModel
+
+from ladm_hf import attention
+from ladm_hf.attention import ForwardDone, SpanRecorder, scoring_attention
+from ladm_hf.calculators import Calculator, resolve
+from ladm_hf.config import LadmConfig
+from ladm_hf.engine import Engine
+from ladm_hf.ops import BACKENDS, causal
+from ladm_hf.spans import SpanGrid
+
+ABLATIONS = {"No": None, "no_std": "no_std", "no_len_weight": "no_length_weight"}
+TINY_LLAMA = {
+    "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
+    "num_attention_heads": 32, "num_key_value_heads": 4, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
+LONG = LadmConfig(max_length=131072)
+PARITY_FP32 = 2e-5
+OWN_KERNELS = ("_focus_kernel", "_rms_norm_kernel", "_rotate_kernel", "_silu_mul_kernel")
+
+
+class Unscored:
+    """A recorder that records nothing: the forward pass without its scoring."""
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+
+    def wants(self, layer: int) -> bool:
+        return False
+
+    def is_last(self, layer: int) -> bool:
+        return layer == self.last
+
+    def record(self, *_: Any) -> None:
+        pass
+
+
+def without_lse(focus: Any) -> Any:
+    """A backend that does not get the log-sum-exp: the exact prefix pass."""
+    return lambda q, k, grid, scale, lse=None, softcap=None: focus(q, k, grid, scale, None, softcap)
+
+
+@contextlib.contextmanager
+def plain_pytorch(engine: Engine) -> Iterator[None]:
+    """The model's own forward pass over scaled_dot_product_attention, nothing of ours but the recorder."""
+    with (
+        mock.patch.object(engine, "_fast", None),
+        mock.patch.object(attention, "causal_attention", return_value=None),
+        mock.patch.object(engine, "span_focus", BACKENDS["naive"]),
+    ):
+        yield
+
+
+def tiny_llama(dtype: torch.dtype) -> Engine:
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    with torch.device("cuda"):
+        model = LlamaModel(LlamaConfig(**TINY_LLAMA)).eval()
+    torch.set_default_dtype(before)
+    return Engine(
+        Calculator("tiny-llama-shape", "random", LONG, model=model), LONG, str(dtype).removeprefix("torch."), "cuda:0",
+        "auto", None, None,
+    )  # fmt: skip
+
+
+def random_documents(lengths: Any, vocab: int = 32000, seed: int = 0) -> list[Any]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, vocab, int(length)) for length in lengths]
+
+
+def seconds(function: Callable[[], Any], repeats: int) -> float:
+    """Median wall time, the device idle before and after, one call to warm up."""
+    function()
+    times = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        function()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+# Parity
+
+
+def parity(golden: Path) -> dict[str, Any]:
+    """Against the golden scores: fp32 by an absolute bound, fp16 and bf16 by twice the error of plain PyTorch."""
+    rows = []
+    for folder in sorted(path for path in golden.glob("*") if path.is_dir()):
+        values = json.loads((folder / "expected.json").read_text())
+        config = LadmConfig(
+            span_length=values["span_length"], d_afs=values["d_afs"], d_cds=values["d_cds"],
+            ablation=ABLATIONS[values["ablation"]],
+        )  # fmt: skip
+        expected = np.array(values["layer_scores"])
+        documents = [np.array(ids) for ids in values["input_ids"]]
+        calculator = resolve(folder / "model")
+        for dtype in ("float32", "float16", "bfloat16"):
+            engine = Engine(calculator, config, dtype, "cuda:0", "auto", None, None)
+
+            def error(engine: Engine = engine, documents: Any = documents, expected: Any = expected) -> float:
+                difference = np.stack(engine.score(documents), 1) - expected
+                return float(np.linalg.norm(difference) / np.linalg.norm(expected))
+
+            ours = error()
+            with plain_pytorch(engine):
+                plain = error()
+            passed = ours <= (PARITY_FP32 if dtype == "float32" else 2 * plain)
+            rows.append(
+                {"case": folder.name, "dtype": dtype, "forward": engine.forward_pass, "error": ours,
+                 "plain_pytorch_error": plain, "passed": passed}
+            )  # fmt: skip
+            print(rows[-1], flush=True)
+    if not rows or not all(row["passed"] for row in rows):
+        raise SystemExit("parity failed: nothing is timed")
+    return {"cases": rows, "worst_fp32": max(row["error"] for row in rows if row["dtype"] == "float32")}
+
+
+def first_document() -> dict[str, float]:
+    """Seconds of loading and of the first documents in this process, which must be a fresh one."""
+    start = time.perf_counter()
+    engine = tiny_llama(torch.float16)
+    torch.cuda.synchronize()
+    times = {"load": time.perf_counter() - start}
+    for name, length in (("first", 32768), ("second", 32768), ("first_of_another_length", 20000), ("again", 20000)):
+        start = time.perf_counter()
+        engine.score(random_documents([length]))
+        times[name] = time.perf_counter() - start
+    return times
+
+
+def in_a_fresh_process() -> Any:
+    """The same, with nothing compiled before."""
+    with tempfile.TemporaryDirectory() as cache:
+        done = subprocess.run(
+            [sys.executable, __file__, "--first-document"],
+            env=os.environ | {"TRITON_CACHE_DIR": cache}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def batch_invariance(engine: Engine) -> float:
+    """Largest relative spread of one document's layer scores over ten different batches."""
+    document, *others = random_documents([5000, *np.random.default_rng(1).integers(2400, 9000, 9)])
+    alone = engine.score([document])[0]
+    spread = 0.0
+    for count in range(10):
+        batch = others[:count]
+        batch.insert(count // 2, document)
+        spread = max(spread, float(np.abs(engine.score(batch)[count // 2] / alone - 1).max()))
+    return spread
+
+
+def out_of_memory(engine: Engine) -> dict[str, Any]:
+    """Scores under a memory limit that the first batch does not meet, against scores without one."""
+    count = 8
+    documents = random_documents([32768] * count)
+    expected = by_document(engine, documents)
+    before, engine.budget.max_tokens = engine.budget.max_tokens, count * 32768
+    # room for about three of the eight documents
+    limit = torch.cuda.memory_allocated() + 3 * memory_of(lambda: engine.score(documents[:1]))
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit / torch.cuda.get_device_properties(0).total_memory))
+    try:
+        found = by_document(engine, documents)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    after, engine.budget.max_tokens = engine.budget.max_tokens, before
+    if len(found) != count or after >= count * 32768:
+        raise SystemExit(f"out-of-memory recovery failed: {len(found)} of {count} scored, budget {after}")
+    spread = max(float(np.abs(found[i] / expected[i] - 1).max()) for i in range(count))
+    return {"budget_before": count * 32768, "budget_after": after, "scored": len(found), "spread": spread}
+
+
+def by_document(engine: Engine, documents: list[Any]) -> dict[int, Any]:
+    """Layer scores of every document that got any, by index."""
+    return {
+        i: scores
+        for batch, results in engine.score_all(documents)
+        if results is not None
+        for i, scores in zip(batch, results, strict=True)
+    }
+
+
+def memory_of(function: Callable[[], Any]) -> int:
+    """Peak of device memory during a call, above what was allocated before it, in bytes."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+# Times
+
+
+def variants(engine: Engine, length: int, count: int = 1) -> dict[str, Callable[[], Any]]:
+    """What is compared, by name."""
+    documents = random_documents([length] * count)
+    ids = torch.from_numpy(np.stack(documents)).cuda()
+    model, fast, last = engine.model, engine._fast, engine.layers[-1]
+    assert fast is not None
+
+    def plain(backend: SDPBackend) -> Callable[[], Any]:
+        def run() -> None:
+            with torch.inference_mode(), sdpa_kernel(backend):
+                model.set_attn_implementation("sdpa")
+                model(input_ids=ids, use_cache=False)
+
+        return run
+
+    def own_forward(focus: Any) -> Callable[[], Any]:
+        def run() -> None:
+            recorder = SpanRecorder(SpanGrid([length] * count, LONG), engine.layers, {}, focus)
+            with torch.inference_mode(), scoring_attention(model), contextlib.suppress(ForwardDone):
+                model(input_ids=ids, use_cache=False, ladm_recorder=recorder)
+
+        return run
+
+    def unscored(end: int) -> Callable[[], Any]:
+        def run() -> None:
+            with torch.inference_mode():
+                fast(ids, Unscored(end))
+
+        return run
+
+    return {
+        "plain_flash": plain(SDPBackend.FLASH_ATTENTION),
+        "plain_cudnn": plain(SDPBackend.CUDNN_ATTENTION),
+        "model_forward_naive": own_forward(BACKENDS["naive"]),
+        "model_forward_exact": own_forward(without_lse(BACKENDS["fused"])),
+        "model_forward_lse": own_forward(BACKENDS["fused"]),
+        # the engine's forward pass without scoring: to the end of the last layer, and to its queries and keys
+        "engine_unscored_whole": unscored(last + 1),
+        "engine_unscored": unscored(last),
+        "engine": lambda: engine.score(documents),
+    }
+
+
+def by_length(engine: Engine, lengths: tuple[int, ...], only: tuple[str, ...] = ()) -> dict[str, dict[str, float]]:
+    """Median seconds of one document by variant and length, each run alone."""
+    times: dict[str, dict[str, float]] = {}
+    for length in lengths:
+        for name, run in variants(engine, length).items():
+            if (only and name not in only) or (length > 65536 and name not in ("plain_cudnn", "engine")):
+                continue
+            if length > 32768 and name == "model_forward_naive":
+                continue
+            times.setdefault(name, {})[str(length)] = seconds(run, 1 if length > 65536 else 2 if length > 32768 else 3)
+            print(f"{length:7d} {name:24s} {times[name][str(length)]:.4f} s", flush=True)
+            torch.cuda.empty_cache()
+    return times
+
+
+def steady_state(engine: Engine, length: int, count: int) -> dict[str, Any]:
+    """Seconds a document from token ids to scores, many documents in a row, and its parts measured in turns."""
+    documents = random_documents([length] * count)
+
+    def run() -> None:
+        for _ in engine.score_all(documents):
+            pass
+
+    per_batch = max(1, min(count, engine.budget.max_tokens // length))
+    forward = variants(engine, length, per_batch)
+    kinds = {
+        "scored": (run, count),
+        "unscored": (forward["engine_unscored"], per_batch),
+        "unscored_whole": (forward["engine_unscored_whole"], per_batch),
+    }
+    rounds: dict[str, list[float]] = {name: [] for name in kinds}
+    # in turns, so that all meet the same temperatures and clocks; the first round warms up
+    for turn in range(4):
+        for name, (call, size) in kinds.items():
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            call()
+            torch.cuda.synchronize()
+            if turn:
+                rounds[name].append((time.perf_counter() - start) / size)
+    medians = {name: float(np.median(values)) for name, values in rounds.items()}
+    return medians | {
+        "documents": count,
+        "documents_per_batch": per_batch,
+        "tokens_per_second": length / medians["scored"],
+        "scoring_adds": medians["scored"] / medians["unscored"] - 1,
+        "scoring_adds_to_whole_forward": medians["scored"] / medians["unscored_whole"] - 1,
+    }
+
+
+def memory(engine: Engine) -> dict[str, Any]:
+    """Peak memory above the weights for 4 documents of 32k."""
+    torch.cuda.empty_cache()
+    runs = variants(engine, 32768, 4)
+    plain, ours = memory_of(runs["plain_cudnn"]), memory_of(runs["engine"])
+    weights = sum(p.numel() * p.element_size() for p in engine.model.parameters())
+    return {
+        "plain_forward_bytes": plain, "engine_bytes": ours, "weights_bytes": weights,
+        "ratio": (ours + weights) / (plain + weights), "ratio_without_weights": ours / plain,
+    }  # fmt: skip
+
+
+def mixed_stream(engine: Engine) -> dict[str, Any]:
+    """512 documents of log-uniform length, 2k to 32k, against what equal lengths predict."""
+    lengths = np.exp(np.random.default_rng(0).uniform(np.log(2305), np.log(32768), 512)).astype(int)
+    knots = [2560, 4096, 8192, 16384, 32768]
+    per_token = []
+    for length in knots:
+        documents = random_documents([length] * max(1, 262_144 // length))
+
+        def run(documents: Any = documents) -> None:
+            for _ in engine.score_all(documents):
+                pass
+
+        per_token.append(seconds(run, 1) / sum(map(len, documents)))
+    predicted = float((lengths * np.interp(np.log(lengths), np.log(knots), per_token)).sum())
+    documents = random_documents(lengths)
+    padded: list[int] = []
+    start_batch = engine._start
+
+    def counted(batch: list[Any]) -> Any:
+        padded.append(len(batch) * engine._padded_length(max(map(len, batch))))
+        return start_batch(batch)
+
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    with mock.patch.object(engine, "_start", counted):
+        for _ in engine.score_all(documents):
+            pass
+    took = time.perf_counter() - start
+    return {
+        "documents": 512, "tokens": int(lengths.sum()), "batches": len(padded),
+        "padding": 1 - float(lengths.sum() / sum(padded)),
+        "predicted_seconds": predicted, "seconds": took, "share_of_predicted": predicted / took,
+        "tokens_per_second": float(lengths.sum() / took),
+    }  # fmt: skip
+
+
+def nano() -> dict[str, Any]:
+    """ladm-nano at 8k: documents a second, and the share of the device's time in kernels of ours."""
+    out: dict[str, Any] = {}
+    calculator = resolve("ladm-nano")
+    for name, config in {"calibrated": calculator.config, "all_heads": LadmConfig()}.items():
+        engine = Engine(calculator, config, "float16", "cuda:0", "auto", None, None)
+        documents = random_documents([8192] * 256, 8192)
+
+        def run(engine: Engine = engine, documents: Any = documents) -> None:
+            for _ in engine.score_all(documents):
+                pass
+
+        took = seconds(run, 3)
+        shares = kernel_times(run)
+        own = sum(ms for kernel, ms in shares.items() if kernel.startswith(OWN_KERNELS))
+        total = sum(shares.values())
+        out[name] = {
+            "documents_per_second": 256 / took, "tokens_per_second": 256 * 8192 / took,
+            "device_busy": total / 1e3 / took,
+            "share_in_own_kernels": own / total,
+            "share_in_scoring": sum(ms for kernel, ms in shares.items() if kernel.startswith("_focus")) / total,
+        }  # fmt: skip
+    return out
+
+
+def kernel_times(function: Callable[[], Any]) -> dict[str, float]:
+    """Milliseconds of device time by kernel."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU], acc_events=True) as trace:
+        function()
+        torch.cuda.synchronize()
+    times: dict[str, float] = {}
+    for event in trace.key_averages():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            times[event.key] = times.get(event.key, 0.0) + event.device_time_total / 1e3
+    return times
+
+
+def layer_profile(engine: Engine) -> dict[str, float]:
+    """Milliseconds of one layer's parts, the mean over the layers of one document of 32k."""
+    times = kernel_times(variants(engine, 32768)["engine"])
+    parts = {"attention": 0.0, "matrix products": 0.0, "scoring": 0.0, "norms, rotary, SiLU": 0.0, "rest": 0.0}
+    for kernel, ms in times.items():
+        if "sdpa" in kernel or "flash" in kernel:
+            part = "attention"
+        elif kernel.startswith("_focus") or "reduce" in kernel:
+            part = "scoring"
+        elif kernel.startswith(OWN_KERNELS):
+            part = "norms, rotary, SiLU"
+        elif any(word in kernel for word in ("nvjet", "gemm", "cutlass")):
+            part = "matrix products"
+        else:
+            part = "rest"
+        parts[part] += ms
+    return {part: ms / len(engine.layers) for part, ms in parts.items()}
+
+
+def environment() -> dict[str, Any]:
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    return {
+        "device": torch.cuda.get_device_name(), "capability": list(torch.cuda.get_device_capability()),
+        "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(), "triton": triton.__version__,
+        "transformers": transformers.__version__, "attention": causal.describe("cuda"), "commit": commit,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--golden", type=Path, default=Path("../shared/data/golden"), help="folder of golden scores")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.json"))
+    parser.add_argument("--commit", help="recorded where git is not at hand")
+    parser.add_argument(
+        "--profile", action="store_true", help="show where the time of one layer goes, and nothing else"
+    )
+    parser.add_argument("--first-document", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.first_document:
+        print(json.dumps(first_document()))
+        return
+    result: dict[str, Any] = {"environment": environment()}
+    if options.commit:
+        result["environment"]["commit"] = options.commit
+
+    def section(name: str, function: Callable[[], Any]) -> None:
+        start = time.perf_counter()
+        result[name] = function()
+        print(f"{name} ({time.perf_counter() - start:.0f} s): {json.dumps(result[name])}", flush=True)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+    print(json.dumps(result["environment"]), flush=True)
+    start = time.perf_counter()
+    engine = tiny_llama(torch.float16)
+    if options.profile:
+        engine.score(random_documents([32768]))
+        section("profile", lambda: layer_profile(engine))
+        return
+    section("parity", lambda: parity(options.golden))
+    section("first_document", in_a_fresh_process)
+    section("batch_invariance", lambda: {"spread": batch_invariance(engine)})
+    section("out_of_memory", lambda: out_of_memory(engine))
+    section("memory", lambda: memory(engine))
+    section("steady_float16", lambda: steady_state(engine, 32768, 8))
+    section("seconds", lambda: by_length(engine, LENGTHS))
+    section("mixed_stream", lambda: mixed_stream(engine))
+    section("profile", lambda: layer_profile(engine))
+    del engine
+    torch.cuda.empty_cache()
+    engine = tiny_llama(torch.bfloat16)
+    section("steady_bfloat16", lambda: steady_state(engine, 32768, 8))
+    section("seconds_bfloat16", lambda: by_length(engine, (32768,), ("plain_cudnn", "engine")))
+    section("nano", nano)
+    result["wall_seconds"] = time.perf_counter() - start
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written to {options.out} after {result['wall_seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Renders a file that `gpu.py` wrote as the Markdown of the README's benchmark section.
+
+python benchmarks/table.py benchmarks/results/h200.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+VARIANTS = {
+    "plain_flash": "plain transformers forward, SDPA flash",
+    "plain_cudnn": "plain transformers forward, SDPA cuDNN",
+    "model_forward_naive": "the model's own forward + materialised softmax",
+    "model_forward_exact": "the model's own forward + exact prefix pass",
+    "model_forward_lse": "the model's own forward + log-sum-exp reused",
+    "engine_unscored_whole": "our forward, unscored, to the end of the last layer",
+    "engine_unscored": "our forward, unscored, to the last layer's queries and keys",
+    "engine": "**our forward, scored**",
+}
+
+
+def render(result: dict[str, Any]) -> str:
+    """The Markdown of one result file."""
+    env, times = result["environment"], result["seconds"]
+    lengths = sorted({length for row in times.values() for length in row}, key=int)
+    lines = [
+        f"One {env['device']}, fp16, TinyLlama-1.1B shape with random weights, seconds a document "
+        f"(torch {env['torch']}, cuDNN {env['cudnn']}, Triton {env['triton']}, transformers {env['transformers']}):",
+        "",
+        "| T | " + " | ".join(f"{int(length):,}" for length in lengths) + " |",
+        "|---" * (len(lengths) + 1) + "|",
+    ]
+    for name, label in VARIANTS.items():
+        if name in times:
+            cells = (f"{times[name][length]:.4f}" if length in times[name] else "" for length in lengths)
+            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    lines += ["", *_sentences(result)]
+    return "\n".join(lines) + "\n"
+
+
+def _sentences(result: dict[str, Any]) -> list[str]:
+    lines = []
+    for dtype in ("float16", "bfloat16"):
+        if steady := result.get(f"steady_{dtype}"):
+            lines.append(
+                f"- Steady state at 32,768 tokens, {dtype}: {steady['scored']:.3f} s a document from token ids to "
+                f"score ({steady['tokens_per_second']:,.0f} tokens/s). Scoring adds {steady['scoring_adds']:.1%} to "
+                f"our own forward cut at the same place, {steady['scoring_adds_to_whole_forward']:+.1%} to a whole one."
+            )
+    if memory := result.get("memory"):
+        lines.append(
+            f"- Peak memory of 4 documents of 32,768 tokens, weights included: {memory['ratio']:.2f} of the plain "
+            "forward's."
+        )
+    if mixed := result.get("mixed_stream"):
+        lines.append(
+            f"- A stream of {mixed['documents']} documents of 2k to 32k tokens, log-uniform: {mixed['padding']:.1%} "
+            f"padding, {mixed['share_of_predicted']:.0%} of the throughput that equal lengths predict, "
+            f"{mixed['tokens_per_second']:,.0f} tokens/s."
+        )
+    if first := result.get("first_document"):
+        lines.append(
+            f"- A fresh process with nothing compiled: {first['load']:.1f} s to load, {first['first']:.1f} s for the "
+            f"first document, {first['second']:.2f} s for the second, {first['first_of_another_length']:.2f} s for "
+            f"the first of another length ({first['again']:.2f} s once more)."
+        )
+    if nano := result.get("nano"):
+        lines += [
+            f"- ladm-nano at 8,192 tokens, {name.replace('_', ' ')}: {row['documents_per_second']:,.0f} documents/s; "
+            f"{row['share_in_own_kernels']:.0%} of the GPU's time in our own kernels, {row['share_in_scoring']:.0%} in "
+            "scoring."
+            for name, row in nano.items()
+        ]
+    if "batch_invariance" in result:
+        lines.append(
+            f"- Parity with the golden scores: {result['parity']['worst_fp32']:.1e} relative at worst in fp32; fp16 "
+            "and bf16 within twice the error of plain PyTorch. One document in ten different batches: spread "
+            f"{result['batch_invariance']['spread']:.0e}."
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("result", type=Path, help="JSON written by benchmarks/gpu.py")
+    print(render(json.loads(parser.parse_args().result.read_text())), end="")
+
+
+if __name__ == "__main__":
+    main()

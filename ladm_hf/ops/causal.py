@@ -1,0 +1,144 @@
+"""Causal attention with its log-sum-exp, from the kernels that the platform brings.
+
+PyTorch's `scaled_dot_product_attention` computes the log-sum-exp of every query and keeps it to itself; the operators
+behind it return it. Which one serves is settled once for each device, dtype and shape of head, by trying them in the
+order of their speed on a small input: the first whose output and log-sum-exp agree with the definition is taken.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+aten = torch.ops.aten
+HALF_TYPES = (torch.float16, torch.bfloat16)
+# Tokens of the trial, on purpose no multiple of any tile, and how far it may be off.
+TRIAL_TOKENS, TRIAL_TOLERANCE = 75, 2e-2
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
+    """Output and log-sum-exp of plain causal attention.
+
+    Args:
+        q (`Tensor` `[B, H, T, D]`), k and v (`Tensor` `[B, Hkv, T, D]`): KV heads not repeated.
+        scale (`float`): multiplies `q . k`.
+
+    Returns:
+        The output `[B, H, T, D]` and the log-sum-exp `[B, H, T]` over the keys `0..i` of each query `i` (natural
+        logarithm, fp32), or `None` where no kernel of the platform gives both.
+    """
+    if q.shape[-1] != v.shape[-1]:
+        return None
+    if q.device.type == "cpu":
+        return _flash_cpu(q, k, v, scale)
+    if q.device.type != "cuda":
+        return None
+    name = kernel_name(q.device.index or 0, q.dtype, q.shape[-1], q.shape[1] // k.shape[1])
+    return None if name is None else KERNELS[name](q, k, v, scale)
+
+
+@functools.cache
+def kernel_name(device: int, dtype: torch.dtype, dim: int, group: int) -> str | None:
+    """The fastest kernel that serves, by name, or `None`: `"cudnn"`, `"flash"` or `"efficient"`."""
+    for name in candidates(device, dtype, dim):
+        try:
+            error = _trial(name, torch.device("cuda", device), dtype, dim, group)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as problem:
+            logger.debug("%s attention cannot run with %s heads of %d: %s", name, dtype, dim, problem)
+            continue
+        if error <= TRIAL_TOLERANCE:
+            return name
+        logger.warning("%s attention is off by %.1e with %s heads of %d: not used", name, error, dtype, dim)
+    return None
+
+
+def candidates(device: int, dtype: torch.dtype, dim: int) -> list[str]:
+    """Kernels that may serve a CUDA device, fastest first."""
+    major, _ = torch.cuda.get_device_capability(device)
+    names = []
+    if torch.version.hip is None and dim % 8 == 0:
+        if dtype in HALF_TYPES and major >= 9 and torch.backends.cudnn.is_available():
+            names.append("cudnn")
+        if dtype in HALF_TYPES and major >= 8 and dim <= 256:
+            names.append("flash")
+        names.append("efficient")
+    return names
+
+
+def describe(device: str | torch.device, dtype: torch.dtype | None = None, dim: int = 64, group: int = 8) -> str:
+    """One line for people: which attention kernel serves a device, and whether it gives the log-sum-exp.
+
+    Args:
+        device (`str` or `torch.device`): the device.
+        dtype (`torch.dtype`, *optional*): defaults to fp16 on CUDA.
+        dim (`int`, *optional*, defaults to `64`): head dimension.
+        group (`int`, *optional*, defaults to `8`): query heads for each KV head.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        return "PyTorch's CPU flash attention, log-sum-exp reused"
+    if device.type != "cuda":
+        return f"scaled_dot_product_attention on {device.type}, exact prefix pass (no log-sum-exp)"
+    index = torch.cuda.current_device() if device.index is None else device.index
+    major, minor = torch.cuda.get_device_capability(index)
+    name = kernel_name(index, dtype or torch.float16, dim, group)
+    card = f"{torch.cuda.get_device_name(index)} (capability {major}.{minor})"
+    if name is None:
+        return f"{card}: scaled_dot_product_attention, exact prefix pass (no kernel gives the log-sum-exp)"
+    version = f" {torch.backends.cudnn.version()}" if name == "cudnn" else ""
+    return f"{card}: {name}{version} attention, log-sum-exp reused"
+
+
+def _flash_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    output, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
+    return output, lse
+
+
+def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    output, lse, *_ = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, True, False, scale=scale)
+    # [B, H, T, 1]
+    return output, lse.view(q.shape[:3])
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    output, lse, *_ = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True, False, scale=scale)
+    return output, lse[..., : q.shape[2]]
+
+
+def _efficient(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    group = q.shape[1] // k.shape[1]
+    # the one kernel that wants a KV head for each query head
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    output, lse, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, True, scale=scale)
+    # padded to a multiple of 32
+    return output, lse[..., : q.shape[2]]
+
+
+KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {
+    "cudnn": _cudnn,
+    "flash": _flash,
+    "efficient": _efficient,
+}
+
+
+@torch.inference_mode()
+def _trial(name: str, device: torch.device, dtype: torch.dtype, dim: int, group: int) -> float:
+    """Largest difference from the definition, of output and log-sum-exp, on a small random input."""
+    generator = torch.Generator(device).manual_seed(0)
+    # as projections leave them: heads inside tokens, [B, H, T, D] by transposition
+    packed = torch.randn(2, TRIAL_TOKENS, 2 * group + 4, dim, generator=generator, device=device).to(dtype)
+    q, k, v = packed.transpose(1, 2).split([2 * group, 2, 2], dim=1)
+    scale = dim**-0.5
+    output, lse = KERNELS[name](q, k, v, scale)
+    logits = scale * q.double() @ k.double().repeat_interleave(group, 1).mT
+    logits.masked_fill_(torch.ones_like(logits, dtype=torch.bool).triu_(1), -torch.inf)
+    expected = logits.softmax(-1) @ v.double().repeat_interleave(group, 1)
+    error = torch.maximum((output - expected).abs().max(), (lse - logits.logsumexp(-1)).abs().max())
+    return float("inf") if error.isnan() else float(error)

@@ -1,0 +1,98 @@
+"""The platform's attention kernels give the output and the log-sum-exp of the definition, or are not used."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from ladm_hf import attention
+from ladm_hf.ops import causal
+
+HAS_GPU = torch.cuda.is_available()
+
+
+@pytest.fixture(autouse=True)
+def forget_choices():
+    choose = causal.kernel_name
+    choose.cache_clear()
+    yield
+    choose.cache_clear()
+
+
+def test_the_cpu_kernel_agrees_with_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(causal.KERNELS, "cpu", causal._flash_cpu)
+    assert causal._trial("cpu", torch.device("cpu"), torch.float32, 16, 2) < 1e-5
+
+
+def test_values_of_another_width_and_other_devices_have_no_kernel() -> None:
+    q = torch.randn(1, 2, 5, 8)
+    assert causal.causal_attention(q, q, q[..., :4], 1.0) is None
+    q = q.to("meta")
+    assert causal.causal_attention(q, q, q, 1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "dim", "expected"),
+    [
+        ((9, 0), torch.float16, 64, ["cudnn", "flash", "efficient"]),
+        ((8, 6), torch.bfloat16, 128, ["flash", "efficient"]),
+        ((7, 5), torch.float16, 64, ["efficient"]),
+        ((9, 0), torch.float32, 64, ["efficient"]),
+        ((9, 0), torch.float16, 60, []),
+    ],
+)
+def test_candidates_follow_the_capability(monkeypatch, capability, dtype, dim, expected) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+    assert causal.candidates(0, dtype, dim) == expected
+
+
+def test_a_kernel_that_fails_or_is_wrong_is_passed_over(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
+    def trial(name: str, *_: object) -> float:
+        if name == "cudnn":
+            raise RuntimeError("no plan")
+        return {"flash": 0.5, "efficient": 1e-3}[name]
+
+    monkeypatch.setattr(causal, "candidates", lambda *_: ["cudnn", "flash", "efficient"])
+    monkeypatch.setattr(causal, "_trial", trial)
+    with caplog.at_level(logging.DEBUG, "ladm_hf.ops.causal"):
+        assert causal.kernel_name(0, torch.float16, 64, 1) == "efficient"
+    assert "no plan" in caplog.text
+    assert "flash attention is off by 5.0e-01" in caplog.text
+    monkeypatch.setattr(causal, "candidates", lambda *_: ["flash"])
+    assert causal.kernel_name(0, torch.float16, 32, 1) is None
+
+
+def test_running_out_of_memory_settles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trial(*_: object) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(causal, "candidates", lambda *_: ["flash"])
+    monkeypatch.setattr(causal, "_trial", trial)
+    with pytest.raises(torch.OutOfMemoryError):
+        causal.kernel_name(0, torch.float16, 64, 1)
+
+
+def test_the_report_names_kernel_and_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert attention.describe("cpu") == (
+        "PyTorch's CPU flash attention, log-sum-exp reused; span focus by PyTorch (chunked)"
+    )
+    assert "exact prefix pass" in causal.describe("mps")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Some GPU")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(causal, "kernel_name", lambda *_: "cudnn")
+    assert "Some GPU (capability 9.0): cudnn" in causal.describe("cuda")
+    monkeypatch.setattr(causal, "kernel_name", lambda *_: None)
+    assert "no kernel gives the log-sum-exp" in causal.describe("cuda:0")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device")
+@pytest.mark.parametrize("dim", [32, 64, 80, 96, 128, 256])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_gpu_has_a_kernel_for_every_head(dtype: torch.dtype, dim: int) -> None:
+    assert causal.kernel_name(0, dtype, dim, 4) is not None
