@@ -9,6 +9,7 @@ import platform
 import torch
 
 from ladm_hf import __version__
+from ladm_hf.attention import describe
 from ladm_hf.calculators import CONFIG_FILE, resolve
 from ladm_hf.errors import LadmError
 
@@ -36,6 +37,7 @@ def report() -> dict[str, str]:
         ", ".join(f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB, sm_{gpu.major}{gpu.minor})" for gpu in gpus)
         or ("Apple MPS" if torch.backends.mps.is_available() else "none")
     )  # fmt: skip
+    lines["attention"] = describe("cuda" if gpus else "cpu")
     try:
         calculator = resolve(None)
         own = " with its own ladm_config.json" if calculator.path and (calculator.path / CONFIG_FILE).is_file() else ""

@@ -17,8 +17,8 @@ from ladm_hf import errors
 LAYERS = [
     ["cli", "__main__"],
     ["demo", "environment"],
-    ["runner", "hub", "metric", "training", "reproduce", "report"],
-    ["scorer", "card", "plots"],
+    ["runner", "hub", "bundle", "metric", "training", "reproduce", "report"],
+    ["scorer", "card", "plots", "patience"],
     ["engine"],
     ["attention", "batching", "calculators", "documents", "selection", "prepare", "inputs", "journal"],
     ["ops", "scores"],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,7 @@ def test_there_are_blocks() -> None:
 def test_links_to_files_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8")):
         assert (ROOT / target).exists(), target
+
+
+def test_tables_are_those_of_the_results() -> None:
+    subprocess.run([sys.executable, ROOT / "benchmarks" / "readme.py", "--check"], check=True)

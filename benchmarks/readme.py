@@ -1,0 +1,79 @@
+"""Fills the README's tables from the results beside this script, so that no number there is typed by hand.
+
+    python benchmarks/readme.py            # rewrites what stands between the table markers of README.md
+    python benchmarks/readme.py --check    # fails where the README and the results differ
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from table import render as render_gpu
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+
+
+def cpu(result: dict[str, Any]) -> str:
+    """Seconds, ratios and memory of one pass on a CPU."""
+    lengths = sorted({row["tokens"] for row in result["rows"]})
+    variants = dict.fromkeys(row["variant"] for row in result["rows"])
+    cells = {(row["variant"], row["tokens"]): row for row in result["rows"]}
+    lines = [
+        f"`{result['model']}`, {result['dtype']}, {result['cores']} CPU cores, one document; time and peak memory beside "
+        "the plain forward pass of the same model in the same run:",
+        "",
+        "| tokens | " + " | ".join(f"{length:,}" for length in lengths) + " |",
+        "|---" * (len(lengths) + 1) + "|",
+    ]
+    for variant in variants:
+        row = [cells[variant, length] for length in lengths]
+        values = [f"{c['seconds']:.2f} s ({c['ratio']:.2f}x), {c['memory_mib']:.0f} MiB" for c in row]
+        lines.append(f"| {variant} | " + " | ".join(values) + " |")
+    return "\n".join(lines)
+
+
+def batches(result: dict[str, Any]) -> str:
+    """How far a score moves with its batch mates and with the dtype."""
+    lines = ["| dtype | largest move with other batch mates | largest distance from float32 |", "|---|---|---|"]
+    for row in result["rows"]:
+        lines.append(f"| {row['dtype']} | {row['spread']:.0e} | {row['distance_from_float32']:.0e} |")
+    return "\n".join(lines)
+
+
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "cpu": ("cpu.json", cpu),
+    "batches": ("batch_invariance.json", batches),
+    "gpu": ("h200.json", render_gpu),
+}
+
+
+def filled(text: str) -> str:
+    """The README with every table made anew."""
+
+    def table(match: re.Match[str]) -> str:
+        file, render = TABLES[match[1]]
+        result = json.loads((HERE / "results" / file).read_text(encoding="utf-8"))
+        return f"<!-- table: {match[1]} -->\n{render(result).strip()}\n<!-- /table -->"
+
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- /table -->", table, text, flags=re.S)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    text = README.read_text(encoding="utf-8")
+    new = filled(text)
+    if options.check and new != text:
+        raise SystemExit("README.md and benchmarks/results differ: run python benchmarks/readme.py")
+    README.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
