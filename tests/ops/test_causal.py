@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -96,3 +97,48 @@ def test_the_report_names_kernel_and_backend(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_a_gpu_has_a_kernel_for_every_head(dtype: torch.dtype, dim: int) -> None:
     assert causal.kernel_name(0, dtype, dim, 4) is not None
+
+
+def test_the_layout_of_every_operators_log_sum_exp_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attend(q, k, v, scale):
+        output, lse = causal._flash_cpu(q, k, v, scale)
+        return output, lse.contiguous()
+
+    def cudnn(q, k, v, bias, compute, dropout, is_causal, debug, *, scale):
+        assert bias is None
+        assert compute
+        assert is_causal
+        output, lse = attend(q, k, v, scale)
+        return output, lse.unsqueeze(-1), None
+
+    def flash(q, k, v, dropout, is_causal, debug, *, scale):
+        assert is_causal
+        output, lse = attend(q, k, v, scale)
+        return output, torch.nn.functional.pad(lse, (0, 53)), None
+
+    def efficient(q, k, v, bias, compute, dropout, is_causal, *, scale):
+        assert q.shape == k.shape == v.shape
+        return flash(q, k, v, dropout, is_causal, False, scale=scale)
+
+    operators = {
+        "_scaled_dot_product_cudnn_attention": cudnn,
+        "_scaled_dot_product_flash_attention": flash,
+        "_scaled_dot_product_efficient_attention": efficient,
+        "_scaled_dot_product_flash_attention_for_cpu": torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
+    }
+    monkeypatch.setattr(causal, "aten", SimpleNamespace(**operators))
+    for name in causal.KERNELS:
+        assert causal._trial(name, torch.device("cpu"), torch.float32, 16, 3) < 1e-5
+
+
+def test_a_gpu_uses_the_kernel_that_was_chosen_for_its_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple] = []
+    monkeypatch.setattr(causal, "kernel_name", lambda *key: asked.append(key) or "flash")
+    monkeypatch.setitem(causal.KERNELS, "flash", lambda q, k, v, scale: ("output", scale))
+    q, k = (
+        SimpleNamespace(device=torch.device("cuda:1"), dtype=torch.float16, shape=(1, heads, 9, 64)) for heads in (8, 2)
+    )
+    assert causal.causal_attention(q, k, k, 0.5) == ("output", 0.5)
+    assert asked == [(1, torch.float16, 64, 4)]
+    monkeypatch.setattr(causal, "kernel_name", lambda *key: None)
+    assert causal.causal_attention(q, k, k, 0.5) is None
