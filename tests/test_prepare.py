@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import AutoTokenizer
 from ladm_hf import prepare_dataset
 from ladm_hf.calculators import resolve
 from ladm_hf.errors import ColumnError, ConfigError, RunError
+from ladm_hf.prepare import _text_of
 
 TOKENIZER = AutoTokenizer.from_pretrained(str(resolve("ladm-nano").path))
 
@@ -125,3 +127,30 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not (tmp_path / "out" / ".ladm").exists()
     monkeypatch.undo()
     assert prepare(dataset(6), tmp_path / "out").num_rows > 0
+
+
+class Threads(ThreadPoolExecutor):
+    """Stands for the worker processes, in this one."""
+
+    def __init__(self, workers: int, mp_context: Any, **options: Any) -> None:
+        super().__init__(1, **options)
+
+
+def test_the_work_of_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ladm_hf.prepare.ProcessPoolExecutor", Threads)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    one = prepare(dataset(), tmp_path / "one")
+    assert prepare(dataset(), tmp_path / "two", num_proc=2).to_list() == one.to_list()
+
+    def fail(*args: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("ladm_hf.prepare._prepare_chunk", fail)
+    with pytest.raises(ZeroDivisionError):
+        prepare(dataset(3), tmp_path / "three", num_proc=2)
+    assert not (tmp_path / "three" / "data").exists()
+
+
+def test_a_tokenizer_that_knows_no_places_decodes(tmp_path: Path) -> None:
+    encoded = {"input_ids": tokens("the river under a window")}
+    assert _text_of(TOKENIZER, "", encoded, 0, len(encoded["input_ids"])) == "the river under a window"

@@ -19,6 +19,7 @@ from runs import GEOMETRY, bits, dataset, document, expected, parquet, result, r
 from ladm_hf import LadmConfig, LadmScorer, chunks, run_status, runner, score_dataset
 from ladm_hf.errors import ColumnError, ConfigError, InputError, ResumeError, RowError, RunError, StorageError
 from ladm_hf.parquet_files import ParquetSource
+from ladm_hf.run_folder import RunFolder
 
 QUICK = LadmConfig(span_length=16, max_length=512)
 
@@ -415,3 +416,39 @@ def test_launchers_whose_processes_do_not_see_each_other(monkeypatch: pytest.Mon
 def test_the_geometry_of_the_tests_has_documents_on_both_sides() -> None:
     assert {row[3] for row in expected()} == {"ok", "too_short"}
     assert GEOMETRY.min_tokens == 145
+
+
+def test_a_rank_with_other_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Second(runner.Ranks):
+        def __init__(self) -> None:
+            super().__init__()
+            self.index = 1
+
+        def share(self, find: Any) -> Any:
+            return RunFolder(tmp_path).load(), "launch"
+
+    quick(dataset(), tmp_path)
+    monkeypatch.setattr(runner, "Ranks", Second)
+    with pytest.raises(InputError, match="rank 1 was given other rows than rank 0"):
+        quick(dataset(23), tmp_path)
+
+
+def test_no_rank_outlives_its_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ladm_hf.heartbeat import Heartbeat
+
+    left: list[int] = []
+
+    def leave(code: int) -> None:
+        left.append(code)
+        heart.stopped.set()
+
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    run = {"costs": [1.0], "edges": [0, 1], "split": "train"}
+    (tmp_path / "logs").mkdir()
+    heart = Heartbeat(RunFolder(tmp_path), run, "launch", runner.Ranks(), None, False)
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setattr(os, "_exit", leave)
+    heart.start()
+    heart.thread.join()
+    assert left[0] == 1
+    assert "the launcher is gone" in (tmp_path / "logs" / "rank-00000.log").read_text()
