@@ -1,7 +1,7 @@
 """Fills the README's tables from the results beside this script, so that no number there is typed by hand.
 
-    python benchmarks/readme.py            # rewrites what stands between the table markers of README.md
-    python benchmarks/readme.py --check    # fails where the README and the results differ
+python benchmarks/readme.py            # rewrites what stands between the table markers of README.md
+python benchmarks/readme.py --check    # fails where the README and the results differ
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ identity, dtype, columns), so `datasets` finds its cache again in another proces
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -369,8 +368,8 @@ class LadmScorer:
         if self._journal is None or self._journal.identity != identity:
             self._journal = Journal(self._journal_folder or "", identity)
         # bad rows are told by their place in the whole batch, so the parts of it must not raise
-        quiet = copy.copy(self)
-        quiet.on_error = "status"
+        quiet = object.__new__(type(self))
+        quiet.__dict__ |= self.__dict__ | {"on_error": "status"}
 
         def score(group: list[Any]) -> list[tuple[float, int, str]]:
             quiet._engine = self._load(rank)
