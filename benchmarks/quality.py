@@ -1,4 +1,4 @@
-"""Does a score tell natural long documents from splices? The LADM scores of a calculator beside other scores, with time.
+"""Does a score tell natural long documents from splices? A calculator's LADM scores beside other scores, with time.
 
     python benchmarks/quality.py documents.parquet                     # ladm-nano; writes results/quality.json and .png
     python benchmarks/quality.py documents.parquet --model my-calculator --output results/mine.json
@@ -16,12 +16,13 @@ The other scores, each with the sign that its authors give it:
 - delta perplexity: relative fall of a span's perplexity when an earlier span is put before it, plus their distance,
   times how few spans help (ProLong, arXiv 2405.17915), on a sample of spans;
 - first-layer distant attention: attention mass of the first layer beyond T/4 (LongAttn, arXiv 2502.16860);
-- length: characters of the window; gzip: compressed over raw size.
+- length: characters of the window; gzip ratio: raw over compressed size.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
 import zlib
@@ -35,6 +36,7 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from ladm_hf import LadmConfig, __version__
+from ladm_hf.attention import ForwardDone, scoring_attention
 from ladm_hf.calculators import resolve
 from ladm_hf.engine import Engine
 from ladm_hf.training.calibration import FocusTable, HeadRecorder, setting_areas
@@ -123,26 +125,31 @@ def first_layer_distant_attention(engine: Engine, ids: torch.Tensor) -> Scores:
         return torch.zeros(1)
 
     recorder = HeadRecorder(None, engine.plan.scored[:1], mass)  # type: ignore[arg-type]
-    from ladm_hf.attention import ForwardDone, scoring_attention
-
-    with scoring_attention(engine.model):
-        try:
-            engine.model(input_ids=ids.to(engine.model.device), use_cache=False, ladm_recorder=recorder)
-        except ForwardDone:
-            pass
+    with scoring_attention(engine.model), contextlib.suppress(ForwardDone):
+        engine.model(input_ids=ids.to(engine.model.device), use_cache=False, ladm_recorder=recorder)
     return captured[0].cpu().numpy()
 
 
 def compare(
-    folder: Path, tokenizer: Any, windows: Sequence[LabelledWindow], device: str, calibrated: LadmConfig
+    folder: Path,
+    tokenizer: Any,
+    windows: Sequence[LabelledWindow],
+    device: str,
+    calibrated: LadmConfig,
+    only_calibrated: bool = False,
 ) -> tuple[dict[str, Scores], dict[str, float]]:
     """Every score of every window, and seconds per window of 8,192 tokens (or of the longest there are)."""
-    engine = Engine(resolve(folder), LadmConfig(), "float32" if device == "cpu" else "float16", device, "auto", None, None)
+    engine = Engine(
+        resolve(folder), LadmConfig(), "float32" if device == "cpu" else "float16", device, "auto", None, None
+    )
     own = Engine(resolve(folder), calibrated, "float32" if device == "cpu" else "float16", device, "auto", None, None)
+    layers = own.layers if only_calibrated else None
+    table = FocusTable(engine, windows, layers, progress=True)
+    scores = {"LADM, calibrated heads": table.scores(calibrated.heads or table.heads, calibrated.ablation)}
+    if only_calibrated:
+        return scores, timings({"LADM, calibrated heads": lambda ids: own.score(list(ids.numpy()))}, windows, device)
     reader = Reader(folder, device)
-    table = FocusTable(engine, windows, progress=True)
-    scores = {
-        "LADM, calibrated heads": table.scores(calibrated.heads or table.heads, calibrated.ablation),
+    scores |= {
         "LADM, all heads (paper)": table.scores(table.heads, None),
         "LADM, all heads, no_std": table.scores(table.heads, "no_std"),
         "LADM, all heads, no_length_weight": table.scores(table.heads, "no_length_weight"),
@@ -158,30 +165,38 @@ def compare(
         "first-layer distant attention": lambda ids: first_layer_distant_attention(engine, ids),
         "length": lambda ids: np.array([len(row) for row in text(ids)], dtype=float),
         "gzip ratio": lambda ids: np.array(
-            [len(zlib.compress(row.encode(), 6)) / max(len(row.encode()), 1) for row in text(ids)]
+            [len(row.encode()) / len(zlib.compress(row.encode(), 6)) for row in text(ids)]
         ),
     }
     for name, score in others.items():
         start = time.perf_counter()
         scores[name] = over_batches(score, windows, device)
         print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
-    lengths = [len(window.ids) for window in windows]
-    length = 8192 if 8192 in lengths else max(lengths)
-    sample = [window for window in windows if len(window.ids) == length][: 4 if device == "cpu" else 16]
     timed: dict[str, Callable[[torch.Tensor], Any]] = {
         "LADM, calibrated heads": lambda ids: own.score(list(ids.numpy())),
         "LADM, all heads (paper)": lambda ids: engine.score(list(ids.numpy())),
         **others,
     }
-    seconds = {}
-    for name, run in timed.items():
-        over_batches(run, sample[:1], device)
-        start = time.perf_counter()
-        over_batches(run, sample, device)
-        seconds[name] = (time.perf_counter() - start) / len(sample)
+    seconds = timings(timed, windows, device)
     for name in ("LADM, all heads, no_std", "LADM, all heads, no_length_weight"):
         seconds[name] = seconds["LADM, all heads (paper)"]
     return scores, seconds
+
+
+def timings(
+    scores: dict[str, Callable[[torch.Tensor], Any]], windows: Sequence[LabelledWindow], device: str
+) -> dict[str, float]:
+    """Seconds per window of 8,192 tokens, or of the longest there are."""
+    lengths = [len(window.ids) for window in windows]
+    length = 8192 if 8192 in lengths else max(lengths)
+    sample = [window for window in windows if len(window.ids) == length][: 4 if device == "cpu" else 16]
+    seconds = {}
+    for name, score in scores.items():
+        over_batches(score, sample[:1], device)
+        start = time.perf_counter()
+        over_batches(score, sample, device)
+        seconds[name] = (time.perf_counter() - start) / len(sample)
+    return seconds
 
 
 def over_batches(score: Callable[[torch.Tensor], Any], windows: Sequence[LabelledWindow], device: str) -> Scores:
@@ -228,14 +243,25 @@ def bootstrap(
                 points[name].setdefault((length, k), []).append(float(wins.mean()))
                 draws[name].setdefault((length, k), []).append(np.einsum("bn,ns,bs->b", weights, wins, others))
 
+    def mean(name: str, there: Sequence[tuple[int, int]]) -> tuple[float, np.ndarray]:
+        point = float(np.mean([np.mean(points[name][setting]) for setting in there]))
+        return point, np.mean([np.mean(draws[name][setting], axis=0) for setting in there], axis=0)
+
     def summary(name: str, chosen: Sequence[tuple[int, int]]) -> dict[str, Any] | None:
         there = [setting for setting in chosen if setting in points[name]]
         if not there:
             return None
-        point = float(np.mean([np.mean(points[name][setting]) for setting in there]))
-        sample = np.mean([np.mean(draws[name][setting], axis=0) for setting in there], axis=0)
-        low, high = np.percentile(sample, [2.5, 97.5])
-        return {"auc": round(point, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+        point, sample = mean(name, there)
+        low, high = np.percentile(sample, [2.5, 97.5]).tolist()
+        # how far the first score is ahead, on the same draws
+        first, reference = mean(next(iter(scores)), there)
+        behind, ahead = np.percentile(reference - sample, [2.5, 97.5]).tolist()
+        return {
+            "auc": round(point, 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
+            "behind_first": {"auc": round(first - point, 4), "low": round(behind, 4), "high": round(ahead, 4)},
+        }
 
     return {
         name: {
@@ -298,6 +324,7 @@ def run(
     seed: int = 0,
     rounds: int = 1000,
     settings: Sequence[tuple[int, int]] = SETTINGS,
+    only_calibrated: bool = False,
 ) -> dict[str, Any]:
     """The whole comparison as a dictionary for JSON."""
     windows: list[LabelledWindow] = []
@@ -306,7 +333,7 @@ def run(
     if not setting_areas(windows, np.zeros(len(windows))):
         raise SystemExit("no domain of these documents has two natural windows and the documents to splice")
     calibrated = resolve(folder).config
-    scores, seconds = compare(folder, tokenizer, windows, device, calibrated)
+    scores, seconds = compare(folder, tokenizer, windows, device, calibrated, only_calibrated)
     methods = bootstrap(windows, scores, rounds, settings)
     for name, row in methods.items():
         row["seconds"] = round(seconds[name], 5)
@@ -346,6 +373,7 @@ def main() -> None:
     parser.add_argument("--settings", type=setting, nargs="+", default=SETTINGS, help="T x k, as 8192x2; k = 0 joins")
     parser.add_argument("--per-domain", type=int, default=24, help="most windows of a kind in a domain")
     parser.add_argument("--rounds", type=int, default=1000, help="bootstrap rounds")
+    parser.add_argument("--only-calibrated", action="store_true", help="leave out all other scores")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=RESULTS / "quality.json")
@@ -365,6 +393,7 @@ def main() -> None:
         seed=options.seed,
         rounds=options.rounds,
         settings=options.settings,
+        only_calibrated=options.only_calibrated,
     )
     result["model"] = options.model
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ class Calibration:
             domains; 0.5 is chance.
         settings (`dict[str, float]`): the same by setting, `"8192 x 2"` for splices of two.
         domains (`dict[str, float]`): the same by domain.
-        uncalibrated (`float`): the paper's score, all heads, on the same windows.
+        uncalibrated (`float`): the paper's score on the same windows, with all heads of the layers considered.
         heads (`dict[str, float]`): every head by itself, `"layer.head"`, with the factors chosen, on all windows.
         windows, documents (`int`): how many were used.
     """
@@ -75,7 +75,7 @@ class Calibration:
         rounded = {name: round(value, 3) for name, value in self.heads.items()}
         return {
             "auc": round(self.auc, 3),
-            "auc_paper_score": round(self.uncalibrated, 3),
+            "auc_uncalibrated": round(self.uncalibrated, 3),
             "auc_by_setting": {name: round(value, 3) for name, value in self.settings.items()},
             "auc_by_domain": {name: round(value, 3) for name, value in self.domains.items()},
             "auc_by_head": dict(sorted(rounded.items(), key=lambda item: -item[1])),
@@ -104,10 +104,10 @@ class HeadRecorder:
 
 
 @torch.inference_mode()
-def head_focus(engine: Engine, ids: npt.NDArray[Any]) -> tuple[SpanGrid, dict[int, Tensor]]:
-    """PFS of every head of the layers with full attention, for documents of one length `[B, T]`."""
+def head_focus(engine: Engine, ids: npt.NDArray[Any], layers: tuple[int, ...]) -> tuple[SpanGrid, dict[int, Tensor]]:
+    """PFS of every head of these layers, for documents of one length `[B, T]`."""
     check_reach(engine.plan, ids.shape[1], engine.model_type)
-    recorder = HeadRecorder(SpanGrid([ids.shape[1]] * len(ids), engine.config), engine.plan.scored, engine.span_focus)
+    recorder = HeadRecorder(SpanGrid([ids.shape[1]] * len(ids), engine.config), layers, engine.span_focus)
     batch = torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int64)).to(engine.model.device)
     with scoring_attention(engine.model), contextlib.suppress(ForwardDone):
         engine.model(input_ids=batch, use_cache=False, ladm_recorder=recorder)
@@ -158,24 +158,40 @@ class FocusTable:
     Args:
         engine (`Engine`): a loaded calculator.
         windows (sequence of [`LabelledWindow`]): of any lengths.
+        layers (sequence of `int`, *optional*): read these layers only; by default all with full attention.
         progress (`bool`, *optional*, defaults to `False`): show a bar.
     """
 
-    def __init__(self, engine: Engine, windows: Sequence[LabelledWindow], progress: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        windows: Sequence[LabelledWindow],
+        layers: Sequence[int] | None = None,
+        progress: bool = False,
+    ) -> None:
         self.windows = list(windows)
+        self.layers = engine.plan.scored if layers is None else tuple(sorted(set(layers)))
+        missing = sorted(set(self.layers) - set(engine.plan.scored))
+        if missing or not self.layers:
+            raise ConfigError(
+                f"layers must name some of the layers with full attention, {engine.plan.scored}, got {self.layers}"
+            )
+        # by length: rows of `windows`, their grid, and layer -> [B, H, R, S]
         self._blocks: list[tuple[npt.NDArray[np.int64], SpanGrid, dict[int, Tensor]]] = []
         cpu = engine.model.device.type == "cpu"
         with tqdm(total=len(self.windows), desc="Reading heads", unit="window", disable=not progress) as bar:
-            for length in sorted({len(window.ids) for window in windows}):
+            for length in sorted({len(window.ids) for window in self.windows}):
                 rows = np.flatnonzero([len(window.ids) == length for window in self.windows])
                 size = 1 if cpu else max(1, DEVICE_TOKENS // length)
+                parts = []
                 for start in range(0, len(rows), size):
                     batch = rows[start : start + size]
-                    grid, pfs = head_focus(engine, np.stack([self.windows[row].ids for row in batch]))
-                    self._blocks.append((batch, grid, pfs))
+                    parts.append(head_focus(engine, np.stack([self.windows[row].ids for row in batch]), self.layers)[1])
                     bar.update(len(batch))
+                pfs = {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
+                self._blocks.append((rows, SpanGrid([length] * len(rows), engine.config), pfs))
         self.heads: tuple[Head, ...] = tuple(
-            (layer, head) for layer in engine.plan.scored for head in range(engine.plan.num_heads[layer])
+            (layer, head) for layer in self.layers for head in range(engine.plan.num_heads[layer])
         )
 
     def scores(self, heads: Iterable[Head], ablation: Ablation | None) -> Floats:
@@ -212,7 +228,8 @@ def choose_heads(
             head: mean_area(setting_areas(windows, scores[rows])) for head, scores in table.by_head(ablation).items()
         }
         ranked = sorted(alone, key=lambda head: -alone[head])[:CANDIDATES]
-        chosen, area = (ranked[0],), alone[ranked[0]]
+        chosen: tuple[Head, ...] = (ranked[0],)
+        area = alone[ranked[0]]
         while len(chosen) < max_heads:
             trials = {
                 head: mean_area(setting_areas(windows, table.scores((*chosen, head), ablation)[rows]))
@@ -236,6 +253,7 @@ def calibrate(
     settings: Sequence[Setting] = ((8192, 2), (8192, 4), (8192, 8), (8192, 0), (16384, 2), (16384, 8)),
     config: LadmConfig | None = None,
     max_heads: int = 4,
+    layers: Sequence[int] | None = None,
     folds: int = 2,
     per_domain: int = 24,
     seed: int = 0,
@@ -250,6 +268,8 @@ def calibrate(
         settings (sequence of `(T, k)`): windows and splices; `k = 0` joins short documents.
         config ([`LadmConfig`], *optional*): the geometry. Its heads and ablation are what is chosen.
         max_heads (`int`, *optional*, defaults to `4`): most heads.
+        layers (sequence of `int`, *optional*): choose from the heads of these layers only. Scoring stops at the last
+            layer that counts, so an earlier one is cheaper.
         folds (`int`, *optional*, defaults to `2`): parts that sources are divided into for the test.
         per_domain (`int`, *optional*, defaults to `24`): most windows of each kind, domain, setting and fold.
         seed (`int`, *optional*, defaults to `0`): of windows and folds.
@@ -277,11 +297,11 @@ def calibrate(
             made = labelled_windows(mine, length, pieces, per_domain, seed)
             windows += made
             parts += [fold] * len(made)
-    fold = np.array(parts)
+    fold_of_window = np.array(parts)
     usable = [
         part
         for part in range(folds)
-        if setting_areas([w for w, p in zip(windows, parts, strict=True) if p == part], np.zeros((fold == part).sum()))
+        if setting_areas([w for w, p in zip(windows, parts, strict=True) if p == part], np.zeros(parts.count(part)))
     ]
     if len(usable) < 2:
         raise InputError(
@@ -290,15 +310,15 @@ def calibrate(
             "Give more or longer documents, or shorter windows"
         )
     engine = Engine(resolve(model), config, _dtype(device), device or _default_device(), "auto", None, None)
-    table = FocusTable(engine, windows, progress)
+    table = FocusTable(engine, windows, layers, progress)
     found: dict[tuple[Setting, str], list[float]] = {}
     plain: dict[tuple[Setting, str], list[float]] = {}
     paper = table.scores(table.heads, None)
     for part in usable:
-        heads, ablation, _ = choose_heads(table, fold != part, max_heads)
+        heads, ablation, _ = choose_heads(table, fold_of_window != part, max_heads)
         test = [window for window, p in zip(windows, parts, strict=True) if p == part]
         for store, scores in ((found, table.scores(heads, ablation)), (plain, paper)):
-            for key, area in setting_areas(test, scores[fold == part]).items():
+            for key, area in setting_areas(test, scores[fold_of_window == part]).items():
                 store.setdefault(key, []).append(area)
     means = {key: float(np.mean(values)) for key, values in found.items()}
     heads, ablation, _ = choose_heads(table, np.ones(len(windows), dtype=bool), max_heads)

@@ -7,6 +7,7 @@ test), `kind` (`long` or `short`) and `id` are used where they are there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +51,8 @@ def load_documents(data: str | Path | Sequence[str | Path], split: str = "train"
         looks_local = len(names) > 1 or names[0].count("/") != 1 or _format(names[0]) or names[0].startswith((".", "~"))
         if looks_local:
             raise InputError(
-                f"found no documents at {', '.join(names)}: give parquet, jsonl, csv or txt files, a folder of them, or "
-                "a Hub id 'owner/name'"
+                f"found no documents at {', '.join(names)}: give parquet, jsonl, csv or txt files, a folder of them, "
+                "or a Hub id 'owner/name'"
             )
         return load_dataset(names[0], split=split, streaming=streaming)
     formats = {_format(file) for file in files}
@@ -124,7 +125,7 @@ def _memory_mapped(tokens: Dataset) -> list[TokenizedDocument]:
     views = []
     for chunk in tokens.data.column("input_ids").chunks:
         values, offsets = chunk.values.to_numpy(), chunk.offsets.to_numpy()
-        views += [values[start:stop] for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]
+        views += [values[start:stop] for start, stop in pairwise(offsets.tolist())]
     columns = [tokens[name] for name in ("domain", "source", "kind", "id", "num_chars")]
     return [
         TokenizedDocument(ids, domain or "all", source or key or str(row), kind, key or str(row), num_chars)

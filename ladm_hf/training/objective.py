@@ -1,4 +1,4 @@
-"""The auxiliary objective: attention mass should go to the spans of the same document, and nowhere where there are none.
+"""The same-document objective: a query's attention should go to the spans of its own document, however far back.
 
 For a query span `s` of a window whose tokens carry document labels, with `P` the softmax over the keys before `s` as
 in the score, spans numbered from the start of the window:

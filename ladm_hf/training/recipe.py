@@ -134,7 +134,7 @@ PAPER = Recipe(
 )
 
 
-class CalculatorTrainer(Trainer):
+class CalculatorTrainer(Trainer):  # type: ignore[misc]
     """`Trainer` with the two losses; each is logged by its own name."""
 
     def __init__(self, recipe: Recipe, **kwargs: Any) -> None:
@@ -326,7 +326,7 @@ def _arguments(
         report_to=[],
         remove_unused_columns=False,
         dataloader_num_workers=num_workers,
-        dataloader_drop_last=True,
+        dataloader_pin_memory=cuda,
         seed=recipe.seed,
     )
     # several devices in one process would split a micro-batch that is one item; use accelerate launch for them
@@ -346,9 +346,7 @@ def _curriculum(
     for number, ((length, _), count) in enumerate(zip(recipe.stages, counts, strict=True)):
         windows = count * max(1, recipe.micro_batch_tokens // length)
         seed = recipe.seed * 1000 + number
-        stages.append(
-            (WindowDataset(documents, length, windows, recipe.mix, seed, vocab_size, separator), count)
-        )
+        stages.append((WindowDataset(documents, length, windows, recipe.mix, seed, vocab_size, separator), count))
     return Curriculum(stages, recipe.micro_batch_tokens)
 
 

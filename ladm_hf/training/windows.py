@@ -88,7 +88,7 @@ class WindowMix:
             if value < 0:
                 raise ConfigError(f"{field.name} must not be negative, got {value}")
         if sum(getattr(self, kind) for kind in KINDS) <= 0:
-            raise ConfigError("all shares are 0: at least one of natural, interleaved, spliced, joined must be positive")
+            raise ConfigError("at least one of the shares natural, interleaved, spliced and joined must be positive")
         if not 2 <= self.min_documents <= self.max_documents:
             raise ConfigError(
                 f"min_documents and max_documents must satisfy 2 <= min <= max, got {self.min_documents} and "
@@ -231,7 +231,8 @@ class WindowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             yield self._stretch(document, size, rng)
         # what short documents left over
         while True:
-            yield self._stretch(pool.draw(rng), self.length // len(chosen), rng)
+            chosen.append(self._unused(pool, chosen, rng))
+            yield self._stretch(chosen[-1], self.length // self.mix.max_documents, rng)
 
     def _joined(self, rng: np.random.Generator) -> Iterator[tuple[int, int, int]]:
         pool = _pick({name: pool for name, pool in self._short.items() if len(pool) > 1}, rng)
@@ -256,8 +257,17 @@ class WindowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
                 yield document, start, stop
                 cursors[turn][1] = stop
             if stop == len(self.documents[document].ids):
-                new = pool.draw(rng)
-                cursors[turn] = [new, self._stretch(new, self.length, rng)[1]]
+                chosen.append(self._unused(pool, chosen, rng))
+                cursors[turn] = [chosen[-1], self._stretch(chosen[-1], self.length, rng)[1]]
+
+    def _unused(self, pool: _Pool, used: list[int], rng: np.random.Generator) -> int:
+        """A document that the window has not had, as far as there is one."""
+        for candidates in (pool, self._all):
+            for _ in range(8):
+                document = candidates.draw(rng)
+                if document not in used:
+                    return document
+        return document
 
     def _stretch(self, document: int, size: int, rng: np.random.Generator) -> tuple[int, int, int]:
         """At most `size` tokens of a document, from a random place."""
@@ -350,11 +360,13 @@ def source_units(documents: Sequence[TokenizedDocument]) -> list[str]:
     for document in documents:
         sources.setdefault(document.domain, set()).add(document.source)
     return [
-        document.source
-        if len(sources[document.domain]) >= MIN_SOURCES
-        else document.key or f"{document.source}:{xxhash.xxh3_64_hexdigest(np.ascontiguousarray(document.ids).tobytes())}"
+        document.source if len(sources[document.domain]) >= MIN_SOURCES else document.key or _content_name(document)
         for document in documents
     ]
+
+
+def _content_name(document: TokenizedDocument) -> str:
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(document.ids).tobytes())
 
 
 @dataclass(frozen=True)
