@@ -139,6 +139,9 @@ def train_calculator(
     streaming: Annotated[bool, typer.Option("--streaming", help="Read the data as a stream.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output.")] = False,
     compile_layers: Annotated[bool, typer.Option("--compile", help="Compile the layers; worth it on a GPU.")] = False,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time; a 1B model needs it at 32k.")
+    ] = False,
     save_steps: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     workers: Annotated[int, typer.Option(help="Processes that make windows.")] = 2,
 ) -> None:
@@ -165,7 +168,8 @@ def train_calculator(
     }  # fmt: skip
     path = train(
         data, output, base=base, paper=paper, stages=stage, given=given, mix=mix, seed=seed, text_column=text_column,
-        streaming=streaming, resume=resume, compile=compile_layers, save_steps=save_steps, workers=workers,
+        streaming=streaming, resume=resume, compile=compile_layers, gradient_checkpointing=gradient_checkpointing,
+        save_steps=save_steps, workers=workers,
         architecture={"vocab_size": vocab_size, "num_hidden_layers": layers, "hidden_size": hidden_size},
     )  # fmt: skip
     typer.echo(f"Written: {path}. Next: ladm calibrate {path} {' '.join(data)}")

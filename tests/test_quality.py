@@ -36,7 +36,14 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tokenizer) -> Path:
     path = tmp_path_factory.mktemp("calculator")
-    shape = Architecture(400, 32, 48, 2, 2, 1)
+    shape = Architecture(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
     build_model(None, shape, Recipe(focus_layers=())).save_pretrained(path)
     tokenizer.save_pretrained(path)
     (path / "ladm_config.json").write_text('{"heads": [[1, 0]], "ablation": "no_std"}')

@@ -37,6 +37,7 @@ def train(
     streaming: bool = False,
     resume: bool = False,
     compile: bool = False,
+    gradient_checkpointing: bool = False,
     save_steps: int = 500,
     workers: int = 0,
 ) -> Path:
@@ -63,6 +64,7 @@ def train(
         architecture=shape,
         resume=resume,
         compile=compile,
+        gradient_checkpointing=gradient_checkpointing,
         save_steps=save_steps,
         num_workers=workers,
     )

@@ -233,6 +233,7 @@ def train_calculator(
     architecture: Architecture | None = None,
     resume: bool = False,
     compile: bool = False,
+    gradient_checkpointing: bool = False,
     save_steps: int = 500,
     logging_steps: int = 20,
     num_workers: int = 0,
@@ -252,6 +253,8 @@ def train_calculator(
         architecture ([`Architecture`], *optional*): of a model from scratch.
         resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint in `output_dir`.
         compile (`bool`, *optional*, defaults to `False`): compile the layers; worth it on a GPU.
+        gradient_checkpointing (`bool`, *optional*, defaults to `False`): compute activations twice instead of keeping
+            them; a 1B model needs it for windows of 32k.
         save_steps, logging_steps (`int`, *optional*): steps between checkpoints, between lines of the log.
         num_workers (`int`, *optional*, defaults to `0`): processes that make windows.
         callbacks (sequence of `TrainerCallback`, *optional*): passed to the Trainer.
@@ -272,6 +275,10 @@ def train_calculator(
     ]
     model = build_model(base, architecture or Architecture(vocab_size=vocab_size), recipe)
     arguments = _arguments(output_dir, recipe, save_steps, logging_steps, num_workers)
+    if gradient_checkpointing:
+        # renamed in transformers 5
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     micro_steps = recipe.steps * arguments.gradient_accumulation_steps * arguments.world_size
     windows = _curriculum(kept, recipe, micro_steps, vocab_size, tokenizer.eos_token_id)
     AttentionInterface.register(ATTENTION, torch.compiler.disable(ladm_attention))
@@ -324,6 +331,7 @@ def _arguments(
         logging_steps=logging_steps,
         logging_nan_inf_filter=False,
         report_to=[],
+        ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         dataloader_num_workers=num_workers,
         dataloader_pin_memory=cuda,

@@ -89,6 +89,15 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, tokenizer,
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
+def test_checkpointing_activations_changes_nothing(tmp_path, tokenizer, documents) -> None:
+    for name, switch in (("plain", False), ("saving", True)):
+        train_calculator(
+            documents, tokenizer, tmp_path / name, recipe(steps=2), architecture=TINY, gradient_checkpointing=switch
+        )
+    plain, saving = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "saving"))
+    assert all(torch.allclose(plain[key].float(), saving[key].float(), atol=1e-3) for key in plain)
+
+
 def test_going_on_from_a_base(tmp_path, tokenizer, documents) -> None:
     train_calculator(documents, tokenizer, tmp_path / "base", recipe(steps=1), architecture=TINY)
     base = tmp_path / "base"
