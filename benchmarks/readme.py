@@ -25,8 +25,8 @@ def cpu(result: dict[str, Any]) -> str:
     variants = dict.fromkeys(row["variant"] for row in result["rows"])
     cells = {(row["variant"], row["tokens"]): row for row in result["rows"]}
     lines = [
-        f"`{result['model']}`, {result['dtype']}, {result['cores']} CPU cores, one document; time and peak memory beside "
-        "the plain forward pass of the same model in the same run:",
+        f"`{result['model']}`, {result['dtype']}, {result['cores']} CPU cores, one document; time and peak memory "
+        "beside the plain forward pass of the same model in the same run:",
         "",
         "| tokens | " + " | ".join(f"{length:,}" for length in lengths) + " |",
         "|---" * (len(lengths) + 1) + "|",

@@ -1,0 +1,406 @@
+"""Does a score tell natural long documents from splices? A calculator's LADM scores beside other scores, with time.
+
+    python benchmarks/quality.py documents.parquet                     # ladm-nano; writes results/quality.json and .png
+    python benchmarks/quality.py documents.parquet --model my-calculator --output results/mine.json
+
+Natural windows of `T` tokens against windows spliced of `k` stretches of different documents of the same domain, and
+against short documents joined. The figure of merit is the probability that a natural window scores above a splice (the
+area under the ROC curve, 0.5 for chance), mean over domains, with a 95 % bootstrap interval over documents. Every score
+is computed on the same windows by the same model. Columns of the parquet: text, and domain, kind, source where known.
+
+The other scores, each with the sign that its authors give it:
+
+- token loss: minus the mean loss of a token;
+- long minus short loss: how much a token's loss falls when its context grows from T/8..T/4 to all that comes before it
+  (LongFilter, arXiv 2510.25804);
+- delta perplexity: relative fall of a span's perplexity when an earlier span is put before it, plus their distance,
+  times how few spans help (ProLong, arXiv 2405.17915), on a sample of spans;
+- first-layer distant attention: attention mass of the first layer beyond T/4 (LongAttn, arXiv 2502.16860);
+- length: characters of the window; gzip ratio: raw over compressed size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+from ladm_hf import LadmConfig, __version__
+from ladm_hf.attention import ForwardDone, scoring_attention
+from ladm_hf.calculators import resolve
+from ladm_hf.engine import Engine
+from ladm_hf.training.calibration import FocusTable, HeadRecorder, setting_areas
+from ladm_hf.training.windows import LabelledWindow, TokenizedDocument, labelled_windows
+
+RESULTS = Path(__file__).parent / "results"
+SETTINGS = [(length, k) for length in (4096, 8192, 16384) for k in (2, 4, 8, 0)]
+# The settings that the README quotes.
+HEADLINE = [(8192, 2), (8192, 4), (8192, 8), (8192, 0), (16384, 2), (16384, 8)]
+BATCH_TOKENS = 65_536
+SPAN = 128
+Scores = np.ndarray
+
+
+class Reader:
+    """A causal language model and its losses."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.device = device
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device).eval()
+
+    @torch.inference_mode()
+    def losses(self, ids: torch.Tensor) -> torch.Tensor:
+        """Loss of every token but the first, `[B, T - 1]`."""
+        hidden = self.model.base_model(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
+        head = self.model.get_output_embeddings()
+        parts = []
+        for start in range(0, ids.shape[1] - 1, 4096):
+            stop = min(start + 4096, ids.shape[1] - 1)
+            logits = head(hidden[:, start:stop]).float().transpose(1, 2)
+            target = ids[:, start + 1 : stop + 1].to(self.device)
+            parts.append(torch.nn.functional.cross_entropy(logits, target, reduction="none"))
+        return torch.cat(parts, 1)
+
+    def token_loss(self, ids: torch.Tensor) -> Scores:
+        return -self.losses(ids).mean(1).cpu().numpy()
+
+    def long_minus_short(self, ids: torch.Tensor) -> Scores:
+        batch, length = ids.shape
+        step = length // 8
+        full = self.losses(ids)
+        chunks = ids.unfold(1, 2 * step, step)
+        short = self.losses(chunks.flatten(0, 1)).unflatten(0, (batch, -1))[..., step - 1 :]
+        # the second half of chunk c predicts tokens (c + 1) step .. (c + 2) step
+        long = full[:, step - 1 :].unfold(1, step, step)
+        return (short - long).mean((1, 2)).cpu().numpy()
+
+    def delta_perplexity(self, ids: torch.Tensor, later: int = 12, earlier: int = 8) -> Scores:
+        spans = ids.shape[1] // SPAN
+        rng = np.random.default_rng(0)
+        results = []
+        for row in ids:
+            pieces = row[: spans * SPAN].view(spans, SPAN)
+            js = rng.choice(np.arange(spans // 4, spans), min(later, spans - spans // 4), replace=False)
+            pairs = [(int(j), int(i)) for j in js for i in rng.choice(j, min(earlier, j), replace=False)]
+            alone = self.losses(pieces[js]).mean(1).exp().cpu().numpy()
+            after = torch.stack([torch.cat([pieces[i], pieces[j]]) for j, i in pairs])
+            given = self.losses(after)[:, SPAN:].mean(1).exp().cpu().numpy()
+            total = 0.0
+            for place, j in enumerate(js.tolist()):
+                mine = [n for n, (later_span, _) in enumerate(pairs) if later_span == j]
+                strength = (alone[place] - given[mine]) / alone[place]
+                distance = np.array([(j - pairs[n][1]) / spans for n in mine])
+                share = np.exp(strength - strength.max())
+                share /= share.sum()
+                specificity = 1 + (share * np.log(share)).sum() / np.log(max(len(mine), 2))
+                total += float((((strength + distance) * specificity) * (strength > 0)).mean())
+            results.append(total / len(js))
+        return np.array(results)
+
+
+@torch.inference_mode()
+def first_layer_distant_attention(engine: Engine, ids: torch.Tensor) -> Scores:
+    """Mean mass beyond `T / 4` of 128 queries spread over the last three quarters of the window."""
+    length = ids.shape[1]
+    rows = torch.linspace(length // 4, length - 1, 128).long()
+    captured: list[torch.Tensor] = []
+
+    def mass(q: torch.Tensor, k: torch.Tensor, grid: Any, scale: float, *_: Any) -> torch.Tensor:
+        keys = k.repeat_interleave(q.shape[1] // k.shape[1], 1).float()
+        logits = q[:, :, rows.to(q.device)].float() * scale @ keys.transpose(2, 3)
+        distance = rows[:, None] - torch.arange(length)
+        logits = logits.masked_fill((distance < 0).to(q.device), -torch.inf)
+        captured.append((logits.softmax(-1) * (distance >= length // 4).to(q.device)).sum(-1).mean((1, 2)))
+        return torch.zeros(1)
+
+    recorder = HeadRecorder(None, engine.plan.scored[:1], mass)  # type: ignore[arg-type]
+    with scoring_attention(engine.model), contextlib.suppress(ForwardDone):
+        engine.model(input_ids=ids.to(engine.model.device), use_cache=False, ladm_recorder=recorder)
+    return captured[0].cpu().numpy()
+
+
+def compare(
+    folder: Path,
+    tokenizer: Any,
+    windows: Sequence[LabelledWindow],
+    device: str,
+    calibrated: LadmConfig,
+    only_calibrated: bool = False,
+) -> tuple[dict[str, Scores], dict[str, float]]:
+    """Every score of every window, and seconds per window of 8,192 tokens (or of the longest there are)."""
+    engine = Engine(
+        resolve(folder), LadmConfig(), "float32" if device == "cpu" else "float16", device, "auto", None, None
+    )
+    own = Engine(resolve(folder), calibrated, "float32" if device == "cpu" else "float16", device, "auto", None, None)
+    layers = own.layers if only_calibrated else None
+    table = FocusTable(engine, windows, layers, progress=True)
+    scores = {"LADM, calibrated heads": table.scores(calibrated.heads or table.heads, calibrated.ablation)}
+    if only_calibrated:
+        return scores, timings({"LADM, calibrated heads": lambda ids: own.score(list(ids.numpy()))}, windows, device)
+    reader = Reader(folder, device)
+    scores |= {
+        "LADM, all heads (paper)": table.scores(table.heads, None),
+        "LADM, all heads, no_std": table.scores(table.heads, "no_std"),
+        "LADM, all heads, no_length_weight": table.scores(table.heads, "no_length_weight"),
+    }
+
+    def text(ids: torch.Tensor) -> list[str]:
+        return tokenizer.batch_decode(ids.tolist())
+
+    others: dict[str, Callable[[torch.Tensor], Scores]] = {
+        "token loss": reader.token_loss,
+        "long minus short loss": reader.long_minus_short,
+        "delta perplexity": reader.delta_perplexity,
+        "first-layer distant attention": lambda ids: first_layer_distant_attention(engine, ids),
+        "length": lambda ids: np.array([len(row) for row in text(ids)], dtype=float),
+        "gzip ratio": lambda ids: np.array(
+            [len(row.encode()) / len(zlib.compress(row.encode(), 6)) for row in text(ids)]
+        ),
+    }
+    for name, score in others.items():
+        start = time.perf_counter()
+        scores[name] = over_batches(score, windows, device)
+        print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
+    timed: dict[str, Callable[[torch.Tensor], Any]] = {
+        "LADM, calibrated heads": lambda ids: own.score(list(ids.numpy())),
+        "LADM, all heads (paper)": lambda ids: engine.score(list(ids.numpy())),
+        **others,
+    }
+    seconds = timings(timed, windows, device)
+    for name in ("LADM, all heads, no_std", "LADM, all heads, no_length_weight"):
+        seconds[name] = seconds["LADM, all heads (paper)"]
+    return scores, seconds
+
+
+def timings(
+    scores: dict[str, Callable[[torch.Tensor], Any]], windows: Sequence[LabelledWindow], device: str
+) -> dict[str, float]:
+    """Seconds per window of 8,192 tokens, or of the longest there are."""
+    lengths = [len(window.ids) for window in windows]
+    length = 8192 if 8192 in lengths else max(lengths)
+    sample = [window for window in windows if len(window.ids) == length][: 4 if device == "cpu" else 16]
+    seconds = {}
+    for name, score in scores.items():
+        over_batches(score, sample[:1], device)
+        start = time.perf_counter()
+        over_batches(score, sample, device)
+        seconds[name] = (time.perf_counter() - start) / len(sample)
+    return seconds
+
+
+def over_batches(score: Callable[[torch.Tensor], Any], windows: Sequence[LabelledWindow], device: str) -> Scores:
+    results = np.empty(len(windows), dtype=object)
+    for length in sorted({len(window.ids) for window in windows}):
+        rows = [row for row, window in enumerate(windows) if len(window.ids) == length]
+        size = 1 if device == "cpu" else max(1, BATCH_TOKENS // length)
+        for start in range(0, len(rows), size):
+            batch = rows[start : start + size]
+            ids = torch.from_numpy(np.stack([windows[row].ids for row in batch]).astype(np.int64))
+            for row, value in zip(batch, score(ids), strict=True):
+                results[row] = value
+    return results if len(windows) and np.ndim(results[0]) else results.astype(float)
+
+
+def bootstrap(
+    windows: Sequence[LabelledWindow], scores: dict[str, Scores], rounds: int, settings: Sequence[tuple[int, int]]
+) -> dict[str, dict[str, Any]]:
+    """Area under the curve by setting, over all settings and over the headline, each with a 95 % interval.
+
+    Natural windows are drawn again by document, splices one by one; all scores share the draws, so that the interval
+    of a difference is one of pairs.
+    """
+    rng = np.random.default_rng(0)
+    draws: dict[str, dict[tuple[int, int], list[np.ndarray]]] = {name: {} for name in scores}
+    points: dict[str, dict[tuple[int, int], list[float]]] = {name: {} for name in scores}
+    domains = sorted({window.domain for window in windows})
+    for length, k in settings:
+        for domain in domains:
+            mine = [i for i, w in enumerate(windows) if len(w.ids) == length and w.domain == domain]
+            natural = [i for i in mine if windows[i].pieces == 1]
+            spliced = [i for i in mine if windows[i].pieces == k]
+            if not natural or not spliced:
+                continue
+            names = [windows[i].documents[0] for i in natural]
+            groups = {name: n for n, name in enumerate(dict.fromkeys(names))}
+            drawn = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), rounds)
+            weights = drawn[:, [groups[name] for name in names]].astype(float)
+            weights /= weights.sum(1, keepdims=True)
+            others = rng.multinomial(len(spliced), np.full(len(spliced), 1 / len(spliced)), rounds) / len(spliced)
+            for name, values in scores.items():
+                high, low = values[natural][:, None], values[spliced][None]
+                wins = (high > low) + 0.5 * (high == low)
+                points[name].setdefault((length, k), []).append(float(wins.mean()))
+                draws[name].setdefault((length, k), []).append(np.einsum("bn,ns,bs->b", weights, wins, others))
+
+    def mean(name: str, there: Sequence[tuple[int, int]]) -> tuple[float, np.ndarray]:
+        point = float(np.mean([np.mean(points[name][setting]) for setting in there]))
+        return point, np.mean([np.mean(draws[name][setting], axis=0) for setting in there], axis=0)
+
+    def summary(name: str, chosen: Sequence[tuple[int, int]]) -> dict[str, Any] | None:
+        there = [setting for setting in chosen if setting in points[name]]
+        if not there:
+            return None
+        point, sample = mean(name, there)
+        low, high = np.percentile(sample, [2.5, 97.5]).tolist()
+        # how far the first score is ahead, on the same draws
+        first, reference = mean(next(iter(scores)), there)
+        behind, ahead = np.percentile(reference - sample, [2.5, 97.5]).tolist()
+        return {
+            "auc": round(point, 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
+            "behind_first": {"auc": round(first - point, 4), "low": round(behind, 4), "high": round(ahead, 4)},
+        }
+
+    return {
+        name: {
+            **{label(setting): summary(name, [setting]) for setting in settings if setting in points[name]},
+            "headline": summary(name, HEADLINE),
+            "all": summary(name, settings),
+        }
+        for name in scores
+    }
+
+
+def label(setting: tuple[int, int]) -> str:
+    return f"{setting[0]:,} joined" if setting[1] == 0 else f"{setting[0]:,} x {setting[1]}"
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table of README and model card."""
+    names = [label(setting) for setting in HEADLINE if label(setting) in next(iter(result["methods"].values()))]
+    lines = [
+        "| score | mean | " + " | ".join(names) + " | s / document |",
+        "|---|---|" + "---|" * (len(names) + 1),
+    ]
+    for name, row in result["methods"].items():
+        mean = row["headline"] or row["all"]
+        cells = [f"{row[setting]['auc']:.2f}" for setting in names]
+        lines.append(
+            f"| {name} | {mean['auc']:.3f} ({mean['low']:.3f} to {mean['high']:.3f}) | "
+            + " | ".join(cells)
+            + f" | {row['seconds']:.3g} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def figure(result: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    rows = sorted(result["methods"].items(), key=lambda item: (item[1]["headline"] or item[1]["all"])["auc"])
+    drawing = Figure(figsize=(7.5, 3.8), layout="constrained")
+    axes = drawing.subplots()
+    for place, (name, row) in enumerate(rows):
+        mean = row["headline"] or row["all"]
+        colour = "#1f6f8b" if name.startswith("LADM") else "#8a8a8a"
+        axes.plot([mean["low"], mean["high"]], [place, place], color=colour, linewidth=2)
+        axes.plot(mean["auc"], place, "o", color=colour)
+        axes.annotate(f"{mean['auc']:.2f}", (mean["high"], place), (5, 0), textcoords="offset points", va="center")
+    axes.axvline(0.5, color="#bbbbbb", linewidth=1, linestyle="--")
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set(xlabel="probability that a natural document scores above a splice", xlim=(None, 1.03))
+    axes.spines[["top", "right"]].set_visible(False)
+    drawing.savefig(path, dpi=150)
+
+
+def run(
+    documents: Sequence[TokenizedDocument],
+    tokenizer: Any,
+    folder: Path,
+    device: str,
+    *,
+    per_domain: int = 24,
+    seed: int = 0,
+    rounds: int = 1000,
+    settings: Sequence[tuple[int, int]] = SETTINGS,
+    only_calibrated: bool = False,
+) -> dict[str, Any]:
+    """The whole comparison as a dictionary for JSON."""
+    windows: list[LabelledWindow] = []
+    for length in sorted({length for length, _ in settings}):
+        windows += labelled_windows(documents, length, [k for size, k in settings if size == length], per_domain, seed)
+    if not setting_areas(windows, np.zeros(len(windows))):
+        raise SystemExit("no domain of these documents has two natural windows and the documents to splice")
+    calibrated = resolve(folder).config
+    scores, seconds = compare(folder, tokenizer, windows, device, calibrated, only_calibrated)
+    methods = bootstrap(windows, scores, rounds, settings)
+    for name, row in methods.items():
+        row["seconds"] = round(seconds[name], 5)
+        areas = setting_areas(windows, scores[name])
+        row["domains"] = {
+            domain: {label(setting): round(area, 3) for (setting, d), area in areas.items() if d == domain}
+            for domain in sorted({d for _, d in areas})
+        }
+    return {
+        "ladm_hf": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "config": calibrated.to_dict(),
+        "seed": seed,
+        "per_domain": per_domain,
+        "windows": {
+            f"{length:,}": {
+                "natural": sum(1 for w in windows if len(w.ids) == length and w.pieces == 1),
+                "spliced": sum(1 for w in windows if len(w.ids) == length and w.pieces != 1),
+            }
+            for length in sorted({len(w.ids) for w in windows})
+        },
+        "methods": methods,
+    }
+
+
+def setting(text: str) -> tuple[int, int]:
+    length, _, pieces = text.partition("x")
+    return int(length), int(pieces)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+", help="parquet or jsonl files, or a Hub id")
+    parser.add_argument("--model", default="ladm-nano", help="calculator: ladm-nano, a folder or a Hub id")
+    parser.add_argument("--settings", type=setting, nargs="+", default=SETTINGS, help="T x k, as 8192x2; k = 0 joins")
+    parser.add_argument("--per-domain", type=int, default=24, help="most windows of a kind in a domain")
+    parser.add_argument("--rounds", type=int, default=1000, help="bootstrap rounds")
+    parser.add_argument("--only-calibrated", action="store_true", help="leave out all other scores")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, default=RESULTS / "quality.json")
+    options = parser.parse_args()
+    from ladm_hf.training.documents import load_documents, tokenize_documents
+
+    calculator = resolve(options.model)
+    assert calculator.path is not None
+    tokenizer = calculator.load_tokenizer()
+    documents = tokenize_documents(load_documents(options.data), tokenizer)
+    result = run(
+        documents,
+        tokenizer,
+        calculator.path,
+        options.device,
+        per_domain=options.per_domain,
+        seed=options.seed,
+        rounds=options.rounds,
+        settings=options.settings,
+        only_calibrated=options.only_calibrated,
+    )
+    result["model"] = options.model
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    figure(result, options.output.with_suffix(".png"))
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["ladm-hf[plot]", "hf-xet"]
+# ///
+"""Train a LADM calculator on your documents, calibrate its heads on sources kept out, and publish it.
+
+    uv run train-calculator.py user/long-documents user/my-calculator --steps 20 --dry-run
+    hf jobs uv run --flavor h100 --secrets HF_TOKEN --timeout 4h train-calculator.py user/long-documents user/calculator
+
+INPUT is a Hub data set (or local files) with a text column, best with domain, source and kind too. OUTPUT is the model
+repository to publish to: private unless --public. Run the same command again after an interruption.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", help="Hub data set or local files with long documents")
+    parser.add_argument("output", help="user/name of the model repository to publish to")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--text-column", default="text")
+    parser.add_argument("--base", default="ladm-nano", help="model to go on from: ladm-nano, a folder or a Hub id")
+    parser.add_argument("--paper", action="store_true", help="the paper's recipe; use --base TinyLlama/TinyLlama_v1.1")
+    parser.add_argument("--focus-layer", type=int, default=4, help="layer whose heads learn to find their document")
+    parser.add_argument("--steps", type=int, help="optimizer steps")
+    parser.add_argument("--held-out", type=float, default=0.12, help="share of sources kept out, to calibrate on")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--allow-cpu", action="store_true", help="go on without a GPU: slow")
+    parser.add_argument("--work-dir", help="folder for the model and checkpoints; default: one named after OUTPUT")
+    parser.add_argument("--public", action="store_true", help="publish for everybody to see")
+    parser.add_argument("--dry-run", action="store_true", help="do all but publish")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    import torch
+    from huggingface_hub import HfApi
+
+    if not torch.cuda.is_available() and not args.allow_cpu:
+        sys.exit("error: no CUDA device. On Jobs ask for one (--flavor h100), or pass --allow-cpu for a small trial.")
+    from ladm_hf import LadmError
+    from ladm_hf.calculators import resolve
+    from ladm_hf.training import (
+        PAPER,
+        Recipe,
+        calibrate,
+        held_out,
+        load_documents,
+        tokenize_documents,
+        train_calculator,
+        write_calibration,
+    )
+
+    work = Path(args.work_dir or os.path.join(tempfile.gettempdir(), "ladm-" + args.output.replace("/", "--")))
+    try:
+        base = resolve(args.base)
+        tokenizer = base.load_tokenizer()
+        documents = tokenize_documents(load_documents(args.input, args.split), tokenizer, args.text_column)
+        recipe = PAPER if args.paper else Recipe(focus_layers=(args.focus_layer,), focus_weight=2.0, lm_weight=0.5)
+        recipe = replace(recipe, held_out=args.held_out, seed=args.seed, steps=args.steps or recipe.steps)
+        train_calculator(
+            documents,
+            tokenizer,
+            work,
+            recipe,
+            base=base.path,
+            resume=any((work / "checkpoints").glob("checkpoint-*")),
+            compile=torch.cuda.is_available(),
+            num_workers=2,
+        )
+        if int(os.environ.get("RANK") or 0):
+            return  # the first rank alone calibrates and publishes
+        apart = [
+            document
+            for document, out in zip(documents, held_out(documents, args.held_out, args.seed), strict=True)
+            if out
+        ]
+        found = calibrate(work, apart, layers=None if args.paper else [args.focus_layer], progress=True)
+        write_calibration(work, found)
+        print(f"Area under the curve on sources left out of the choice: {found.auc:.3f}; heads {found.config.heads}")
+        if args.dry_run:
+            print(f"Not published. The calculator is in {work}")
+            return
+        api = HfApi()
+        api.create_repo(args.output, private=not args.public, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=args.output, folder_path=work, ignore_patterns=["checkpoints/*"], commit_message="Add calculator"
+        )
+    except (LadmError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"Published: {commit.commit_url}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Training a calculator, and calibrating one: documents -> windows -> Trainer -> heads that count.
+
+    documents = tokenize_documents(load_documents("corpus/*.parquet"), tokenizer)
+    train_calculator(documents, tokenizer, "my-calculator", Recipe(focus_layers=(4,), held_out=0.12))
+    write_calibration("my-calculator", calibrate("my-calculator", documents))
+
+Each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ladm_hf.training.calibration import Calibration, calibrate, write_calibration
+    from ladm_hf.training.documents import load_documents, tokenize_documents
+    from ladm_hf.training.recipe import PAPER, Architecture, Recipe, train_calculator
+    from ladm_hf.training.tokenizer import train_tokenizer
+    from ladm_hf.training.windows import TokenizedDocument, WindowDataset, WindowMix, held_out, labelled_windows
+
+_HOMES = {
+    "Architecture": "recipe",
+    "Calibration": "calibration",
+    "PAPER": "recipe",
+    "Recipe": "recipe",
+    "TokenizedDocument": "windows",
+    "WindowDataset": "windows",
+    "WindowMix": "windows",
+    "calibrate": "calibration",
+    "held_out": "windows",
+    "labelled_windows": "windows",
+    "load_documents": "documents",
+    "tokenize_documents": "documents",
+    "train_calculator": "recipe",
+    "train_tokenizer": "tokenizer",
+    "write_calibration": "calibration",
+}
+
+__all__ = [
+    "PAPER",
+    "Architecture",
+    "Calibration",
+    "Recipe",
+    "TokenizedDocument",
+    "WindowDataset",
+    "WindowMix",
+    "calibrate",
+    "held_out",
+    "labelled_windows",
+    "load_documents",
+    "tokenize_documents",
+    "train_calculator",
+    "train_tokenizer",
+    "write_calibration",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,35 @@
+"""Micro-batches for the Trainer: a curriculum of window lengths at a constant number of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ladm_hf.training.windows import WindowDataset
+
+
+class Curriculum(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """Item `i` is micro-batch `i`: `{"input_ids": [b, T], "document_labels": [b, T]}`, with `b T` constant.
+
+    Args:
+        stages (sequence of ([`WindowDataset`], `int`)): the windows of each stage and its micro-batches.
+        batch_tokens (`int`): tokens of a micro-batch; at least one window goes into each.
+    """
+
+    def __init__(self, stages: Sequence[tuple[WindowDataset, int]], batch_tokens: int) -> None:
+        self.stages = stages
+        self.batch_tokens = batch_tokens
+
+    def __len__(self) -> int:
+        return sum(batches for _, batches in self.stages)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        place = index
+        for windows, batches in self.stages:
+            if place < batches:
+                size = max(1, self.batch_tokens // windows.length)
+                rows = [windows[place * size + row] for row in range(size)]
+                return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+            place -= batches
+        raise IndexError(index)

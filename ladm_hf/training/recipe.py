@@ -1,0 +1,412 @@
+"""The recipe of a calculator: transformers' `Trainer` on natural, interleaved and spliced windows.
+
+    documents -> tokens (memory-mapped) -> Curriculum of windows -> Trainer -> folder for LadmScorer
+
+The loss is the language model's, over sampled positions, plus the same-document loss of the supervised layers (see
+`ladm_hf.training.objective`). Without supervised layers and with natural windows alone this is the paper's recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.masking_utils import sdpa_mask
+from transformers.trainer_utils import get_last_checkpoint
+
+from ladm_hf import __version__
+from ladm_hf.attention import ladm_attention, layer_plan, scoring_attention
+from ladm_hf.errors import ConfigError, InputError
+from ladm_hf.training.batches import Curriculum
+from ladm_hf.training.objective import FocusRecorder, same_document_loss
+from ladm_hf.training.windows import TokenizedDocument, WindowDataset, WindowMix, held_out
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ATTENTION = "ladm_training"
+RECORD = "training.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A small Llama from scratch; the defaults are ladm-nano's, 6.8M parameters."""
+
+    vocab_size: int = 8192
+    hidden_size: int = 256
+    intermediate_size: int = 768
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What the trained calculator depends on, beside the documents and the base model.
+
+    Args:
+        stages (sequence of `(int, float)`): window length and share of the steps, in order.
+        steps (`int`): optimizer steps.
+        batch_tokens (`int`): tokens of an optimizer step, over all devices.
+        micro_batch_tokens (`int`): tokens of one device's forward pass.
+        learning_rate, warmup, weight_decay (`float`): peak, share of steps, AdamW's decay.
+        schedule (`str`): `"linear"`, `"cosine"` or `"constant"`.
+        mix ([`WindowMix`]): how windows are made.
+        focus_layers (sequence of `int`): layers whose heads learn to find their document; empty for the paper's recipe.
+        focus_weight (`float`): weight of that loss beside the language model's.
+        lm_weight (`float`): weight of the language model's loss.
+        lm_positions (`float`): share of the positions whose token is predicted, drawn at random.
+        rope_theta (`float`, *optional*): base of the rotary embedding; `None` keeps the base model's.
+        max_position_embeddings (`int`): longest window the model is declared for.
+        held_out (`float`): share of sources kept out of training, for calibration.
+        seed (`int`): of weights and windows.
+    """
+
+    stages: tuple[tuple[int, float], ...] = ((8192, 0.75), (16384, 0.25))
+    steps: int = 2000
+    batch_tokens: int = 131_072
+    micro_batch_tokens: int = 131_072
+    learning_rate: float = 1e-3
+    warmup: float = 0.03
+    weight_decay: float = 0.1
+    schedule: str = "linear"
+    mix: WindowMix = field(default_factory=WindowMix)
+    focus_layers: tuple[int, ...] = ()
+    focus_weight: float = 1.0
+    lm_weight: float = 1.0
+    lm_positions: float = 1.0
+    rope_theta: float | None = None
+    max_position_embeddings: int = 32768
+    held_out: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.stages or any(length < 1024 or length % 128 for length, _ in self.stages):
+            raise ConfigError(f"stages need window lengths of at least 1,024, multiples of 128, got {self.stages}")
+        if any(share < 0 for _, share in self.stages) or sum(share for _, share in self.stages) <= 0:
+            raise ConfigError(f"the shares of the stages must be positive, got {self.stages}")
+        longest = max(length for length, _ in self.stages)
+        if longest > self.max_position_embeddings:
+            raise ConfigError(
+                f"windows of {longest} tokens do not fit max_position_embeddings={self.max_position_embeddings}"
+            )
+        for name in ("steps", "batch_tokens", "micro_batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 < self.lm_positions <= 1:
+            raise ConfigError(f"lm_positions must be in (0, 1], got {self.lm_positions}")
+        if not 0 <= self.held_out < 1:
+            raise ConfigError(f"held_out must be in [0, 1), got {self.held_out}")
+        if self.schedule not in ("linear", "cosine", "constant"):
+            raise ConfigError(f"schedule must be 'linear', 'cosine' or 'constant', got {self.schedule!r}")
+        if self.lm_weight <= 0 and not self.focus_layers:
+            raise ConfigError("there is nothing to train: lm_weight is 0 and focus_layers is empty")
+
+
+# The published calculator's continued pre-training, as far as the paper states it.
+PAPER = Recipe(
+    stages=((32768, 1.0),),
+    steps=5000,
+    batch_tokens=1 << 20,
+    micro_batch_tokens=1 << 15,
+    learning_rate=2e-5,
+    mix=WindowMix(natural=1.0, interleaved=0.0, spliced=0.0, joined=0.0),
+    rope_theta=500_000.0,
+)
+
+
+class CalculatorTrainer(Trainer):  # type: ignore[misc]
+    """`Trainer` with the two losses; each is logged by its own name."""
+
+    def __init__(self, recipe: Recipe, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.recipe = recipe
+        # the losses are means of micro-batches, so the Trainer must divide by their number
+        self.model_accepts_loss_kwargs = False
+        self._parts: dict[str, list[Tensor]] = {}
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> torch.utils.data.Sampler[int]:
+        # windows are random by themselves; the order of the stages is not
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        ids, labels = inputs["input_ids"], inputs["document_labels"]
+        recorder = FocusRecorder(self.recipe.focus_layers)
+        length = ids.shape[1]
+        count = max(1, round(self.recipe.lm_positions * (length - 1)))
+        positions = torch.randperm(length - 1, device=ids.device)[:count]
+        outputs = model(input_ids=ids, use_cache=False, logits_to_keep=positions, ladm_recorder=recorder)
+        lm = torch.nn.functional.cross_entropy(outputs.logits.flatten(0, 1).float(), ids[:, positions + 1].flatten())
+        loss = self.recipe.lm_weight * lm
+        self._parts.setdefault("lm_loss", []).append(lm.detach())
+        if recorder.layers:
+            with torch.autocast(ids.device.type, enabled=False):
+                focus = torch.stack(
+                    [same_document_loss(q, k, labels, scale) for q, k, scale in recorder.kept.values()]
+                ).mean()
+            self._parts.setdefault("focus_loss", []).append(focus.detach())
+            loss = loss + self.recipe.focus_weight * focus
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            for name, values in self._parts.items():
+                if values:
+                    logs[name] = round(float(torch.stack(values).mean()), 4)
+            self._parts = {}
+        super().log(logs, *args, **kwargs)
+
+
+def build_model(base: str | Path | None, architecture: Architecture, recipe: Recipe) -> PreTrainedModel:
+    """The model to train: a base with its rotary base changed, or a new one.
+
+    Raises:
+        ConfigError: a supervised layer is not one of the model's layers with full attention.
+    """
+    torch.manual_seed(recipe.seed)
+    if base is None:
+        config = LlamaConfig(
+            **asdict(architecture),
+            max_position_embeddings=recipe.max_position_embeddings,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=0,
+            pad_token_id=0,
+        )
+        _set_rope_theta(config, recipe.rope_theta or 500_000.0)
+        model: PreTrainedModel = LlamaForCausalLM(config)
+    else:
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        if recipe.rope_theta is not None:
+            _set_rope_theta(config, recipe.rope_theta)
+        config.max_position_embeddings = max(recipe.max_position_embeddings, config.max_position_embeddings)
+        model = AutoModelForCausalLM.from_pretrained(
+            base, config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
+    if recipe.focus_layers:
+        with scoring_attention(model):
+            scored = layer_plan(model).scored
+        missing = sorted(set(recipe.focus_layers) - set(scored))
+        if missing:
+            raise ConfigError(f"focus_layers names layer {missing[0]}, but the layers with full attention are {scored}")
+    return model
+
+
+def _set_rope_theta(config: PretrainedConfig, theta: float) -> None:
+    # transformers 5 keeps it in a dictionary, 4.57 beside the others
+    if hasattr(config, "rope_parameters"):
+        config.rope_parameters = {"rope_type": "default", **(config.rope_parameters or {}), "rope_theta": theta}
+    else:
+        config.rope_theta = theta
+
+
+def train_calculator(
+    documents: Sequence[TokenizedDocument],
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    base: str | Path | None = None,
+    architecture: Architecture | None = None,
+    resume: bool = False,
+    compile: bool = False,
+    gradient_checkpointing: bool = False,
+    save_steps: int = 500,
+    logging_steps: int = 20,
+    num_workers: int = 0,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Path:
+    """Trains a calculator and writes it, in bfloat16 with its tokenizer, as a folder that `LadmScorer` loads.
+
+    Under `accelerate launch` or `torchrun` every process calls this; windows are shared out by the Trainer.
+
+    Args:
+        documents (sequence of [`TokenizedDocument`]): see `tokenize_documents`.
+        tokenizer: of the calculator; saved beside it.
+        output_dir (`str` or path): gets the model, `training.json` (recipe, versions, losses), `loss.png` where
+            matplotlib is there, and `checkpoints/`.
+        recipe ([`Recipe`], *optional*): what the result depends on.
+        base (`str` or path, *optional*): folder or Hub id of a model to go on from; `None` starts from scratch.
+        architecture ([`Architecture`], *optional*): of a model from scratch.
+        resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint in `output_dir`.
+        compile (`bool`, *optional*, defaults to `False`): compile the layers; worth it on a GPU.
+        gradient_checkpointing (`bool`, *optional*, defaults to `False`): compute activations twice instead of keeping
+            them; a 1B model needs it for windows of 32k.
+        save_steps, logging_steps (`int`, *optional*): steps between checkpoints, between lines of the log.
+        num_workers (`int`, *optional*, defaults to `0`): processes that make windows.
+        callbacks (sequence of `TrainerCallback`, *optional*): passed to the Trainer.
+
+    Returns:
+        `output_dir`.
+
+    Raises:
+        InputError: too few documents are left for training, or `resume=True` and there is no checkpoint.
+    """
+    recipe = recipe or Recipe()
+    output_dir = Path(output_dir)
+    vocab_size = len(tokenizer)
+    kept = [
+        document
+        for document, out in zip(documents, held_out(documents, recipe.held_out, recipe.seed), strict=True)
+        if not out
+    ]
+    model = build_model(base, architecture or Architecture(vocab_size=vocab_size), recipe)
+    arguments = _arguments(output_dir, recipe, save_steps, logging_steps, num_workers)
+    if gradient_checkpointing:
+        # renamed in transformers 5
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    micro_steps = recipe.steps * arguments.gradient_accumulation_steps * arguments.world_size
+    windows = _curriculum(kept, recipe, micro_steps, vocab_size, tokenizer.eos_token_id)
+    AttentionInterface.register(ATTENTION, torch.compiler.disable(ladm_attention))
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    model.set_attn_implementation(ATTENTION)
+    if compile:
+        blocks = model._no_split_modules or ()
+        for module in model.modules():
+            if type(module).__name__ in blocks:
+                module.compile()
+    trainer = CalculatorTrainer(
+        recipe,
+        model=model,
+        args=arguments,
+        train_dataset=windows,
+        data_collator=_only_batch,
+        callbacks=list(callbacks),
+    )
+    checkpoint = None
+    if resume:
+        checkpoint = get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
+        if checkpoint is None:
+            raise InputError(f"there is no checkpoint to resume from in {arguments.output_dir}")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_world_process_zero():
+        _write(output_dir, trainer, tokenizer, recipe, base, kept)
+    trainer.accelerator.wait_for_everyone()
+    return output_dir
+
+
+def _arguments(
+    output_dir: Path, recipe: Recipe, save_steps: int, logging_steps: int, num_workers: int
+) -> TrainingArguments:
+    cuda = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(output_dir / "checkpoints"),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=1,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.schedule if recipe.schedule != "constant" else "constant_with_warmup",
+        warmup_steps=round(recipe.warmup * recipe.steps),
+        weight_decay=recipe.weight_decay,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused" if cuda else "adamw_torch",
+        bf16=cuda and torch.cuda.is_bf16_supported(),
+        use_cpu=not cuda and not torch.backends.mps.is_available(),
+        save_steps=save_steps,
+        save_total_limit=2,
+        logging_steps=logging_steps,
+        logging_nan_inf_filter=False,
+        report_to=[],
+        ddp_find_unused_parameters=False,
+        remove_unused_columns=False,
+        dataloader_num_workers=num_workers,
+        dataloader_pin_memory=cuda,
+        seed=recipe.seed,
+    )
+    # several devices in one process would split a micro-batch that is one item; use accelerate launch for them
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    per_step = recipe.micro_batch_tokens * arguments.world_size
+    arguments.gradient_accumulation_steps = max(1, math.ceil(recipe.batch_tokens / per_step))
+    return arguments
+
+
+def _curriculum(
+    documents: Sequence[TokenizedDocument], recipe: Recipe, micro_steps: int, vocab_size: int, separator: int | None
+) -> Curriculum:
+    total = sum(share for _, share in recipe.stages)
+    ends = np.cumsum([share / total for _, share in recipe.stages]) * micro_steps
+    counts = np.diff(np.r_[0, np.round(ends)]).astype(int).tolist()
+    stages = []
+    for number, ((length, _), count) in enumerate(zip(recipe.stages, counts, strict=True)):
+        windows = count * max(1, recipe.micro_batch_tokens // length)
+        seed = recipe.seed * 1000 + number
+        stages.append((WindowDataset(documents, length, windows, recipe.mix, seed, vocab_size, separator), count))
+    return Curriculum(stages, recipe.micro_batch_tokens)
+
+
+def _only_batch(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return batches[0]
+
+
+def _write(
+    output_dir: Path,
+    trainer: CalculatorTrainer,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    base: str | Path | None,
+    documents: Sequence[TokenizedDocument],
+) -> None:
+    import transformers
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.to(torch.bfloat16).save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)
+    history = [line for line in trainer.state.log_history if "loss" in line]
+    record = {
+        "ladm_hf": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "base": None if base is None else str(base),
+        "parameters": model.num_parameters(),
+        "documents": len(documents),
+        "document_tokens": sum(len(document.ids) for document in documents),
+        "trained_tokens": recipe.steps * recipe.batch_tokens,
+        "seconds": next((line["train_runtime"] for line in trainer.state.log_history if "train_runtime" in line), None),
+        "recipe": asdict(recipe),
+        "losses": history,
+    }
+    (output_dir / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    plot_losses(history, output_dir / "loss.png")
+
+
+def plot_losses(history: list[dict[str, float]], path: Path) -> None:
+    """Draws the logged losses over the steps; does nothing where matplotlib is not installed, or nothing was logged."""
+    if not history:
+        return
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    names = [name for name in ("lm_loss", "focus_loss") if any(name in line for line in history)]
+    figure = Figure(figsize=(4.5 * len(names), 3.2), layout="constrained")
+    labels = {"lm_loss": "language model loss (nats)", "focus_loss": "same-document loss (nats above entropy)"}
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        axes.plot([line["step"] for line in history], [line[name] for line in history], color="#1f6f8b")
+        axes.set(xlabel="step", ylabel=labels[name])
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)

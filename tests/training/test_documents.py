@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from datasets import Dataset
+
+from ladm_hf.errors import ColumnError, InputError
+from ladm_hf.training.documents import load_documents, tokenize_documents
+from ladm_hf.training.tokenizer import train_tokenizer
+
+ROWS = [
+    {"text": "the cat sat", "domain": "a", "source": "x", "kind": "long", "id": "1"},
+    {"text": None, "domain": "a", "source": "x", "kind": "long", "id": "2"},
+    {"text": "  ", "domain": "a", "source": "x", "kind": "long", "id": "3"},
+    {"text": "naïve ☃", "domain": None, "source": None, "kind": "short", "id": "4"},
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["the cat sat on the mat"], vocab_size=270)
+
+
+def test_tokens_and_metadata(tokenizer) -> None:
+    first, second = tokenize_documents(Dataset.from_list(ROWS), tokenizer)
+    assert tokenizer.decode(first.ids) == "the cat sat"
+    assert (first.domain, first.source, first.kind, first.key, first.num_chars) == ("a", "x", "long", "1", 11)
+    assert tokenizer.decode(second.ids) == "naïve ☃"
+    assert (second.domain, second.source) == ("all", "4")
+
+
+def test_a_stream_gives_the_same(tokenizer) -> None:
+    plain = tokenize_documents(Dataset.from_list(ROWS), tokenizer)
+    stream = tokenize_documents(Dataset.from_list(ROWS).to_iterable_dataset(), tokenizer)
+    assert [document.ids.tolist() for document in plain] == [document.ids.tolist() for document in stream]
+    assert [document.key for document in plain] == [document.key for document in stream]
+
+
+def test_text_alone_is_enough(tokenizer) -> None:
+    documents = tokenize_documents(Dataset.from_dict({"body": ["one", "two"]}), tokenizer, text_column="body")
+    assert [(document.domain, document.source) for document in documents] == [("all", "0"), ("all", "1")]
+
+
+def test_columns_and_rows_that_are_missing(tokenizer) -> None:
+    with pytest.raises(ColumnError, match="'text'.*'body'"):
+        tokenize_documents(Dataset.from_dict({"body": ["one"]}), tokenizer)
+    with pytest.raises(InputError, match="no row"):
+        tokenize_documents(Dataset.from_dict({"text": [None, " "]}), tokenizer)
+
+
+def test_files_folders_and_patterns(tmp_path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    dataset = Dataset.from_list(ROWS)
+    dataset.to_parquet(folder / "a.parquet")
+    dataset.to_parquet(folder / "b.parquet")
+    (folder / "README.md").write_text("not a document")
+    for data in (folder, str(folder / "*.parquet"), [folder / "a.parquet", folder / "b.parquet"]):
+        assert len(load_documents(data)) == 8
+    assert len(list(load_documents(folder / "a.parquet", streaming=True))) == 4
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    assert load_documents(lines)["text"][0] == "the cat sat"
+    with pytest.raises(InputError, match="one format"):
+        load_documents([lines, folder / "a.parquet"])
+    for missing in (tmp_path / "none.parquet", "./none", str(tmp_path / "none" / "*.jsonl")):
+        with pytest.raises(InputError, match="found no documents"):
+            load_documents(missing)
+    odd = tmp_path / "rows.xyz"
+    odd.write_text("")
+    with pytest.raises(InputError, match="one format"):
+        load_documents(odd)

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ladm_hf.errors import ConfigError, InputError
+from ladm_hf.training.windows import (
+    TokenizedDocument,
+    WindowDataset,
+    WindowMix,
+    held_out,
+    labelled_windows,
+    source_units,
+)
+
+STRIDE = 100_000
+
+
+def corpus(count: int = 24, tokens: int = 6000, short: int = 12) -> list[TokenizedDocument]:
+    """Documents whose every token tells its document and its place."""
+    sizes = [tokens] * count + [150] * short
+    return [
+        TokenizedDocument(
+            (i * STRIDE + np.arange(size)).astype(np.int32),
+            domain=f"domain {i % 2}",
+            source=f"source {i % 6}",
+            kind="long" if size == tokens else "short",
+            key=f"document {i}",
+            num_chars=4 * size,
+        )
+        for i, size in enumerate(sizes)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["natural", "interleaved", "spliced", "joined"])
+def test_labels_name_the_document_of_every_token_and_its_order_is_kept(kind) -> None:
+    shares = dict.fromkeys(("natural", "interleaved", "spliced", "joined"), 0.0) | {kind: 1.0}
+    windows = WindowDataset(corpus(), 2048, 20, WindowMix(**shares, separated=0.0), seed=3)
+    for index in range(20):
+        window = windows.window(index)
+        assert window.kind == kind
+        assert window.ids.shape == window.labels.shape == (2048,)
+        owners, places = window.ids // STRIDE, window.ids % STRIDE
+        pairs = set(zip(window.labels.tolist(), owners.tolist(), strict=True))
+        assert len(pairs) == len({label for label, _ in pairs}) == len({owner for _, owner in pairs})
+        if kind != "joined":
+            for owner in set(owners.tolist()):
+                assert (np.diff(places[owners == owner]) > 0).all()
+        runs = 1 + int((np.diff(window.labels) != 0).sum())
+        if kind == "natural":
+            assert runs == 1
+        elif kind == "interleaved":
+            assert runs > len(pairs) > 1
+        else:
+            assert runs >= len(pairs) > 1
+
+
+def test_a_window_depends_on_seed_and_index_alone() -> None:
+    first, second = (WindowDataset(corpus(), 1024, 50, seed=1) for _ in range(2))
+    order = [7, 3, 7, 49]
+    expected = {index: first.window(index).ids for index in sorted(set(order))}
+    for index in order:
+        assert (second.window(index).ids == expected[index]).all()
+    other = WindowDataset(corpus(), 1024, 50, seed=2)
+    assert any((other.window(index).ids != expected[index]).any() for index in expected)
+    item = first[3]
+    assert item["input_ids"].tolist() == expected[3].tolist()
+    assert len(first) == 50
+
+
+def test_separators_stand_between_documents() -> None:
+    mix = WindowMix(natural=0, interleaved=0, spliced=1, joined=0, separated=1.0)
+    window = WindowDataset(corpus(), 2048, 1, mix, separator=-5).window(0)
+    at = np.flatnonzero(window.ids == -5)
+    assert len(at) == int((np.diff(window.labels) != 0).sum()) > 0
+    assert (window.labels[at] != window.labels[at - 1]).all()
+
+
+def test_renaming_is_one_permutation_for_each_document() -> None:
+    rng = np.random.default_rng(0)
+    documents = [TokenizedDocument(rng.integers(0, 5000, 4000).astype(np.int32), key=str(i)) for i in range(6)]
+    plain = WindowDataset(documents, 2048, 5, WindowMix(renamed=0.0), seed=4).window(2)
+    renamed = WindowDataset(documents, 2048, 5, WindowMix(renamed=1.0), seed=4, vocab_size=5000).window(2)
+    assert (plain.labels == renamed.labels).all()
+    assert 0.01 < (plain.ids != renamed.ids).mean() < 0.3
+    for label in set(plain.labels.tolist()):
+        pairs = set(
+            zip(plain.ids[plain.labels == label].tolist(), renamed.ids[plain.labels == label].tolist(), strict=True)
+        )
+        assert len(pairs) == len({old for old, _ in pairs}) == len({new for _, new in pairs})
+
+
+def test_windows_of_one_source_and_of_one_domain() -> None:
+    documents = corpus(short=0)
+    one_source = WindowMix(natural=0, interleaved=1, spliced=0, joined=0, same_source=1.0)
+    one_domain = WindowMix(natural=0, interleaved=1, spliced=0, joined=0, same_source=0.0, same_domain=1.0)
+    for index in range(10):
+        owners = set((WindowDataset(documents, 1024, 10, one_source).window(index).ids // STRIDE).tolist())
+        assert len({documents[owner].source for owner in owners}) == 1
+        owners = set((WindowDataset(documents, 1024, 10, one_domain).window(index).ids // STRIDE).tolist())
+        assert len({documents[owner].domain for owner in owners}) == 1
+
+
+def test_kinds_that_no_document_serves_fall_back_to_interleaved() -> None:
+    documents = [TokenizedDocument(np.arange(600, dtype=np.int32), key=str(i)) for i in range(4)]
+    windows = WindowDataset(documents, 1024, 4, WindowMix(natural=1, interleaved=0, spliced=0, joined=1))
+    assert {windows.window(index).kind for index in range(4)} == {"interleaved"}
+
+
+def test_options_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match="natural must not be negative"):
+        WindowMix(natural=-1)
+    with pytest.raises(ConfigError, match="at least one of the shares"):
+        WindowMix(natural=0, interleaved=0, spliced=0, joined=0)
+    with pytest.raises(ConfigError, match="min_documents"):
+        WindowMix(min_documents=1)
+    with pytest.raises(ConfigError, match="min_chunk"):
+        WindowMix(min_chunk=10, max_chunk=5)
+    with pytest.raises(InputError, match="at least 2 documents"):
+        WindowDataset(corpus(1, short=0), 1024, 1)
+    with pytest.raises(ConfigError, match="vocab_size"):
+        WindowDataset(corpus(), 1024, 1, WindowMix(renamed=0.5))
+
+
+def test_sources_are_set_aside_whole_and_whatever_the_order() -> None:
+    documents = [
+        TokenizedDocument(np.arange(5, dtype=np.int32), "d", f"source {i % 10}", key=f"{i}") for i in range(40)
+    ]
+    apart = held_out(documents, 0.2)
+    names = {document.source for document, out in zip(documents, apart, strict=True) if out}
+    assert len(names) == 2
+    assert all((document.source in names) == out for document, out in zip(documents, apart, strict=True))
+    assert held_out(documents[::-1], 0.2).tolist() == apart[::-1].tolist()
+    assert {document.source for document, out in zip(documents, held_out(documents, 0.2, seed=5), strict=True) if out}
+    assert not held_out(documents, 0.0).any()
+
+
+def test_domains_of_few_sources_are_divided_by_document() -> None:
+    documents = [TokenizedDocument(np.arange(i + 3, dtype=np.int32), "d", "one source") for i in range(10)]
+    assert len(set(source_units(documents))) == 10
+    assert held_out(documents, 0.3).sum() == 3
+
+
+def test_labelled_windows() -> None:
+    documents = corpus(count=20, tokens=5000, short=80)
+    windows = labelled_windows(documents, 2048, [2, 3, 0], per_domain=6)
+    kinds = [window.pieces for window in windows]
+    assert {1, 2, 3, 0} == set(kinds)
+    for window in windows:
+        owners = window.ids // STRIDE
+        assert len(window.ids) == 2048
+        assert {documents[owner].domain for owner in set(owners.tolist())} == {window.domain}
+        assert tuple(dict.fromkeys(owners.tolist())) == window.documents
+        assert abs(window.num_chars - 4 * 2048) < 20
+        assert len(window.documents) == (window.pieces or len(window.documents))
+        if window.pieces == 0:
+            assert {documents[owner].kind for owner in window.documents} == {"short"}
+            assert len(window.documents) == 14
+    starts = [(window.documents[0], int(window.ids[0])) for window in windows if window.pieces == 1]
+    assert len(starts) == len(set(starts)) == 12
+    # one window of each document before a second of any
+    assert len({owner for owner, _ in starts}) == 12
+    again = labelled_windows(documents, 2048, [2, 3, 0], per_domain=6)
+    assert all((a.ids == b.ids).all() for a, b in zip(windows, again, strict=True))
+
+
+def test_domains_that_cannot_serve_a_setting_are_left_out_of_it() -> None:
+    documents = corpus(count=6, tokens=5000, short=0)
+    assert {window.pieces for window in labelled_windows(documents, 2048, [3, 4, 0])} == {1, 3}
+    assert labelled_windows(documents, 8192, [2]) == []
