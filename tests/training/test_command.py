@@ -55,6 +55,39 @@ def test_train_then_calibrate(data, tmp_path) -> None:
     assert {layer for layer, _ in config["heads"]} == {1}
 
 
+def test_go_on_from_a_stream_then_calibrate_on_what_was_kept_out(data, tmp_path) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    common = ["--stage", "1024:1", "--steps", "1", "--batch-tokens", "1024", "--micro-batch-tokens", "1024"]
+    shape = ["--layers", "2", "--hidden-size", "32", "--vocab-size", "400", "--workers", "0"]
+    result = CliRunner().invoke(app, ["train-calculator", data, "--output", first, *common, *shape])
+    assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(
+        app,
+        ["train-calculator", data, "--output", second, "--base", first, "--streaming", "--held-out", "0.7",
+         "--gradient-checkpointing", *common, *shape],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "second" / "training.json").read_text())
+    assert record["base"] == first
+    result = CliRunner().invoke(
+        app,
+        ["calibrate", second, data, "--held-out", "0.7", "--setting", "2432x2", "--per-domain", "2", "--device", "cpu"],
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "second" / "ladm_config.json").read_text())["calibration"]
+    assert 0 < found["documents"] < 24
+
+
+def test_public_names() -> None:
+    import ladm_hf.training
+
+    for name in ladm_hf.training.__all__:
+        assert getattr(ladm_hf.training, name) is not None
+    assert set(dir(ladm_hf.training)) == set(ladm_hf.training.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        ladm_hf.training.nothing  # noqa: B018
+
+
 def test_refusals_are_one_line(data, tmp_path) -> None:
     for arguments, message in (
         (
