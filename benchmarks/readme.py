@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from quality import markdown as render_quality
 from table import render as render_gpu
 
 HERE = Path(__file__).parent
@@ -46,22 +47,10 @@ def batches(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def quality(result: dict[str, Any]) -> str:
-    """Area under the curve of every score, by setting, as `quality.py` prints it."""
-    methods = result["methods"]
-    settings = [name for name in next(iter(methods.values())) if " x " in name or name.endswith("joined")]
-    lines = ["| score | mean (95 % interval) | " + " | ".join(settings) + " |", "|---" * (len(settings) + 2) + "|"]
-    for name, found in methods.items():
-        mean = found["headline"]
-        cells = [f"{found[setting]['auc']:.2f}" for setting in settings]
-        lines.append(f"| {name} | {mean['auc']:.3f} ({mean['low']:.3f} to {mean['high']:.3f}) | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"One {result['device']}; columns are tokens x pieces."])
-
-
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cpu": ("cpu.json", cpu),
     "batches": ("batch_invariance.json", batches),
-    "quality": ("quality.json", quality),
+    "quality": ("quality.json", render_quality),
     "gpu": ("h200.json", render_gpu),
 }
 
