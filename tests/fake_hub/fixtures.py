@@ -47,7 +47,8 @@ def fake_hub(hub_process: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
             "HF_TOKEN_PATH": str(tmp_path / "no-token"), "HF_STORED_TOKENS_PATH": str(tmp_path / "no-tokens"),
         },
         datasets.config: {
-            "HF_ENDPOINT": url, "HF_UPDATE_DOWNLOAD_COUNTS": False, "HF_DATASETS_CACHE": tmp_path / "datasets",
+            "HF_ENDPOINT": url, "HF_HUB_OFFLINE": False, "HF_UPDATE_DOWNLOAD_COUNTS": False,
+            "HF_DATASETS_CACHE": tmp_path / "datasets",
             "HUB_DATASETS_URL": url + "/datasets/{repo_id}/resolve/{revision}/{path}",
         },
     }.items():  # fmt: skip
