@@ -385,7 +385,7 @@ def _write(
         "parameters": model.num_parameters(),
         "documents": len(documents),
         "document_tokens": sum(len(document.ids) for document in documents),
-        "trained_tokens": recipe.steps * recipe.batch_tokens,
+        "trained_tokens": trainer.train_dataset.num_tokens,
         "seconds": next((line["train_runtime"] for line in trainer.state.log_history if "train_runtime" in line), None),
         "recipe": asdict(recipe),
         "losses": history,

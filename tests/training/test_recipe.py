@@ -146,6 +146,7 @@ def test_a_curriculum_goes_from_short_windows_to_long_ones(documents) -> None:
         (2, 2048)
     ] * 2
     assert torch.equal(curriculum[1]["input_ids"][0], short[4]["input_ids"])
+    assert curriculum.num_tokens == 5 * 4096
     with pytest.raises(IndexError):
         curriculum[5]
 
