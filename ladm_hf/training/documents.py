@@ -58,8 +58,8 @@ def load_documents(data: str | Path | Sequence[str | Path], split: str = "train"
             return load_dataset(names[0], split=split, streaming=streaming)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"{names[0]!r} is no file here, and the Hub did not give it as a data set: {error}. Check the name, the "
-                "network and, if it is private, `hf auth login`"
+                f"{names[0]!r} is no file here, and the Hub did not give it as a data set: {error}. Check the name, "
+                "the network and, if it is private, `hf auth login`"
             ) from error
     formats = {_format(file) for file in files}
     if len(formats) != 1 or not (found := formats.pop()):
