@@ -112,6 +112,8 @@ class Recipe:
         for name in ("steps", "batch_tokens", "micro_batch_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must not be negative, got {self.seed}")
         if not 0 < self.lm_positions <= 1:
             raise ConfigError(f"lm_positions must be in (0, 1], got {self.lm_positions}")
         if not 0 <= self.held_out < 1:

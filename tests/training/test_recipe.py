@@ -118,6 +118,7 @@ def test_recipes_that_cannot_work_are_refused(tmp_path, tokenizer, documents) ->
         ({"stages": ((1024, 0.0),)}, "shares"),
         ({"stages": ((65536, 1.0),)}, "max_position_embeddings"),
         ({"steps": 0}, "steps"),
+        ({"seed": -1}, "seed"),
         ({"lm_positions": 0.0}, "lm_positions"),
         ({"held_out": 1.0}, "held_out"),
         ({"schedule": "steps"}, "schedule"),
