@@ -24,11 +24,19 @@ class Curriculum(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return sum(batches for _, batches in self.stages)
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all micro-batches."""
+        return sum(batches * self._size(windows) * windows.length for windows, batches in self.stages)
+
+    def _size(self, windows: WindowDataset) -> int:
+        return max(1, self.batch_tokens // windows.length)
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         place = index
         for windows, batches in self.stages:
             if place < batches:
-                size = max(1, self.batch_tokens // windows.length)
+                size = self._size(windows)
                 rows = [windows[place * size + row] for row in range(size)]
                 return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
             place -= batches

@@ -6,6 +6,7 @@ test), `kind` (`long` or `short`) and `id` are used where they are there.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +33,7 @@ def load_documents(data: str | Path | Sequence[str | Path], split: str = "train"
         split (`str`, *optional*, defaults to `"train"`): split of a Hub data set.
 
     Raises:
-        InputError: no such file, or files of an unknown or mixed format.
+        InputError: no such file or data set, or files of an unknown or mixed format.
     """
     from datasets import load_dataset
 
@@ -45,8 +46,7 @@ def load_documents(data: str | Path | Sequence[str | Path], split: str = "train"
         elif path.is_file():
             files.append(str(path))
         else:
-            anchor = Path(path.anchor or ".")
-            files += [str(file) for file in sorted(anchor.glob(str(path.relative_to(path.anchor)))) if file.is_file()]
+            files += [file for file in sorted(glob.glob(str(path), recursive=True)) if Path(file).is_file()]
     if not files:
         looks_local = len(names) > 1 or names[0].count("/") != 1 or _format(names[0]) or names[0].startswith((".", "~"))
         if looks_local:
@@ -54,7 +54,13 @@ def load_documents(data: str | Path | Sequence[str | Path], split: str = "train"
                 f"found no documents at {', '.join(names)}: give parquet, jsonl, csv or txt files, a folder of them, "
                 "or a Hub id 'owner/name'"
             )
-        return load_dataset(names[0], split=split, streaming=streaming)
+        try:
+            return load_dataset(names[0], split=split, streaming=streaming)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{names[0]!r} is no file here, and the Hub did not give it as a data set: {error}. Check the name, "
+                "the network and, if it is private, `hf auth login`"
+            ) from error
     formats = {_format(file) for file in files}
     if len(formats) != 1 or not (found := formats.pop()):
         raise InputError(f"the files must all be of one format ({', '.join(FORMATS)}), found {', '.join(files[:3])}")

@@ -112,6 +112,8 @@ class Recipe:
         for name in ("steps", "batch_tokens", "micro_batch_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must not be negative, got {self.seed}")
         if not 0 < self.lm_positions <= 1:
             raise ConfigError(f"lm_positions must be in (0, 1], got {self.lm_positions}")
         if not 0 <= self.held_out < 1:
@@ -385,7 +387,7 @@ def _write(
         "parameters": model.num_parameters(),
         "documents": len(documents),
         "document_tokens": sum(len(document.ids) for document in documents),
-        "trained_tokens": recipe.steps * recipe.batch_tokens,
+        "trained_tokens": trainer.train_dataset.num_tokens,
         "seconds": next((line["train_runtime"] for line in trainer.state.log_history if "train_runtime" in line), None),
         "recipe": asdict(recipe),
         "losses": history,

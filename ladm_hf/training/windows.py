@@ -122,7 +122,7 @@ class WindowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         separator (`int`, *optional*): token between documents, where there is one.
 
     Raises:
-        InputError: there are fewer than two documents, or none is long enough.
+        InputError: there are fewer than two documents, or only natural windows are asked for and none is long enough.
     """
 
     def __init__(
@@ -153,6 +153,11 @@ class WindowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         self._domains = _pools([document.domain for document in self.documents], sizes)
         self._sources = _pools([document.source for document in self.documents], sizes)
         self._long = _pools([document.domain for document in self.documents], sizes, sizes >= length)
+        if not self._long and not (self.mix.interleaved or self.mix.spliced or self.mix.joined):
+            raise InputError(
+                f"only natural windows are asked for, but the longest document has {sizes.max():,} tokens and a window "
+                f"{length:,}: give longer documents or shorter windows"
+            )
         self._short = _pools([document.domain for document in self.documents], sizes, sizes < length // 4)
         self._shares = np.array([getattr(self.mix, kind) for kind in KINDS]) / sum(
             getattr(self.mix, kind) for kind in KINDS

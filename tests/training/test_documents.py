@@ -72,6 +72,8 @@ def test_files_folders_and_patterns(tmp_path) -> None:
     for missing in (tmp_path / "none.parquet", "./none", str(tmp_path / "none" / "*.jsonl")):
         with pytest.raises(InputError, match="found no documents"):
             load_documents(missing)
+    with pytest.raises(InputError, match="the Hub did not give it"):
+        load_documents("nobody/nothing-here")
     odd = tmp_path / "rows.xyz"
     odd.write_text("")
     with pytest.raises(InputError, match="one format"):

@@ -118,6 +118,7 @@ def test_recipes_that_cannot_work_are_refused(tmp_path, tokenizer, documents) ->
         ({"stages": ((1024, 0.0),)}, "shares"),
         ({"stages": ((65536, 1.0),)}, "max_position_embeddings"),
         ({"steps": 0}, "steps"),
+        ({"seed": -1}, "seed"),
         ({"lm_positions": 0.0}, "lm_positions"),
         ({"held_out": 1.0}, "held_out"),
         ({"schedule": "steps"}, "schedule"),
@@ -146,6 +147,7 @@ def test_a_curriculum_goes_from_short_windows_to_long_ones(documents) -> None:
         (2, 2048)
     ] * 2
     assert torch.equal(curriculum[1]["input_ids"][0], short[4]["input_ids"])
+    assert curriculum.num_tokens == 5 * 4096
     with pytest.raises(IndexError):
         curriculum[5]
 

@@ -118,6 +118,8 @@ def test_options_out_of_range_are_refused() -> None:
         WindowMix(min_chunk=10, max_chunk=5)
     with pytest.raises(InputError, match="at least 2 documents"):
         WindowDataset(corpus(1, short=0), 1024, 1)
+    with pytest.raises(InputError, match="only natural windows"):
+        WindowDataset(corpus(), 8192, 1, WindowMix(natural=1, interleaved=0, spliced=0, joined=0))
     with pytest.raises(ConfigError, match="vocab_size"):
         WindowDataset(corpus(), 1024, 1, WindowMix(renamed=0.5))
 
