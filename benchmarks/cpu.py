@@ -119,17 +119,16 @@ def main() -> None:
                 run()
                 seconds[name].append(time.perf_counter() - start)
         plain = statistics.median(seconds["plain forward"])
-        plain_memory = peak_memory(length, "plain forward")
+        peaks = {name: peak_memory(length, name) for name in passes}
         for name, times in seconds.items():
-            memory = peak_memory(length, name)
             rows.append(
                 {
                     "tokens": length,
                     "variant": name,
                     "seconds": round(statistics.median(times), 4),
                     "ratio": round(statistics.median(times) / plain, 3),
-                    "memory_mib": round(memory, 1),
-                    "memory_ratio": round(memory / plain_memory, 3),
+                    "memory_mib": round(peaks[name], 1),
+                    "memory_ratio": round(peaks[name] / peaks["plain forward"], 3),
                 }
             )
             row = rows[-1]
