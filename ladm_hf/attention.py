@@ -136,6 +136,11 @@ def ladm_attention(
         if layer is not None:
             _note_layer(ladm_recorder, layer, module, query, key, attention_mask, kwargs)
     elif ladm_recorder is not None and layer is not None and ladm_recorder.wants(layer):
+        if attention_mask is not None and not _last_sees_all(attention_mask):
+            raise NoFullAttentionError(
+                f"layer {layer} of this model masks a document of {query.shape[2]} tokens, though it sees a short one "
+                f"whole: it cannot be scored at this length. Set a smaller LadmConfig(max_length=...). {WORKS}"
+            )
         softcap = kwargs.get("softcap")
         if ladm_recorder.is_last(layer):
             ladm_recorder.record(layer, query, key, scale, None, softcap)
@@ -234,10 +239,8 @@ def layer_plan(model: PreTrainedModel) -> LayerPlan:
     ids = torch.zeros(1, 8, dtype=torch.long, device=model.device)
     try:
         model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, ladm_recorder=probe)
-    except TypeError as error:
-        # a forward pass that takes no keywords for its layers
-        if "ladm_recorder" not in str(error):
-            raise
+    except (TypeError, ValueError, AttributeError) as error:
+        # a forward pass that takes no keywords for its layers, or no token ids alone
         raise _not_on_interface(model) from error
     model_type = model.config.model_type
     if not probe.reasons:
@@ -291,14 +294,7 @@ def check_reach(plan: LayerPlan, num_tokens: int, model_type: str) -> None:
 
     Raises:
         NoFullAttentionError: every layer is a sliding window shorter than the document.
-        UnsupportedModelError: the model has fewer positions than the document has tokens.
     """
-    if plan.positions is not None and num_tokens > plan.positions:
-        raise UnsupportedModelError(
-            f"this {model_type!r} model has learned positions for {plan.positions} tokens and cannot read a "
-            f"document of {num_tokens}. Set LadmConfig(max_length={plan.positions}) or less, or use a model with "
-            "rotary positions."
-        )
     if plan.reach is not None and num_tokens > plan.reach:
         raise NoFullAttentionError(
             f"every layer of this {model_type!r} model attends within a sliding window of {plan.reach} tokens, so none "
@@ -316,15 +312,19 @@ def _note_layer(
     mask: Tensor | None,
     kwargs: dict[str, Any],
 ) -> None:
-    kinds = getattr(getattr(module, "config", None), "layer_types", None)
+    config = getattr(module, "config", None)
+    kinds = getattr(config, "layer_types", None)
     kind = kinds[layer] if kinds and layer < len(kinds) else "full_attention"
     window = kwargs.get("sliding_window")
+    if not kinds and "sliding_window" not in kwargs and getattr(config, "use_sliding_window", True):
+        # a window that the model applies through its mask alone, which a short probe does not show
+        window = getattr(config, "sliding_window", None)
     causal = kwargs.get("is_causal")
     if window is not None or kind == "sliding_attention":
         reason: str | None = f"sliding window of {window} tokens" if window is not None else "sliding window"
         if window is not None:
             probe.windows[layer] = int(window)
-    elif kind != "full_attention":
+    elif kind not in ("full_attention", "attention", "hybrid"):
         reason = kind.replace("_", " ")
     elif kwargs.get("position_bias") is not None:
         reason = "position bias added to the logits"
@@ -338,6 +338,12 @@ def _note_layer(
         reason = None
     probe.reasons[layer] = reason
     probe.num_heads[layer] = query.shape[1]
+
+
+def _last_sees_all(mask: Tensor) -> bool:
+    """Whether the last query may attend to every key: a window or chunk would keep it from the first ones."""
+    last = mask[..., -1, :]
+    return bool((last if mask.dtype == torch.bool else last == 0).all())
 
 
 def _learned_positions(model: PreTrainedModel) -> int | None:
@@ -407,7 +413,8 @@ def _blockwise_attention(
         stop = min(start + QUERY_BLOCK, length)
         # a plain causal block needs only the keys up to its own end
         limit = keys if mask is not None else keys - length + stop
-        logits = (query[:, :, start:stop] @ key[:, :, :limit].transpose(2, 3)).to(dtype) * scale
+        # in fp32: a log-sum-exp of logits rounded to half precision would not fit those of the span focus
+        logits = query[:, :, start:stop].to(dtype) @ key[:, :, :limit].to(dtype).transpose(2, 3) * scale
         if softcap is not None:
             logits = logits.div_(softcap).tanh_().mul_(softcap)
         if mask is None:
@@ -422,6 +429,8 @@ def _blockwise_attention(
         lses.append(lse)
         if sinks is not None:
             lse = torch.logaddexp(lse, sinks.to(dtype).view(1, -1, 1).expand_as(lse))
-        weights = logits.sub_(lse.unsqueeze(-1)).exp_().nan_to_num_(0.0)
+        # a row that may attend to nothing gets nothing
+        lse = lse.masked_fill(lse == -torch.inf, 0.0)
+        weights = logits.sub_(lse.unsqueeze(-1)).exp_()
         outputs.append(weights.to(value.dtype) @ value[:, :, :limit])
     return torch.cat(outputs, 2).transpose(1, 2).contiguous(), torch.cat(lses, 2)

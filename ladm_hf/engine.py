@@ -64,7 +64,9 @@ class Engine:
         self.config = config
         try:
             self.model = calculator.load_model(dtype, device)
-        except RuntimeError as error:
+        except (AssertionError, RuntimeError) as error:
+            if isinstance(error, AssertionError) or "CUDA error: invalid device" in str(error):
+                raise BackendError(f"device {device!r} cannot be used here ({error}); see `ladm env`") from error
             if "re-initialize CUDA in forked" in str(error):
                 raise BackendError(
                     "CUDA was used before this worker was forked, so the worker cannot use it. Spawn workers instead: "
@@ -73,15 +75,17 @@ class Engine:
             raise
         self.span_focus = choose_backend(backend, self.model.device)
         self.model_type: str = self.model.config.model_type
-        self.vocab_size: int = self.model.get_input_embeddings().weight.shape[0]
         with scoring_attention(self.model), _evaluating(self.model):
             self.plan: LayerPlan = layer_plan(self.model)
+        self.vocab_size: int = self.model.get_input_embeddings().weight.shape[0]
         self.layers, self.heads = chosen_heads(self.plan, config, self.model_type)
         self._asynchronous: bool = self.model.device.type == "cuda"
-        self._pads = self._asynchronous and not _rotates_by_length(self.model)
+        # where the rotary embedding depends on the longest of a batch, every document runs alone
+        self._alone = _rotates_by_length(self.model)
+        self._pads = self._asynchronous and not self._alone
         with _evaluating(self.model):
             self._fast: LlamaForward | None = llama_forward(self.model, self.plan)
-        self.budget = TokenBudget(max_batch_tokens or self._default_batch_tokens())
+        self.budget = TokenBudget(1 if self._alone else max_batch_tokens or self._default_batch_tokens())
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
@@ -151,7 +155,11 @@ class Engine:
         """Starts the forward pass of a batch; the function returned waits for its PFS."""
         lengths = [len(ids) for ids in documents]
         check_reach(self.plan, max(lengths), self.model_type)
-        padded = np.zeros((len(documents), self._padded_length(max(lengths))), dtype=np.int64)
+        longest = max(lengths)
+        # padding must not lead beyond what the model can take
+        bounds = [bound for bound in (self.plan.positions, self.plan.reach) if bound is not None]
+        width = max(longest, min([self._padded_length(longest), *bounds]))
+        padded = np.zeros((len(documents), width), dtype=np.int64)
         for row, ids in zip(padded, documents, strict=True):
             row[: len(ids)] = ids
         recorder = SpanRecorder(SpanGrid(lengths, self.config), self.layers, self.heads, self.span_focus)
@@ -178,6 +186,8 @@ class Engine:
 
     def _forward(self, input_ids: torch.Tensor, recorder: SpanRecorder) -> None:
         """The forward pass, up to the last scored layer."""
+        if self._alone:
+            _forget_longest(self.model)
         with _evaluating(self.model):
             if self._fast is not None and not self._fast.is_current():
                 # a live model has been changed under us
@@ -225,19 +235,31 @@ class Engine:
 
 @contextlib.contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Puts a model into evaluation mode and back."""
-    training = model.training
+    """Puts a model into evaluation mode and each of its modules back."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True
 
 
 def _rotates_by_length(model: PreTrainedModel) -> bool:
     """Whether the rotary embedding of a position depends on the length of the batch, which padding would change."""
     kinds = " ".join(str(getattr(module, "rope_type", "")) for module in model.modules())
     return "dynamic" in kinds or "longrope" in kinds
+
+
+def _forget_longest(model: PreTrainedModel) -> None:
+    """Undoes what a dynamic rotary embedding keeps of the longest document so far."""
+    for module in model.modules():
+        for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+            prefix = name.removesuffix("max_seq_len_cached")
+            original = getattr(module, f"{prefix}original_inv_freq", None)
+            if original is not None:
+                setattr(module, f"{prefix}inv_freq", original.clone())
+            setattr(module, name, getattr(module, "original_max_seq_len", getattr(module, name)))
 
 
 def prepare_worker() -> None:

@@ -68,8 +68,13 @@ class Journal:
         if len(records):
             with storage_errors(self.folder, "the journal"):
                 data = memoryview(records.tobytes())
-                while data:
-                    data = data[os.write(self._descriptor(), data) :]
+                try:
+                    while data:
+                        data = data[os.write(self._descriptor(), data) :]
+                except OSError:
+                    # a record may be half written: what comes later goes to another file
+                    self._file = None
+                    raise
         self._new.update({key: (score, tokens) for key, score, tokens in rows})
 
     def _descriptor(self) -> int:

@@ -26,7 +26,7 @@ from ladm_hf.calculators import DEFAULT, Calculator, resolve
 from ladm_hf.config import LadmConfig
 from ladm_hf.documents import Tokens, checked_ids, checked_text, groups_by_size, tokenize, windows
 from ladm_hf.engine import Engine, prepare_worker
-from ladm_hf.errors import ColumnError, ConfigError, InputError, RowError
+from ladm_hf.errors import BackendError, ColumnError, ConfigError, InputError, RowError
 from ladm_hf.journal import Journal, with_journal
 from ladm_hf.ops import BACKENDS
 from ladm_hf.scores import contextual_dependency_score
@@ -151,7 +151,10 @@ class LadmScorer:
         self.on_error = on_error
         self._asked = (model, revision, config, dtype)
         self._backend = backend
-        self._device = None if device is None else str(device)
+        try:
+            self._device = None if device is None else str(torch.device(device))
+        except RuntimeError as error:
+            raise ConfigError(f"device must name a torch device such as 'cpu' or 'cuda:0', got {device!r}") from error
         self._max_batch_tokens = max_batch_tokens
         self._journal_folder = None if journal is None else os.fspath(journal)
         self._journal: Journal | None = None
@@ -337,15 +340,16 @@ class LadmScorer:
         """The column to score and its rows."""
         if isinstance(batch, (list, tuple, np.ndarray)):
             column = self.text_column or self.input_ids_column or ""
-            if len(batch) and not isinstance(batch[0], (str, type(None))) and self.input_ids_column:
-                column = self.input_ids_column
+            if self.input_ids_column and not any(isinstance(row, str) for row in batch):
+                # no text at all: rows that have a length are token ids
+                column = self.input_ids_column if any(hasattr(row, "__len__") for row in batch) else column
             return column, list(batch)
         names = list(getattr(batch, "column_names", None) or getattr(batch, "keys", list)())
         for column in filter(None, (self.text_column, self.input_ids_column)):
             if column in names:
                 rows = batch[column]
                 rows = rows.to_pylist() if hasattr(rows, "to_pylist") else rows
-                flat = column == self.input_ids_column and len(rows) and isinstance(rows[0], (int, np.integer))
+                flat = column == self.input_ids_column and rows is not None and _is_flat(rows)
                 if rows is None or isinstance(rows, str) or flat:
                     raise ColumnError(
                         f"column {column!r} holds one document, not a batch of them: call map(..., batched=True)"
@@ -364,6 +368,9 @@ class LadmScorer:
 
     def _score_journalled(self, column: str, rows: list[Any], rank: int | None) -> list[DocumentScore]:
         """Scores rows that the journal does not hold yet, and keeps them as they finish."""
+        if self.calculator.model is not None:
+            # its weights may have changed since they were hashed
+            self._calculator = None
         identity = self.identity[:5]
         if self._journal is None or self._journal.identity != identity:
             self._journal = Journal(self._journal_folder or "", identity)
@@ -465,6 +472,12 @@ class LadmScorer:
                 f"error: token ids run from {low} to {high}, a vocabulary of at least {high + 1}, but the model's has "
                 f"{engine.vocab_size} entries: these ids were made by another tokenizer"
             )
+        positions, longest = engine.plan.positions, min(len(ids), self.config.max_length)
+        if len(ids) >= self.config.min_tokens and positions is not None and longest > positions:
+            return (
+                f"error: this {engine.model_type!r} model has learned positions for {positions} tokens and cannot read "
+                f"{longest}: set LadmConfig(max_length={positions}) or less, or use a model with rotary positions"
+            )
         return "ok" if len(ids) >= self.config.min_tokens else "too_short"
 
     def _document_score(
@@ -501,6 +514,8 @@ class LadmScorer:
             return str(self._device)
         # device_count asks the driver's management library, which leaves later forks able to use CUDA
         gpus = torch.cuda.device_count()
+        if self._device == "cuda" and not gpus:
+            raise BackendError("device='cuda' was asked for, but no CUDA device is visible: see `ladm env`")
         if gpus:
             return f"cuda:{(rank or 0) % gpus}"
         return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -551,6 +566,11 @@ def _rebuild(cls: type[LadmScorer], runtime: _Runtime, identity: tuple[Any, ...]
         # its weights were hashed where it came from
         scorer._calculator = ((model, None), runtime.calculator)
     return scorer
+
+
+def _is_flat(rows: Any) -> bool:
+    """Whether the rows are token ids themselves: one document, not a batch of them."""
+    return len(rows) > 0 and all(not isinstance(row, (str, type(None))) and np.ndim(row) == 0 for row in rows)
 
 
 def _check_option(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -149,8 +149,59 @@ def test_models_off_the_attention_interface_are_refused(model_type: str, options
 def test_learned_positions_are_a_limit_with_a_remedy() -> None:
     scorer = LadmScorer(family("gpt2"), config=SMALL)
     assert scorer.score_input_ids([random_ids(1024)])[0].status == "ok"
-    with pytest.raises(UnsupportedModelError, match=r"'gpt2'.*1024 tokens.*max_length=1024"):
-        scorer.score_input_ids([random_ids(1025)])
+    fits, too_long = scorer.score_input_ids([random_ids(1024), random_ids(1025)])
+    assert fits.status == "ok"
+    assert "'gpt2' model has learned positions for 1024 tokens" in too_long.status
+    assert "max_length=1024" in too_long.status
+
+
+@pytest.mark.parametrize("model_type", ["t5", "vit"])
+def test_models_that_read_no_tokens_alone_are_refused(model_type: str) -> None:
+    options = {"d_model": 32, "d_kv": 8, "num_layers": 1, "d_ff": 32} if model_type == "t5" else {"image_size": 32}
+    with pytest.raises(UnsupportedModelError, match=f"'{model_type}'"):
+        LadmScorer(tiny_model(model_type, **options), config=SMALL).score_input_ids([random_ids(400)])
+
+
+def test_a_window_that_acts_through_the_mask_alone_is_found() -> None:
+    model = tiny_model("phimoe", sliding_window=64, num_local_experts=2, num_experts_per_tok=1)
+    with pytest.raises(NoFullAttentionError, match=r"'phimoe'.*64 tokens"):
+        LadmScorer(model, config=SMALL).score_input_ids([random_ids(600)])
+
+
+def test_half_precision_with_sinks_keeps_to_the_definition() -> None:
+    model = family("gpt_oss")
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.self_attn.q_proj.weight.mul_(6)
+            layer.self_attn.k_proj.weight.mul_(6)
+    model = model.to(torch.bfloat16)
+    ids = [random_ids(600)]
+    naive = LadmScorer(model, config=SMALL, backend="naive").score_input_ids(ids)[0].layer_scores
+    chunked = LadmScorer(model, config=SMALL, backend="chunked").score_input_ids(ids)[0].layer_scores
+    assert chunked == pytest.approx(naive, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "rope"),
+    [
+        ("llama", {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}),
+        (
+            "phi3",
+            {
+                "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 512,
+                "short_factor": [1.0] * 8, "long_factor": [4.0] * 8,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_rotary_embeddings_that_depend_on_length_see_one_document_at_a_time(model_type: str, rope) -> None:
+    model = tiny_model(model_type, max_position_embeddings=512, rope_parameters=rope)
+    documents = [random_ids(n, seed=n) for n in (400, 1800, 700)]
+    alone = [LadmScorer(model, config=SMALL).score_input_ids([ids])[0] for ids in documents]
+    together = LadmScorer(model, config=SMALL, max_batch_tokens=100_000).score_input_ids(documents)
+    assert together == alone
+    again = LadmScorer(model, config=SMALL).score_input_ids(documents[::-1])
+    assert again == alone[::-1]
 
 
 def test_encoders_are_refused() -> None:
@@ -204,8 +255,10 @@ def test_heads_that_cannot_be_scored_are_named(heads, message: str) -> None:
 
 def test_a_live_model_is_left_as_it_was() -> None:
     model = tiny_model().train()
+    model.layers[1].training = False
     LadmScorer(model, config=SMALL).score_input_ids([random_ids(400)])
-    assert model.training
+    assert all(module.training for module in model.modules() if module is not model.layers[1])
+    assert not model.layers[1].training
     assert model.config._attn_implementation == "eager"
 
 

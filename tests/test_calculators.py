@@ -79,6 +79,20 @@ def test_incomplete_weights_are_refused(llama_folder) -> None:
         LadmScorer(llama_folder, config=SMALL).score_input_ids([random_ids(400)])
 
 
+def test_a_damaged_file_is_a_calculator_error(llama_folder) -> None:
+    weights = llama_folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(CalculatorError, match="cannot load the model"):
+        LadmScorer(llama_folder, config=SMALL).score_input_ids([random_ids(400)])
+
+
+def test_a_live_models_tokenizer_is_a_part_of_it(llama, tmp_path) -> None:
+    before = resolve(llama).identity
+    (tmp_path / "tokenizer.json").write_text("{}")
+    llama.config._name_or_path = llama.name_or_path = str(tmp_path)
+    assert resolve(llama).identity != before
+
+
 def test_a_broken_config_is_a_calculator_error(llama_folder) -> None:
     (llama_folder / "config.json").write_text('{"model_type": "unheard_of"}')
     with pytest.raises(CalculatorError, match="unheard_of"):
@@ -109,6 +123,7 @@ def _http_error(kind, status: int):
         (lambda: hub.LocalEntryNotFoundError("offline"), "cannot be reached: check the network"),
         (lambda: _http_error(hub.HfHubHTTPError, 500), "answered with an error"),
         (lambda: ConnectionResetError("reset"), "network failed"),
+        (lambda: httpx.ReadTimeout("silence"), "network failed"),
     ],
 )
 def test_a_hub_failure_says_which(monkeypatch: pytest.MonkeyPatch, error, message: str) -> None:

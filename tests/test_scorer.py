@@ -11,7 +11,7 @@ from conftest import SMALL, random_ids, tiny_model
 
 from ladm_hf import DocumentScore, LadmConfig, LadmScorer, ladm_score
 from ladm_hf.engine import Engine
-from ladm_hf.errors import ColumnError, ConfigError, InputError, RowError
+from ladm_hf.errors import BackendError, ColumnError, ConfigError, InputError, RowError
 
 GOOD = random_ids(500, seed=7)
 
@@ -188,6 +188,36 @@ def test_bare_lists_serve_input_columns(nano: LadmScorer) -> None:
     ids = nano._load(None).tokenizer(text)["input_ids"]
     assert nano([ids])["ladm_score"] == expected
     assert len(nano([])["ladm_score"]) == 0
+
+
+@pytest.mark.parametrize("first", [None, 5])
+def test_a_bad_first_row_of_a_bare_list_is_bad_alone(nano: LadmScorer, first) -> None:
+    ids = nano._load(None).tokenizer(words(600))["input_ids"]
+    assert nano([first, ids, ids])["ladm_status"][1:] == ["ok", "ok"]
+    assert nano([first, words(600), words(600)])["ladm_status"][1:] == ["ok", "ok"]
+    assert nano({"input_ids": [first, ids]})["ladm_status"][1:] == ["ok"]
+    assert nano({"text": [12]})["ladm_status"] == ["error: expected a string, found int"]
+
+
+def test_devices_that_cannot_be_used_are_named(llama_folder) -> None:
+    with pytest.raises(ConfigError, match="'gpu'"):
+        LadmScorer(device="gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(BackendError, match="no CUDA device"):
+            LadmScorer(llama_folder, config=SMALL, device="cuda").score_input_ids([GOOD])
+        with pytest.raises(BackendError, match="cuda:7"):
+            LadmScorer(llama_folder, config=SMALL, device="cuda:7").score_input_ids([GOOD])
+
+
+def test_a_journal_follows_a_live_model_that_changes(tmp_path) -> None:
+    model = tiny_model()
+    scorer = LadmScorer(model, config=SMALL, journal=tmp_path / "journal")
+    before = scorer({"input_ids": [GOOD]})["ladm_score"][0]
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.self_attn.q_proj.weight.mul_(0.1)
+    after = scorer({"input_ids": [GOOD]})["ladm_score"][0]
+    assert after == LadmScorer(model, config=SMALL)({"input_ids": [GOOD]})["ladm_score"][0] != before
 
 
 def test_empty_batch(nano: LadmScorer) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,18 +27,10 @@ DEFAULT = "ladm-nano"
 BUNDLED = {DEFAULT: Path(__file__).parent / "ladm_nano"}
 CONFIG_FILE = "ladm_config.json"
 # What determines the numbers; README, generation settings and our own config are not among them.
-_CONTENT = (
-    "*.safetensors",
-    "config.json",
-    "*.safetensors.index.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-)
+_TOKENIZER = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.tiktoken",
+)  # fmt: skip
+_CONTENT = ("*.safetensors", "config.json", "*.safetensors.index.json", *_TOKENIZER)
 
 
 @dataclass(frozen=True)
@@ -70,12 +63,16 @@ class Calculator:
             return self.model
         assert self.path is not None
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModel
         from transformers.utils import logging
 
         if not any(self.path.glob("*.safetensors")):
+            cached = (
+                "" if self.revision is None else "If it has some on the Hub, its cached copy is incomplete: go online. "
+            )
             raise CalculatorError(
-                f"{self.name!r} has no .safetensors weights, and no other format is loaded. "
+                f"{self.name!r} has no .safetensors weights, and no other format is loaded. {cached}"
                 "Save the model with save_pretrained, which writes safetensors, or ask its owner to convert it."
             )
         bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -90,7 +87,9 @@ class Calculator:
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
             raise CalculatorError(f"cannot load the model of {self.name!r}: {error}") from error
         finally:
             logging.set_verbosity(verbosity)
@@ -204,14 +203,17 @@ def _download(name: str, revision: str | None) -> Path:
         ) from error
     except HfHubHTTPError as error:
         raise HubError(f"the Hub answered with an error for {name!r}{at}, try again later: {error}") from error
-    except OSError as error:
+    except Exception as error:
+        # the clients of the Hub raise the errors of requests, httpx or their successors, not all of them OSError
+        if not isinstance(error, OSError) and "http" not in type(error).__module__:
+            raise
         raise HubError(
             f"the network failed while fetching {name!r}{at}; run again to go on where it stopped: {error}"
         ) from error
 
 
-def _hash_folder(path: Path) -> str:
-    files = sorted({file for pattern in _CONTENT for file in path.glob(pattern) if file.is_file()})
+def _hash_folder(path: Path, patterns: Sequence[str] = _CONTENT) -> str:
+    files = sorted({file for pattern in patterns for file in path.glob(pattern) if file.is_file()})
     digest = xxhash.xxh3_128()
     for file in files:
         stat = file.stat()
@@ -237,6 +239,9 @@ def _hash_model(model: Any) -> str:
     for key in ("_name_or_path", "_attn_implementation", "transformers_version"):
         config.pop(key, None)
     digest = xxhash.xxh3_128(repr(sorted(config.items(), key=str)).encode())
+    # its tokenizer is loaded from where it came from
+    origin = str(model.name_or_path or "")
+    digest.update((_hash_folder(Path(origin), _TOKENIZER) if origin and Path(origin).is_dir() else origin).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
