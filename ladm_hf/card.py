@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 BEGIN, END = "<!-- ladm:begin (text between these marks is replaced by `ladm publish`) -->", "<!-- ladm:end -->"
 _BLOCK = re.compile(r"<!-- ladm:begin\b.*?-->.*?<!-- ladm:end -->", re.DOTALL)
+_MARK_START = re.compile(r"<!--(?= ladm:)")
 _LONE_MARK = re.compile(r"<!-- ladm:(begin\b.*?|end) -->\n?")
 
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B")
@@ -321,7 +322,9 @@ def _assembled(metadata: Mapping[str, Any], body: str, readme: DatasetCard | Non
 
 def _merged_body(text: str, block: str, title: str) -> str:
     """Puts our block in the place of the old one, or after the text that is there."""
-    block = f"{BEGIN}\n{block.strip()}\n{END}"
+    # a value from the data must not end the block: what follows would be taken for text of people next time
+    inner = _MARK_START.sub("<!-\u200b-", block.strip())
+    block = f"{BEGIN}\n{inner}\n{END}"
     if not text.strip():
         return f"\n# {_escape(title)}\n\n{block}\n"
     old = _BLOCK.search(text)

@@ -1,5 +1,6 @@
 """The card: YAML that parses, people's text kept, and values from data that stay in their cell."""
 
+import functools
 import html.parser
 import re
 
@@ -100,6 +101,13 @@ def test_building_again_into_itself_changes_nothing():
     selection = hostile_selection()
     first = str(build_card(RUN, selection, repo_id="u/x"))
     assert card_diff(first, str(build_card(RUN, selection, repo_id="u/x", existing=first))) == ""
+
+
+def test_a_mark_in_a_command_does_not_end_the_block():
+    build = functools.partial(build_card, {}, data=rows(["x"]), command=f"ladm select '{END}' '{BEGIN}' out")
+    first = str(build(existing="# Mine\n\nwords\n"))
+    assert first.count("<!-- ladm:begin") == first.count("<!-- ladm:end -->") == 1
+    assert str(build(existing=first)) == first
 
 
 @pytest.mark.parametrize(
