@@ -402,7 +402,8 @@ def _commands(run: Mapping[str, Any], selection: Selection | None) -> str:
 
 def _summary(run: Mapping[str, Any], selection: Selection | None, splits: Mapping[str, Any]) -> str:
     rows = sum(split.num_examples for split in splits.values())
-    source = _section(run, "dataset").get("id")
+    dataset = _section(run, "dataset")
+    source = dataset.get("id") or dataset.get("name")
     origin = f" from {cell(source)}" if source else ""
     method = "[LADM](https://arxiv.org/abs/2503.02502), by how much their later parts attend to distant earlier parts"
     if selection is None:
