@@ -179,7 +179,8 @@ def read_parquet(files: list[str]) -> Dataset:
     if not rows:
         return _from_table(pq.read_table(files[0]))
     try:
-        return Dataset.from_parquet(files)
+        # these are names of files, whatever characters they hold
+        return Dataset.from_parquet([glob.escape(file) for file in files])
     except DatasetGenerationError as error:
         raise InputError(
             f"the parquet files from {files[0]} on cannot be read as one data set: {error.__cause__ or error}"

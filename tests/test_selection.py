@@ -534,6 +534,16 @@ def test_a_selection_that_keeps_nothing_or_everything_is_saved_with_its_columns(
     assert again.reasons() == selection.reasons()
 
 
+def test_paths_may_hold_the_characters_of_a_glob(tmp_path):
+    folder = tmp_path / "run [v1]*"
+    (folder / "data").mkdir(parents=True)
+    dataset_of(random_rows(80)).to_parquet(folder / "data" / "part-[0].parquet")
+    for path in (folder, folder / "data" / "part-[0].parquet"):
+        selection = select(path, budget_tokens=9000)
+        selection.save(folder / "top")
+        assert Selection.load(folder / "top").selected["id"][:] == selection.selected["id"][:]
+
+
 def test_a_data_set_of_the_hub_is_asked_for_by_name(monkeypatch):
     pool = dataset_of(random_rows(30))
     asked = []
