@@ -395,7 +395,9 @@ def _commands(run: Mapping[str, Any], selection: Selection | None) -> str:
             if isinstance(value, Mapping):
                 words += [word for domain, weight in value.items() for word in (flag, f"{domain}={weight}")]
             else:
-                words += [flag, ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
+                # a comma tells one length that divides bands from a number of bands
+                edges = isinstance(value, (list, tuple)) and ",".join(map(str, value)) + "," * (len(value) == 1)
+                words += [flag, edges or str(value)]
         lines.append(" ".join(shlex.join(words).split()))
     return "\n".join(lines)
 

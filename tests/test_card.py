@@ -3,6 +3,7 @@
 import functools
 import html.parser
 import re
+import shlex
 
 import pytest
 import yaml
@@ -10,10 +11,12 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from ladm_hf.card import BEGIN, END, Figure, build_card, card_diff, cell, fence
+from ladm_hf.cli import app
 from ladm_hf.errors import InputError
-from ladm_hf.selection import select
+from ladm_hf.selection import Selection, select
 
 HOSTILE = [
     "a | b", "`code`", "``", "{{ 7 * 7 }}", "{% raw %}", "---", "<script>alert(1)</script>", "<!-- ladm:end -->",
@@ -88,6 +91,17 @@ def test_the_commands_of_the_card_are_those_that_made_it():
     assert "--share all=2.0" in text
     plain = build_card({}, select(rows(["web"] * 6), budget_tokens=500)).text
     assert "\nladm select SCORED SELECTED --budget 500\n" in plain
+
+
+def test_the_command_of_the_card_selects_the_same_again(tmp_path):
+    pool = rows(["web"] * 6).rename_column("ladm_score", "my score")
+    pool.save_to_disk(tmp_path / "pool")
+    selection = select(pool, budget_tokens=300, length_bands=[100], score_column="my score")
+    line = re.search(r"ladm (select SCORED SELECTED .*)", build_card({}, selection).text)[1]
+    paths = {"SCORED": str(tmp_path / "pool"), "SELECTED": str(tmp_path / "selected")}
+    done = CliRunner().invoke(app, [paths.get(word, word) for word in shlex.split(line)])
+    assert done.exit_code == 0, done.output
+    assert Selection.load(tmp_path / "selected").options == selection.options
 
 
 def test_the_snippet_of_the_card_is_python():

@@ -642,6 +642,7 @@ def test_shares_and_bands_are_read_from_the_command_line():
     assert parse_bands(None) is None
     assert parse_bands("4") == 4
     assert parse_bands("8192,16384") == [8192, 16384]
+    assert parse_bands("8192,") == [8192]
     for wrong in ["A", "=", "A=much"]:
         with pytest.raises(ConfigError, match="DOMAIN=WEIGHT"):
             parse_shares([wrong])
