@@ -166,6 +166,7 @@ def _card(card: DatasetCard | str | None, what: str) -> DatasetCard | None:
 
     if card is None or isinstance(card, DatasetCard):
         return card
+    card = card.removeprefix("\ufeff")
     has_yaml = re.match(r"\s*---\s*\n", card)
     try:
         return DatasetCard(card if has_yaml else f"---\n{{}}\n---\n{card}", ignore_metadata_errors=True)
@@ -174,7 +175,14 @@ def _card(card: DatasetCard | str | None, what: str) -> DatasetCard | None:
 
 
 def _yaml_of(card: DatasetCard | None) -> dict[str, Any]:
-    return dict(vars(card.data)) if card else {}
+    metadata = dict(vars(card.data)) if card else {}
+    language = metadata.get("language")
+    # YAML reads an unquoted `no`, for Norwegian, as False
+    if language is False:
+        metadata["language"] = "no"
+    elif isinstance(language, list):
+        metadata["language"] = ["no" if code is False else code for code in language]
+    return metadata
 
 
 def _fill(

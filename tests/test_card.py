@@ -162,6 +162,14 @@ def test_yaml_is_merged():
     assert build_card({}, data=rows(["x"]), existing=existing, license="apache-2.0").data.license == "apache-2.0"
 
 
+def test_norwegian_and_a_byte_order_mark_are_read():
+    for text, language in (("\n- no\n- nb", ["no", "nb"]), (" no", "no")):
+        readme = f"\ufeff---\nlanguage:{text}\nlicense: mit\n---\nwords\n"
+        for card in (build_card({}, data=rows(["x"]), **{name: readme}) for name in ("existing", "source_card")):
+            data = DatasetCard(str(card)).data
+            assert (data.language, data.license) == (language, "mit")
+
+
 def test_front_matter_that_is_no_yaml_is_refused():
     for text in ("---\n[a\n---\n", "---\n- a\n- b\n---\n"):
         with pytest.raises(InputError, match="front matter"):
