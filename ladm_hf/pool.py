@@ -306,10 +306,11 @@ def _token_counts(dataset: Dataset, tokens: str) -> pa.ChunkedArray:
 
 
 def _parquet_files(path: Path) -> list[str]:
-    """Parquet files at a path, in order; those in hidden folders are left out."""
+    """Parquet files at a path, in order; those in hidden folders are left out, and of a run all but its data."""
     if path.is_dir():
-        found = list(path.rglob("*.parquet"))
-        hidden = [any(part.startswith((".", "__")) for part in file.relative_to(path).parts) for file in found]
+        top = path / "data" if (path / "run.json").is_file() else path
+        found = list(top.rglob("*.parquet"))
+        hidden = [any(part.startswith((".", "__")) for part in file.relative_to(top).parts) for file in found]
         files = sorted(str(file) for file, skip in zip(found, hidden, strict=True) if not skip)
     elif path.is_file():
         files = [str(path)]
