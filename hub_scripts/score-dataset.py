@@ -59,6 +59,7 @@ def main() -> None:
     from datasets import load_dataset
 
     from ladm_hf import LadmError, LadmScorer, publish, score_dataset, select
+    from ladm_hf.hub import is_first_rank
     from ladm_hf.options import parse_tokens
 
     work = args.work_dir or os.path.join(tempfile.gettempdir(), "ladm-" + args.output.replace("/", "--"))
@@ -72,7 +73,7 @@ def main() -> None:
             source, options = source.take(args.max_samples), {}
             work += f"-first-{args.max_samples}"
         scored = score_dataset(source, work, LadmScorer(args.model, text_column=args.text_column), **options)
-        if int(os.environ.get("RANK") or 0):
+        if not is_first_rank():
             return  # the first rank alone selects and publishes
         result = work
         if budget:

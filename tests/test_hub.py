@@ -386,8 +386,9 @@ def test_the_token_is_nowhere(fake_hub, tmp_path, caplog, capfd, monkeypatch):
     assert "Bearer hf_***" in shown
 
 
-def test_only_the_first_rank_talks(fake_hub, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+@pytest.mark.parametrize("variable", ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK"])
+def test_only_the_first_rank_talks(fake_hub, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
     assert publish_here(scored_rows()) is None
     assert fake_hub.log() == []
 
