@@ -13,21 +13,26 @@ all scored rows are published. Work is kept in --work-dir: run the same command 
 
 import argparse
 import os
+import shlex
 import sys
 import tempfile
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("input", help="Hub data set or local path with long documents")
     parser.add_argument("output", help="user/name to publish to")
-    parser.add_argument("--split", default="train")
+    parser.add_argument("--split", help="default: train of a Hub data set, all of a local path")
     parser.add_argument("--name", help="configuration of INPUT")
     parser.add_argument("--revision", help="revision of INPUT")
     parser.add_argument("--text-column", default="text")
     parser.add_argument("--model", default="ladm-nano", help="calculator: a name, a folder or a Hub id")
     parser.add_argument("--budget", help="tokens to keep: 100M, 1e9, ...; default: publish all rows with their scores")
-    parser.add_argument("--by", default="domain", help="column of the domain to rank within; '' for none")
+    parser.add_argument(
+        "--by", help="column of the domain to rank within, '' for none; default: domain if there is one"
+    )
     parser.add_argument("--max-samples", type=int, help="score only the first N rows: a trial")
     parser.add_argument("--allow-cpu", action="store_true", help="go on without a GPU: slow")
     parser.add_argument("--work-dir", help="folder for unfinished work; default: one named after OUTPUT")
@@ -54,29 +59,31 @@ def main() -> None:
     from datasets import load_dataset
 
     from ladm_hf import LadmError, LadmScorer, publish, score_dataset, select
+    from ladm_hf.hub import is_first_rank
     from ladm_hf.options import parse_tokens
 
     work = args.work_dir or os.path.join(tempfile.gettempdir(), "ladm-" + args.output.replace("/", "--"))
     try:
         budget = parse_tokens(args.budget) if args.budget else None
-        source, options = args.input, {"split": args.split, "name": args.name, "revision": args.revision}
+        local = os.path.exists(args.input)
+        split = args.split or (None if local else "train")
+        source, options = args.input, {"split": split, "name": args.name, "revision": args.revision}
         if args.max_samples:
-            source = load_dataset(args.input, args.name, split=args.split, revision=args.revision, streaming=True)
+            source = load_dataset(args.input, args.name, split=split or "train", revision=args.revision, streaming=True)
             source, options = source.take(args.max_samples), {}
             work += f"-first-{args.max_samples}"
         scored = score_dataset(source, work, LadmScorer(args.model, text_column=args.text_column), **options)
-        if int(os.environ.get("RANK") or 0):
+        if not is_first_rank():
             return  # the first rank alone selects and publishes
         result = work
         if budget:
-            by = args.by if args.by and args.by.split(".")[0] in scored.column_names else None
-            result = select(work, budget_tokens=budget, by=by)
+            by = ("domain" if "domain" in scored.column_names else "") if args.by is None else args.by
+            result = select(work, budget_tokens=budget, by=by or None)
             print(result.summary())
         commit = publish(
             result, args.output, private=not args.public, create_pr=args.pr, dry_run=args.dry_run,
-            source_dataset=None if os.path.exists(args.input) else args.input,
-            command=f"uv run score-dataset.py {args.input} {args.output} --model {args.model}"
-            + (f" --budget {args.budget} --by '{args.by}'" if budget else ""),
+            source_dataset=None if local else args.input,
+            command=shlex.join(["uv", "run", "score-dataset.py", *(a for a in sys.argv[1:] if a != "--dry-run")]),
         )  # fmt: skip
     except (LadmError, OSError) as error:
         sys.exit(f"error: {error}")

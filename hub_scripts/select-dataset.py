@@ -13,11 +13,14 @@ repository to publish to: private unless --public. No GPU is needed.
 
 import argparse
 import os
+import shlex
 import sys
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("input", help="Hub data set or local path with LADM scores")
     parser.add_argument("output", help="user/name to publish to")
     parser.add_argument("--budget", required=True, help="tokens to keep: 100M, 1e9, ...")
@@ -56,8 +59,7 @@ def main() -> None:
         commit = publish(
             selection, args.output, private=not args.public, create_pr=args.pr, dry_run=args.dry_run,
             source_dataset=None if local else args.input,
-            command=f"uv run select-dataset.py {args.input} {args.output} --budget {args.budget} --by '{args.by}' "
-            f"--strategy {args.strategy} --seed {args.seed}",
+            command=shlex.join(["uv", "run", "select-dataset.py", *(a for a in sys.argv[1:] if a != "--dry-run")]),
         )  # fmt: skip
     except (LadmError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -154,11 +154,12 @@ def run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
     identity = run.get("identity")
     if not isinstance(identity, Mapping):
         return dict(run)
-    source = str(run.get("input") or identity.get("data") or "")
-    on_hub = re.match(r"(?:hf://datasets/)?([\w.-]+/[\w.-]+?)(?:@([^/]+))?$", source)
-    name = on_hub[1] if on_hub else source.rstrip("/").rpartition("/")[2]
+    # only the run knows whether `my/pool` was a data set of the Hub or a path; a path gives its last part, and no id
+    hub = run.get("hub") or {}
+    name = str(run.get("input") or identity.get("data") or "").rstrip("/").rpartition("/")[2]
     dataset = {
-        "id": name or None, "revision": (on_hub and on_hub[2]) or identity.get("revision"), "split": run.get("split"),
+        "id": hub.get("id"), "name": None if hub else name or None,
+        "revision": hub.get("revision") or identity.get("revision"), "split": run.get("split"),
         "fingerprint": identity.get("data"),
     }  # fmt: skip
     config = {name.removeprefix("config."): value for name, value in identity.items() if name.startswith("config.")}

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 BEGIN, END = "<!-- ladm:begin (text between these marks is replaced by `ladm publish`) -->", "<!-- ladm:end -->"
 _BLOCK = re.compile(r"<!-- ladm:begin\b.*?-->.*?<!-- ladm:end -->", re.DOTALL)
+_MARK_START = re.compile(r"<!--(?= ladm:)")
 _LONE_MARK = re.compile(r"<!-- ladm:(begin\b.*?|end) -->\n?")
 
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B")
@@ -165,6 +166,7 @@ def _card(card: DatasetCard | str | None, what: str) -> DatasetCard | None:
 
     if card is None or isinstance(card, DatasetCard):
         return card
+    card = card.removeprefix("\ufeff")
     has_yaml = re.match(r"\s*---\s*\n", card)
     try:
         return DatasetCard(card if has_yaml else f"---\n{{}}\n---\n{card}", ignore_metadata_errors=True)
@@ -173,7 +175,14 @@ def _card(card: DatasetCard | str | None, what: str) -> DatasetCard | None:
 
 
 def _yaml_of(card: DatasetCard | None) -> dict[str, Any]:
-    return dict(vars(card.data)) if card else {}
+    metadata = dict(vars(card.data)) if card else {}
+    language = metadata.get("language")
+    # YAML reads an unquoted `no`, for Norwegian, as False
+    if language is False:
+        metadata["language"] = "no"
+    elif isinstance(language, list):
+        metadata["language"] = ["no" if code is False else code for code in language]
+    return metadata
 
 
 def _fill(
@@ -321,7 +330,9 @@ def _assembled(metadata: Mapping[str, Any], body: str, readme: DatasetCard | Non
 
 def _merged_body(text: str, block: str, title: str) -> str:
     """Puts our block in the place of the old one, or after the text that is there."""
-    block = f"{BEGIN}\n{block.strip()}\n{END}"
+    # a value from the data must not end the block: what follows would be taken for text of people next time
+    inner = _MARK_START.sub("<!-\u200b-", block.strip())
+    block = f"{BEGIN}\n{inner}\n{END}"
     if not text.strip():
         return f"\n# {_escape(title)}\n\n{block}\n"
     old = _BLOCK.search(text)
@@ -392,14 +403,17 @@ def _commands(run: Mapping[str, Any], selection: Selection | None) -> str:
             if isinstance(value, Mapping):
                 words += [word for domain, weight in value.items() for word in (flag, f"{domain}={weight}")]
             else:
-                words += [flag, ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
+                # a comma tells one length that divides bands from a number of bands
+                edges = isinstance(value, (list, tuple)) and ",".join(map(str, value)) + "," * (len(value) == 1)
+                words += [flag, edges or str(value)]
         lines.append(" ".join(shlex.join(words).split()))
     return "\n".join(lines)
 
 
 def _summary(run: Mapping[str, Any], selection: Selection | None, splits: Mapping[str, Any]) -> str:
     rows = sum(split.num_examples for split in splits.values())
-    source = _section(run, "dataset").get("id")
+    dataset = _section(run, "dataset")
+    source = dataset.get("id") or dataset.get("name")
     origin = f" from {cell(source)}" if source else ""
     method = "[LADM](https://arxiv.org/abs/2503.02502), by how much their later parts attend to distant earlier parts"
     if selection is None:

@@ -137,12 +137,15 @@ def select(
     seed: Annotated[int, typer.Option(help="Seed of the sampling (temperature).")] = 0,
     length_bands: Annotated[
         str | None,
-        typer.Option(help="Rank within length bands too: their number (4), or the token counts between (8192,16384)."),
+        typer.Option(
+            help="Rank within length bands too: their number (4), or the token counts between (8192,16384; one: 8192,)."
+        ),
     ] = None,
     tokens: Annotated[
         str,
         typer.Option(help="Tokens counted: scored, document (length of input_ids), or a column of counts."),
     ] = "scored",
+    score_column: Annotated[str, typer.Option(help="Column of the score.")] = "ladm_score",
     ties: Annotated[str | None, typer.Option(help="Column that orders equal scores, before the row number.")] = None,
     split: Annotated[str | None, typer.Option(help="Split, where there are several.")] = None,
     dropped_text: Annotated[
@@ -165,6 +168,7 @@ def select(
         seed=seed,
         length_bands=parse_bands(length_bands),
         tokens=tokens,
+        score_column=score_column,
         ties=ties,
         split=split,
     )

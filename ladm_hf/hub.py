@@ -45,6 +45,8 @@ _UPLOAD_TOGETHER = 16
 SLOWEST_UPLOAD = 250_000
 # Tries for steps that have retries of their own inside.
 _OUTER_TRIES = 3
+# How torchrun and accelerate number their processes, then how Open MPI, MPICH (Intel MPI) and MVAPICH do.
+_RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 
 
 def publish(
@@ -109,13 +111,13 @@ def publish(
 
     Returns:
         `CommitInfo` of the commit that holds the data; `None` after a dry run. In a process that is not the first of
-        several (`RANK` > 0) nothing happens and `None` is returned.
+        several, as `torchrun` or `mpirun` start them, nothing happens and `None` is returned.
 
     Raises:
         PublishError: it did not work; the message says what the Hub holds now and what finishes the job.
         InputError, ConfigError: there is nothing to publish, or a name cannot be.
     """
-    if not _is_first_rank():
+    if not is_first_rank():
         return None
     from huggingface_hub import HfApi, get_token
 
@@ -592,9 +594,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _is_first_rank() -> bool:
-    """False in all but the first of the processes that `torchrun` or `accelerate launch` started."""
-    return int(os.environ.get("RANK") or 0) == 0
+def is_first_rank() -> bool:
+    """False in all but the first of the processes that `torchrun`, `accelerate launch` or `mpirun` started."""
+    ranks = (os.environ.get(name) for name in _RANK_VARIABLES)
+    return int(next(filter(None, ranks), 0)) == 0
 
 
 def _command(folder: Any, repo_id: str, *, private: bool, create_pr: bool, **options: Any) -> str:

@@ -159,7 +159,7 @@ def parse_shares(shares: Sequence[str] | None) -> Shares | None:
 
 
 def parse_bands(bands: str | None) -> int | list[int] | None:
-    """Reads `4` (that many bands) or `8192,16384` (the token counts between them).
+    """Reads `4` (that many bands), `8192,16384` (the token counts between them) or `8192,` (one token count).
 
     Raises:
         ConfigError: it is neither.
@@ -167,10 +167,10 @@ def parse_bands(bands: str | None) -> int | list[int] | None:
     if bands is None:
         return None
     try:
-        numbers = [int(number) for number in bands.split(",")]
+        numbers = [int(number) for number in bands.removesuffix(",").split(",")]
     except ValueError as error:
         raise ConfigError(
-            f"length bands are their number (4) or the token counts between them (8192,16384), got {bands!r}"
+            f"length bands are their number (4) or the token counts between them (8192,16384 or 8192,), got {bands!r}"
         ) from error
     return numbers if "," in bands else numbers[0]
 

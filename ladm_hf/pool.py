@@ -179,7 +179,8 @@ def read_parquet(files: list[str]) -> Dataset:
     if not rows:
         return _from_table(pq.read_table(files[0]))
     try:
-        return Dataset.from_parquet(files)
+        # these are names of files, whatever characters they hold
+        return Dataset.from_parquet([glob.escape(file) for file in files])
     except DatasetGenerationError as error:
         raise InputError(
             f"the parquet files from {files[0]} on cannot be read as one data set: {error.__cause__ or error}"
@@ -305,10 +306,11 @@ def _token_counts(dataset: Dataset, tokens: str) -> pa.ChunkedArray:
 
 
 def _parquet_files(path: Path) -> list[str]:
-    """Parquet files at a path, in order; those in hidden folders are left out."""
+    """Parquet files at a path, in order; those in hidden folders are left out, and of a run all but its data."""
     if path.is_dir():
-        found = list(path.rglob("*.parquet"))
-        hidden = [any(part.startswith((".", "__")) for part in file.relative_to(path).parts) for file in found]
+        top = path / "data" if (path / "run.json").is_file() else path
+        found = list(top.rglob("*.parquet"))
+        hidden = [any(part.startswith((".", "__")) for part in file.relative_to(top).parts) for file in found]
         files = sorted(str(file) for file, skip in zip(found, hidden, strict=True) if not skip)
     elif path.is_file():
         files = [str(path)]

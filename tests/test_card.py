@@ -1,7 +1,9 @@
 """The card: YAML that parses, people's text kept, and values from data that stay in their cell."""
 
+import functools
 import html.parser
 import re
+import shlex
 
 import pytest
 import yaml
@@ -9,10 +11,12 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from ladm_hf.card import BEGIN, END, Figure, build_card, card_diff, cell, fence
+from ladm_hf.cli import app
 from ladm_hf.errors import InputError
-from ladm_hf.selection import select
+from ladm_hf.selection import Selection, select
 
 HOSTILE = [
     "a | b", "`code`", "``", "{{ 7 * 7 }}", "{% raw %}", "---", "<script>alert(1)</script>", "<!-- ladm:end -->",
@@ -89,6 +93,17 @@ def test_the_commands_of_the_card_are_those_that_made_it():
     assert "\nladm select SCORED SELECTED --budget 500\n" in plain
 
 
+def test_the_command_of_the_card_selects_the_same_again(tmp_path):
+    pool = rows(["web"] * 6).rename_column("ladm_score", "my score")
+    pool.save_to_disk(tmp_path / "pool")
+    selection = select(pool, budget_tokens=300, length_bands=[100], score_column="my score")
+    line = re.search(r"ladm (select SCORED SELECTED .*)", build_card({}, selection).text)[1]
+    paths = {"SCORED": str(tmp_path / "pool"), "SELECTED": str(tmp_path / "selected")}
+    done = CliRunner().invoke(app, [paths.get(word, word) for word in shlex.split(line)])
+    assert done.exit_code == 0, done.output
+    assert Selection.load(tmp_path / "selected").options == selection.options
+
+
 def test_the_snippet_of_the_card_is_python():
     text = build_card({}, data=DatasetDict({"a.b": rows(["x"])}), repo_id="user/name", config_name="part").text
     snippet = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
@@ -100,6 +115,13 @@ def test_building_again_into_itself_changes_nothing():
     selection = hostile_selection()
     first = str(build_card(RUN, selection, repo_id="u/x"))
     assert card_diff(first, str(build_card(RUN, selection, repo_id="u/x", existing=first))) == ""
+
+
+def test_a_mark_in_a_command_does_not_end_the_block():
+    build = functools.partial(build_card, {}, data=rows(["x"]), command=f"ladm select '{END}' '{BEGIN}' out")
+    first = str(build(existing="# Mine\n\nwords\n"))
+    assert first.count("<!-- ladm:begin") == first.count("<!-- ladm:end -->") == 1
+    assert str(build(existing=first)) == first
 
 
 @pytest.mark.parametrize(
@@ -138,6 +160,14 @@ def test_yaml_is_merged():
     assert [each["config_name"] for each in data["configs"]] == ["default", "other"]
     assert data["extra_gated_prompt"] == "please"
     assert build_card({}, data=rows(["x"]), existing=existing, license="apache-2.0").data.license == "apache-2.0"
+
+
+def test_norwegian_and_a_byte_order_mark_are_read():
+    for text, language in (("\n- no\n- nb", ["no", "nb"]), (" no", "no")):
+        readme = f"\ufeff---\nlanguage:{text}\nlicense: mit\n---\nwords\n"
+        for card in (build_card({}, data=rows(["x"]), **{name: readme}) for name in ("existing", "source_card")):
+            data = DatasetCard(str(card)).data
+            assert (data.language, data.license) == (language, "mit")
 
 
 def test_front_matter_that_is_no_yaml_is_refused():

@@ -143,6 +143,27 @@ def test_language_and_licence_come_from_the_source(fake_hub):
     assert (data.license, data.language, data.source_datasets) == ("odc-by", ["en", "de"], ["tester/source"])
 
 
+def test_only_a_source_opened_from_the_hub_is_named(fake_hub, tmp_path):
+    publish(scored_rows(), "tester/source", license="odc-by", patience=HURRIED)
+    (tmp_path / "data").mkdir()
+    scored_rows().to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
+    run = {"identity": {"data": "1f2e"}, "input": "tester/source", "split": "train"}
+    for hub, expected in (
+        ({}, (None, None, {"name": "source", "split": "train", "fingerprint": "1f2e"})),
+        (
+            {"hub": {"id": "tester/source", "revision": "c0ffee"}},
+            (
+                "odc-by", ["tester/source"],
+                {"id": "tester/source", "revision": "c0ffee", "split": "train", "fingerprint": "1f2e"},
+            ),
+        ),
+    ):  # fmt: skip
+        (tmp_path / "run.json").write_text(json.dumps({**run, **hub}))
+        publish_here(tmp_path)
+        data = DatasetCard(readme()).data
+        assert (data.license, data.source_datasets, data["ladm"]["dataset"]) == expected
+
+
 def test_a_source_that_cannot_be_read_is_said_and_not_forgotten(fake_hub, caplog):
     publish_here(scored_rows(), source_dataset="tester/gone")
     assert "language and licence are not carried over" in caplog.text
@@ -365,8 +386,9 @@ def test_the_token_is_nowhere(fake_hub, tmp_path, caplog, capfd, monkeypatch):
     assert "Bearer hf_***" in shown
 
 
-def test_only_the_first_rank_talks(fake_hub, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+@pytest.mark.parametrize("variable", ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK"])
+def test_only_the_first_rank_talks(fake_hub, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
     assert publish_here(scored_rows()) is None
     assert fake_hub.log() == []
 

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,19 @@ def test_a_trial_publishes_nothing(pool, fake_hub, tmp_path, monkeypatch, capsys
     run("score-dataset.py", *arguments, "--work-dir", str(tmp_path / "w"), "--budget", "9k", monkeypatch=monkeypatch)
     assert "new repository" in capsys.readouterr().out
     assert fake_hub.repo("datasets/tester/trial") is None
+
+
+def test_a_local_folder_is_scored_and_the_card_tells_the_whole_command(fake_hub, tmp_path, monkeypatch):
+    (tmp_path / "pool").mkdir()
+    Dataset.from_dict({"content": ["short"] * 3}).to_parquet(tmp_path / "pool" / "part-0.parquet")
+    arguments = [str(tmp_path / "pool"), "tester/local", "--text-column", "content", "--allow-cpu"]
+    arguments += ["--work-dir", str(tmp_path / "my work")]
+    run("score-dataset.py", *arguments, monkeypatch=monkeypatch)
+    card = DatasetCard.load("tester/local")
+    assert shlex.join(["uv", "run", "score-dataset.py", *arguments]) in card.text
+    assert card.data.source_datasets is None
+    with pytest.raises(SystemExit, match="no column 'domian'"):
+        run("score-dataset.py", *arguments, "--budget", "1k", "--by", "domian", monkeypatch=monkeypatch)
 
 
 def test_errors_are_one_line(fake_hub, monkeypatch):

@@ -464,21 +464,22 @@ def test_the_pool_may_be_a_table_a_saved_folder_parquet_or_one_split(tmp_path):
     expected = select(pool, budget_tokens=9000)
     pool.save_to_disk(tmp_path / "saved")
     DatasetDict(train=pool).save_to_disk(tmp_path / "splits")
-    (tmp_path / "run" / ".tmp").mkdir(parents=True)
-    pool.select(range(50)).to_parquet(tmp_path / "run" / "part-0.parquet")
-    pool.select(range(50, 80)).to_parquet(tmp_path / "run" / "part-1.parquet")
-    (tmp_path / "run" / ".tmp" / "half.parquet").write_bytes(b"PAR1")
+    data = tmp_path / "run" / "data"
+    (data / ".tmp").mkdir(parents=True)
+    pool.select(range(50)).to_parquet(data / "part-0.parquet")
+    pool.select(range(50, 80)).to_parquet(data / "part-1.parquet")
+    (data / ".tmp" / "half.parquet").write_bytes(b"PAR1")
     (tmp_path / "run" / "run.json").write_text('{"model": "ladm-nano"}')
     forms = [
         pool.data.table, DatasetDict(train=pool), DatasetDict(train=pool, test=pool), tmp_path / "saved",
-        str(tmp_path / "splits"), tmp_path / "run", str(tmp_path / "run" / "*.parquet"),
+        str(tmp_path / "splits"), tmp_path / "run", data, str(data / "*.parquet"),
     ]  # fmt: skip
     for scored_rows in forms:
         selection = select(scored_rows, budget_tokens=9000, split="train")
         assert selection.selected["id"][:] == expected.selected["id"][:]
         assert selection.table == expected.table
     assert select(tmp_path / "run", budget_tokens=9000).run == {"model": "ladm-nano"}
-    assert len(select(tmp_path / "run" / "part-1.parquet", budget_tokens=9000).frame()) == 30
+    assert len(select(data / "part-1.parquet", budget_tokens=9000).frame()) == 30
     with pytest.raises(InputError, match="name one of train, test with --split"):
         select(DatasetDict(train=pool, test=pool), budget_tokens=9000)
     with pytest.raises(InputError, match="no split 'dev'"):
@@ -532,6 +533,25 @@ def test_a_selection_that_keeps_nothing_or_everything_is_saved_with_its_columns(
     assert again.selected.features == pool.features
     assert again.frame().num_rows == 2
     assert again.reasons() == selection.reasons()
+
+
+def test_a_selection_inside_the_folder_of_its_run_is_not_read_as_pool(tmp_path):
+    (tmp_path / "data").mkdir()
+    dataset_of(random_rows(80)).to_parquet(tmp_path / "data" / "part-0.parquet")
+    (tmp_path / "run.json").write_text("{}")
+    first = select(tmp_path, budget_tokens=9000)
+    first.save(tmp_path / "top")
+    assert select(tmp_path, budget_tokens=9000).table == first.table
+
+
+def test_paths_may_hold_the_characters_of_a_glob(tmp_path):
+    folder = tmp_path / "run [v1]*"
+    (folder / "data").mkdir(parents=True)
+    dataset_of(random_rows(80)).to_parquet(folder / "data" / "part-[0].parquet")
+    for path in (folder, folder / "data" / "part-[0].parquet"):
+        selection = select(path, budget_tokens=9000)
+        selection.save(folder / "top")
+        assert Selection.load(folder / "top").selected["id"][:] == selection.selected["id"][:]
 
 
 def test_a_data_set_of_the_hub_is_asked_for_by_name(monkeypatch):
@@ -632,6 +652,7 @@ def test_shares_and_bands_are_read_from_the_command_line():
     assert parse_bands(None) is None
     assert parse_bands("4") == 4
     assert parse_bands("8192,16384") == [8192, 16384]
+    assert parse_bands("8192,") == [8192]
     for wrong in ["A", "=", "A=much"]:
         with pytest.raises(ConfigError, match="DOMAIN=WEIGHT"):
             parse_shares([wrong])
