@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from runs import (
@@ -22,12 +23,12 @@ from runs import (
     wait_for_chunks,
 )
 
-from ladm_hf import LadmConfig, run_status
+from ladm_hf import LadmScorer, run_status
 
 # Documents that take a while, so that a launch is caught at work.
 COUNT, WORDS = 45, 1800
 SLOW = ["--span-length", "16", "--max-length", "2048"]
-CONFIG = LadmConfig(span_length=16, max_length=2048, ablation="no_std", heads=((3, 1), (3, 2)))
+CONFIG = replace(LadmScorer().config, span_length=16, max_length=2048)
 
 
 def arguments(tmp_path: Path) -> list[str]:
