@@ -16,7 +16,7 @@ import pytest
 
 from ladm_hf import run_lock
 from ladm_hf.errors import ResumeError, RunError, RunLockedError, StorageError
-from ladm_hf.run_folder import RunFolder, storage_errors, write_atomically
+from ladm_hf.run_folder import RunFolder, run_id, storage_errors, write_atomically
 from ladm_hf.run_lock import RunLock
 
 RUN = {"format": 1, "split": "train", "edges": [0, 1, 2]}
@@ -140,6 +140,14 @@ def test_a_damaged_chunk_does_not_count(folder: RunFolder, damage: str) -> None:
     assert not folder.is_sound(RUN, 0)
     finish(folder, 0)
     assert folder.is_sound(RUN, 0)
+
+
+def test_a_chunk_of_another_run_does_not_count(folder: RunFolder) -> None:
+    finish(folder, 0)
+    assert folder.is_sound(RUN, 0)
+    other = {**RUN, "run_id": run_id({}, [0, 1, 2])}
+    assert not folder.is_sound(other, 0)
+    assert not folder.records(other)
 
 
 def test_a_failed_write_leaves_nothing(folder: RunFolder) -> None:
