@@ -171,7 +171,7 @@ class RunFolder:
             return False
         file = self.chunk_file(run, chunk)
         try:
-            return record["size"] == file.stat().st_size and record["hash"] == hash_file(file)
+            return bool(record["size"] == file.stat().st_size and record["hash"] == hash_file(file))
         except (OSError, KeyError):
             return False
 

@@ -215,7 +215,7 @@ class _Launch:
             self.folder.load()
         self.lock.acquire(self._say)
         run = None if again else self.folder.load()
-        identity = {**options, **_identity(self.scorer), "data": self.source.fingerprint()}
+        identity = {**options, **_identity(self.scorer)}
         if run is None:
             if not again:
                 self.folder.check_new()
@@ -223,7 +223,7 @@ class _Launch:
             with storage_errors(self.folder.path, "the folder"):
                 self.folder.clear()
         else:
-            _check_same(run, identity, chunks, self.folder)
+            _check_same(run, {**identity, "data": self.source.fingerprint()}, chunks, self.folder)
             if self._is_complete(run):
                 self.run = run
                 if jsonl and not self.folder.jsonl.is_file():
@@ -244,6 +244,8 @@ class _Launch:
         survey = self.source.survey(_candidates(self.scorer), self._most_tokens)
         output_schema(survey.schema, self.scorer, identity["scores_only"])
         edges = balanced_edges(survey, chunks)
+        # a stream is hashed while it is surveyed
+        identity = {**identity, "data": self.source.fingerprint()}
         run = {
             "format": FORMAT,
             "ladm_hf": __version__,

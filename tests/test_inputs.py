@@ -200,6 +200,19 @@ def test_a_file_that_shrinks_is_told(tmp_path: Path) -> None:
         ids(source, 0, 24)
 
 
+def test_a_stream_that_grows_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_TABLE_ROWS", 8)
+    before, after = (IterableDataset.from_generator(rows, gen_kwargs={"count": count}) for count in (24, 30))
+    surveyed = open_source(before)
+    layout = surveyed.survey(["text"], 512).layout
+    longer = open_source(after)
+    assert longer.fingerprint() != surveyed.fingerprint() == open_source(before).fingerprint()
+    longer.adopt(layout)
+    assert len(ids(longer, 0, 12)) == 12
+    with pytest.raises(InputError, match="longer than it was"):
+        ids(longer, 12, 24)
+
+
 def test_a_folder_is_searched_for_a_split(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / ".ladm").mkdir()
