@@ -103,6 +103,21 @@ def test_another_host_is_judged_by_its_signs_of_life(tmp_path: Path, monkeypatch
     assert lock.held()
 
 
+def test_who_may_only_read_a_folder_sees_whether_its_launch_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = RunLock(RunFolder(tmp_path))
+    owned_by(lock, host="elsewhere", pid=1, started=1.0)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert lock.is_alive()
+    os.utime(lock.path, (1, 1))
+    assert not lock.is_alive()
+
+
 def test_a_sign_of_life_needs_no_file_to_exist(tmp_path: Path) -> None:
     lock = RunLock(RunFolder(tmp_path))
     lock.beat()
