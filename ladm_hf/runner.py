@@ -251,6 +251,7 @@ class _Launch:
             "ladm_hf": __version__,
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "input": self.source.name,
+            "hub": self.source.hub,
             "split": identity["split"],
             "identity": identity,
             "unit": self.source.unit,
@@ -445,7 +446,6 @@ def _identity(scorer: LadmScorer) -> dict[str, Any]:
         **config,
         "text_column": scorer.text_column,
         "input_ids_column": scorer.input_ids_column,
-        "on_error": scorer.on_error,
         "schema_version": scorer.identity[1],
     }
 

@@ -79,10 +79,17 @@ class Survey:
 
 
 class Source:
-    """Base of the sources; `name` is for people, `unit` is `"rows"` or `"bytes"`."""
+    """Base of the sources.
+
+    Attributes:
+        name (`str`): for people.
+        unit (`str`): `"rows"` or `"bytes"`.
+        hub (`dict`, *optional*): `id` and `revision` of the Hub data set that this is, `None` for any other data.
+    """
 
     name: str
     unit = "rows"
+    hub: dict[str, str | None] | None = None
 
     def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
         """Looks at the data.

@@ -223,11 +223,10 @@ def test_another_identity_is_refused_with_every_difference(tmp_path: Path) -> No
     quick(dataset(), tmp_path, num_chunks=4)
     other = LadmConfig(span_length=8, max_length=256)
     with pytest.raises(ResumeError) as error:
-        quick(dataset(23), tmp_path, QuickScorer(config=other, on_error="raise"), num_chunks=5, scores_only=True)
+        quick(dataset(23), tmp_path, QuickScorer(config=other), num_chunks=5, scores_only=True)
     for name in (
         "config.span_length: 16 there, 8 now",
         "config.max_length: 512",
-        "on_error: 'status' there",
         "data: ",
         "num_chunks: 4 there, 5 now",
         "scores_only: False there, True now",
@@ -278,6 +277,20 @@ def test_a_restart_that_is_killed_can_be_made_again(tmp_path: Path, monkeypatch:
     again = QuickScorer(config=LadmConfig(span_length=8, max_length=256))
     assert bits(quick(dataset(), tmp_path, again, num_chunks=5, restart=True)) == quick_expected()
     assert sum(again.calls) == 24
+
+
+def test_a_run_that_a_row_stopped_goes_on_without_it(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("\n".join([*(json.dumps(row) for row in rows()), "{"]))
+    with pytest.raises(RowError):
+        quick(tmp_path / "in.jsonl", tmp_path / "out", QuickScorer(on_error="raise"), num_chunks=4)
+    again = QuickScorer()
+    assert bits(quick(tmp_path / "in.jsonl", tmp_path / "out", again, num_chunks=4))[:24] == quick_expected()
+    assert sum(again.calls) < 24
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["hub"] is None
+
+
+def test_the_output_may_look_like_a_glob(tmp_path: Path) -> None:
+    assert bits(quick(dataset(), tmp_path / "run[1]*", num_chunks=2)) == quick_expected()
 
 
 def test_restart_removes_only_what_a_run_wrote(tmp_path: Path) -> None:
