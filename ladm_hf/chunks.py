@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,4 +147,4 @@ def load_files(files: Sequence[Path], split: str) -> Dataset:
 
     if not any(pq.read_metadata(file).num_rows for file in files):
         return Dataset(pq.read_table(files[0]))
-    return load_dataset("parquet", data_files={split: [str(file) for file in files]}, split=split)
+    return load_dataset("parquet", data_files={split: [glob.escape(str(file)) for file in files]}, split=split)

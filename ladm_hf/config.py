@@ -103,10 +103,12 @@ class LadmConfig:
         """Reads a `ladm_config.json`. Its `calibration` entry, if any, is a record for people and is not read.
 
         Raises:
-            ConfigError: the file is not a JSON object of known options.
+            ConfigError: the file cannot be read or is not a JSON object of known options.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
         except ValueError as error:
             raise ConfigError(f"{path} is not valid JSON: {error}") from error
         if not isinstance(values, dict):

@@ -9,6 +9,7 @@ IterableDataset                         -> rows of a stream
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from ladm_hf.sources import COMPRESSED, DatasetSource, Source, StreamSource
 
 _PARQUET = (".parquet", ".pq")
 _JSON = (".jsonl", ".ndjson", ".json")
+# Files that mark the folder of a run or a selection.
+_RESULTS = ("run.json", "selection.json")
+_HUB_URL = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/|$)")
+_HUB_REVISION = re.compile(r"hf://datasets/[^@]+@([^/]+)/")
 
 
 def open_source(
@@ -51,7 +56,10 @@ def open_source(
     if isinstance(data, IterableDataset):
         return StreamSource(data)
     if isinstance(data, (str, os.PathLike)):
-        return _open_path(os.fspath(data), split, name, revision)
+        source = _open_path(os.fspath(data), split, name, revision)
+        if url := _HUB_URL.match(os.fspath(data)):
+            source.hub = {"id": url[1], "revision": url[2]}
+        return source
     raise InputError(f"expected a Dataset, an IterableDataset, a path or a Hub id, found {type(data).__name__}")
 
 
@@ -59,7 +67,9 @@ def _open_path(path: str, split: str | None, name: str | None, revision: str | N
     local = Path(path).expanduser()
     if "://" not in path and not local.exists() and not any(c in path for c in "*?["):
         if path.count("/") <= 1 and not path.startswith((".", "/", "~")) and not _kind(path):
-            return _open_hub(path, split, name, revision)
+            source, commit = _open_hub(path, split, name, revision)
+            source.hub = {"id": path, "revision": commit or revision}
+            return source
         raise InputError(f"no file, folder or glob {path!r} here; a Hub data set is 'owner/name'")
     url = path if "://" in path else str(local)
     try:
@@ -68,9 +78,10 @@ def _open_path(path: str, split: str | None, name: str | None, revision: str | N
             if any(fs.exists(f"{root}/{mark}") for mark in ("state.json", "dataset_dict.json")):
                 return _open_saved(url, split)
             paths = _data_files(fs, root, split)
+        elif fs.exists(root) or not any(c in root for c in "*?["):
+            paths = [root] if fs.isfile(root) else []
         else:
-            paths = sorted(fs.glob(root)) if any(c in root for c in "*?[") else [root]
-            paths = [found for found in paths if fs.isfile(found)]
+            paths = sorted(found for found in fs.glob(root) if fs.isfile(found))
     except (ImportError, ValueError, OSError) as error:
         raise InputError(f"cannot open {path!r}: {error}") from error
     if not paths:
@@ -101,11 +112,15 @@ def _kind(path: str) -> str:
 
 
 def _data_files(fs: Any, root: str, split: str | None) -> list[str]:
-    """Data files of a folder: parquet if there is any, else JSON lines; hidden folders are left out."""
+    """Data files of a folder: parquet if there is any, else JSON lines; without hidden folders and, below it, the
+    folders of runs and selections."""
+    files = sorted(fs.find(root))
+    folders = {os.path.dirname(file) for file in files if os.path.basename(file) in _RESULTS} - {root.rstrip("/")}
+    results = tuple(f"{folder}/" for folder in folders)
     found = []
-    for file in sorted(fs.find(root)):
+    for file in files:
         below = file[len(root) :].strip("/").split("/")
-        if not any(part.startswith((".", "__")) for part in below):
+        if not file.startswith(results) and not any(part.startswith((".", "__")) for part in below):
             found.append(file)
     data = [file for file in found if _kind(file) == "parquet"] or [
         file for file in found if file.lower().endswith((".jsonl", ".ndjson", *(".jsonl" + c for c in COMPRESSED)))
@@ -132,17 +147,21 @@ def _one_split(splits: Any, split: str | None, what: str) -> Any:
     return splits[split]
 
 
-def _open_hub(repo_id: str, split: str | None, name: str | None, revision: str | None) -> Source:
-    """The files of a Hub data set where they lie; a data set in another format is streamed row by row."""
+def _open_hub(repo_id: str, split: str | None, name: str | None, revision: str | None) -> tuple[Source, str | None]:
+    """The files of a Hub data set where they lie, and their commit as far as it is known; a data set in another format
+    is streamed row by row."""
     from datasets import load_dataset, load_dataset_builder
 
     try:
         builder = load_dataset_builder(repo_id, name, revision=revision)
         files = builder.config.data_files
+        first = next((str(file) for some in (files or {}).values() for file in some), "")
+        at = _HUB_REVISION.match(first)
+        commit = at and at[1]
         if {kind.__name__ for kind in type(builder).__mro__} & {"Parquet", "Json"} and files:
             paths = [str(file) for file in _one_split(files, split, f"the data set {repo_id!r}")]
             fs, _ = fsspec.url_to_fs(paths[0])
-            return _source_of(fs, [fs._strip_protocol(file) for file in paths], repo_id)
+            return _source_of(fs, [fs._strip_protocol(file) for file in paths], repo_id), commit
         streams = load_dataset(repo_id, name, revision=revision, streaming=True)
     except InputError:
         raise
@@ -151,4 +170,4 @@ def _open_hub(repo_id: str, split: str | None, name: str | None, revision: str |
             f"{repo_id!r} is neither a path here nor a data set that the Hub gives: {type(error).__name__}: {error}. "
             "Check the name, its --name and --revision, the network, and `hf auth login` for private or gated data."
         ) from error
-    return StreamSource(_one_split(streams, split, f"the data set {repo_id!r}"))
+    return StreamSource(_one_split(streams, split, f"the data set {repo_id!r}")), commit

@@ -2,7 +2,8 @@
 
 A line belongs to the range of bytes in which it begins, so a file can be cut anywhere without being read. Compressed
 files are cut by the bytes they unpack to. A line that is no JSON object stays a row, of nulls, with its problem told. A
-column whose values are of several types becomes text, with everything but text written as JSON.
+column whose values are of several types becomes text, with everything but text written as JSON; so does one of numbers
+that has both fractions and integers too large for a double. What is no valid Unicode is replaced by question marks.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ladm_hf import sources
 from ladm_hf.errors import InputError
@@ -25,10 +27,13 @@ HEAD_BYTES = 8 << 20
 SAMPLE_BYTES = 4096
 SAMPLES = 16
 _BLOCK = 1 << 20
+# Integers beyond are not all exact as a double.
+_EXACT = 2**53
 # Bytes between the positions at which the cost is noted.
 _GRAIN = 1024
 
 Line = tuple[int, bytes]
+Place = tuple[str, ...]
 
 
 class JsonLinesSource(FileSource):
@@ -54,16 +59,21 @@ class JsonLinesSource(FileSource):
         costs: list[float] = []
         total = 0.0
         schema = pa.schema([])
+        wide: set[Place] = set()
         for file, size in enumerate(sizes):
             for lines in self._lines(file, 0, size if self._whole else min(size, HEAD_BYTES)):
                 if file == 0 and lines[0][0] == 0 and lines[0][1].lstrip().startswith(b"["):
                     raise InputError(f"{self.paths[0]} holds a JSON array: write one object a line (JSON lines)")
-                schema = _merge(schema, _infer([row for _, line in lines if (row := _parse(line)[0]) is not None]))
+                found = [_valid(row, line) for _, line in lines if (row := _parse(line)[0]) is not None]
+                schema = _merge(schema, _infer(found, wide))
                 for start, line in lines:
                     if not positions or int(self._offsets[file]) + start - positions[-1] >= _GRAIN:
                         positions.append(int(self._offsets[file]) + start)
                         costs.append(total)
                     total += 1 + min(max_tokens, len(line) / sources.BYTES_PER_TOKEN)
+        for path in wide:
+            if pa.types.is_floating(_type_at(schema, path)):
+                schema = schema.set(schema.get_field_index(path[0]), pa.field(path[0], pa.string()))
         self._schema = schema
         if not self._whole:
             positions, costs = self._offsets.tolist(), (self._offsets / sources.BYTES_PER_TOKEN).tolist()
@@ -163,17 +173,17 @@ class JsonLinesSource(FileSource):
 
     def _rows(self, file: int, lines: list[Line]) -> Rows:
         assert self._schema is not None
+        known = self._column in self._schema.names
+        kind = self._schema.field(self._column).type if known else sources.nested_type(self._schema, self._column)
         problems: dict[int, str] = {}
         rows: list[dict[str, Any]] = []
         for n, (start, line) in enumerate(lines):
             row, problem = _parse(line)
             if row is None:
                 problems[n] = f"error: {problem}, at byte {start} of {os.path.basename(self.paths[file])}"
-            elif "." not in self._column or self._column in row:
-                problem = _text_problem(row.get(self._column), self._schema.field(self._column).type)
-                if problem:
-                    problems[n] = problem
-            rows.append(row or {})
+            elif problem := _text_problem(_value(row, self._column), kind):
+                problems[n] = problem
+            rows.append(_valid(row or {}, line))
         if not self._whole:
             self._check_columns(rows, self.paths[file])
         return Rows(_table(rows, self._schema), problems)
@@ -181,7 +191,7 @@ class JsonLinesSource(FileSource):
     def _check_columns(self, rows: list[dict[str, Any]], path: str) -> None:
         """Refuses rows that the columns found at the beginning of the files would not hold."""
         assert self._schema is not None
-        merged = _merge(self._schema, _infer(rows))
+        merged = _merge(self._schema, _infer(rows, set()))
         if not merged.equals(self._schema):
             odd = next(field for field in merged if field not in list(self._schema))
             raise InputError(
@@ -201,6 +211,27 @@ def _parse(line: bytes) -> tuple[dict[str, Any] | None, str]:
     return row, ""
 
 
+def _valid(row: dict[str, Any], line: bytes) -> dict[str, Any]:
+    """A row whose keys and strings are all valid Unicode; only an escape or a byte of a surrogate makes others."""
+    return _replaced(row) if b"\\u" in line or b"\xed" in line else row
+
+
+def _replaced(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if _is_unicode(value) else value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_replaced(name): _replaced(item) for name, item in value.items()}
+    return [_replaced(item) for item in value] if isinstance(value, list) else value
+
+
+def _value(row: dict[str, Any], column: str) -> Any:
+    """What a row has in a column, perhaps nested."""
+    value: Any = row
+    for name in [column] if column in row else column.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
 def _text_problem(value: Any, kind: pa.DataType) -> str:
     """The status of a document that a text column holds only in another form."""
     if value is None or not pa.types.is_string(kind):
@@ -218,16 +249,43 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _infer(rows: list[dict[str, Any]]) -> pa.Schema:
+def _infer(rows: list[dict[str, Any]], wide: set[Place]) -> pa.Schema:
+    """The columns of some rows; adds those of integers that a double cannot hold to `wide`."""
     names = dict.fromkeys(name for row in rows for name in row)
     fields = []
     for name in names:
         try:
-            kind = pa.array([row.get(name) for row in rows]).type
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
+            values = pa.array([row.get(name) for row in rows])
+            kind = values.type
+            wide.update(_wide(values, (name,)))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             kind = pa.string()
         fields.append(pa.field(name, pa.string() if _unwritable(kind) else kind))
     return pa.schema(fields)
+
+
+def _wide(values: pa.Array, path: Place) -> Iterator[Place]:
+    """Where an array, perhaps nested, has integers that a double cannot hold."""
+    if pa.types.is_struct(values.type):
+        for n, field in enumerate(values.type):
+            yield from _wide(values.field(n), (*path, field.name))
+    elif pa.types.is_list(values.type):
+        yield from _wide(values.flatten(), path)
+    elif pa.types.is_integer(values.type):
+        bounds = pc.min_max(values).as_py()
+        if bounds["max"] is not None and max(bounds["max"], -bounds["min"]) > _EXACT:
+            yield path
+
+
+def _type_at(schema: pa.Schema, path: Place) -> pa.DataType:
+    """The type at a path of [`_wide`]; null where a column holds something else by now."""
+    kind = schema.field(path[0]).type
+    for name in [*path[1:], None]:
+        while pa.types.is_list(kind):
+            kind = kind.value_type
+        if name is not None:
+            kind = kind.field(name).type if pa.types.is_struct(kind) else pa.null()
+    return kind
 
 
 def _unwritable(kind: pa.DataType) -> bool:
@@ -258,6 +316,4 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
     if pa.types.is_string(kind):
         values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-        if not all(value is None or _is_unicode(value) for value in values):
-            values = [value and value.encode("utf-8", "replace").decode() for value in values]
     return pa.array(values, type=kind)

@@ -10,16 +10,19 @@
     OUTPUT/.ladm/ranks/00000.json                  what a rank is doing
     OUTPUT/.ladm/lock                              the launch that writes
 
-A chunk is finished when its parquet file has the size and checksum that its record tells. The record is written before
-the file is renamed into place, so neither a crash nor a second launch can make half a file count.
+A chunk is finished when its parquet file has the size and checksum that its record tells, and the record names this
+run. The record is written before the file is renamed into place, so neither a crash nor a second launch can make half a
+file count, nor can a file of an earlier run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -33,6 +36,7 @@ from ladm_hf.errors import ResumeError, RunError, StorageError
 
 RUN_FILE = "run.json"
 FORMAT = 1
+_CHUNK_NAME = re.compile(r"\w+-\d{5}-of-\d{5}\.parquet")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -88,12 +92,29 @@ class RunFolder:
             if path.exists():
                 raise RunError(f"{self.path} has no {RUN_FILE} but already a {path.name}: choose another output folder")
 
+    def check_own(self) -> None:
+        """Refuses to remove what no run has written."""
+        if not self.hidden.is_dir():
+            raise RunError(
+                f"{self.path} has a {RUN_FILE} but no {self.hidden.name}, so it may not be a run: choose another "
+                f"output folder, or remove {RUN_FILE} and data yourself"
+            )
+        others = sorted(file.name for file in _entries(self.data) if not _CHUNK_NAME.fullmatch(file.name))
+        if others:
+            raise RunError(f"{self.data} holds {others[0]!r}, which is not of the run: move it elsewhere first")
+
     def clear(self) -> None:
-        """Removes the run, but not the lock."""
-        (self.path / RUN_FILE).unlink(missing_ok=True)
-        self.jsonl.unlink(missing_ok=True)
-        for folder in (self.data, self.pending, self.hidden / "chunks", self.hidden / "claims", self.hidden / "ranks"):
+        """Removes the run, but not the lock. Killed on the way it leaves no chunk that another run could take for its
+        own, and `run.json` to clear again."""
+        for folder in (self.hidden / "chunks", self.pending, self.hidden / "claims", self.hidden / "ranks"):
             shutil.rmtree(folder, ignore_errors=True)
+        for file in _entries(self.data):
+            if _CHUNK_NAME.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.data.rmdir()
+        self.jsonl.unlink(missing_ok=True)
+        (self.path / RUN_FILE).unlink(missing_ok=True)
 
     def prepare(self, launch: str) -> None:
         """Makes the folders of a launch and removes what dead launches left."""
@@ -101,9 +122,10 @@ class RunFolder:
         shutil.rmtree(self.hidden / "ranks", ignore_errors=True)
         for folder in (self.pending, self.hidden / "chunks", self._claims(launch), self.hidden / "ranks"):
             folder.mkdir(parents=True, exist_ok=True)
-        for folder in (self.path, self.hidden, self.pending, self.hidden / "chunks"):
-            for leftover in folder.glob("*.tmp-*"):
-                leftover.unlink(missing_ok=True)
+        leftovers = [self.path.glob(f"{name}.tmp-*") for name in (RUN_FILE, self.jsonl.name)]
+        leftovers += [folder.glob("*.tmp-*") for folder in (self.hidden, self.pending, self.hidden / "chunks")]
+        for leftover in itertools.chain(*leftovers):
+            leftover.unlink(missing_ok=True)
         (self.path / "logs").mkdir(exist_ok=True)
 
     # Chunks
@@ -136,16 +158,20 @@ class RunFolder:
         sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)} if folder.is_dir() else {}
         for chunk in range(num_chunks(run)):
             record = self.record(chunk) if self.chunk_name(run, chunk) in sizes else None
-            if record is not None and record.get("size") == sizes[self.chunk_name(run, chunk)]:
+            if record is None or record.get("run") != run.get("run_id"):
+                continue
+            if record.get("size") == sizes[self.chunk_name(run, chunk)]:
                 found[chunk] = record
         return found
 
     def is_sound(self, run: dict[str, Any], chunk: int) -> bool:
-        """Whether a chunk is finished: size and checksum of its file are those on record."""
+        """Whether a chunk is finished: size and checksum of its file are those on record, and the record this run's."""
         record = self.record(chunk)
+        if record is None or record.get("run") != run.get("run_id"):
+            return False
         file = self.chunk_file(run, chunk)
         try:
-            return record is not None and record["size"] == file.stat().st_size and record["hash"] == hash_file(file)
+            return bool(record["size"] == file.stat().st_size and record["hash"] == hash_file(file))
         except (OSError, KeyError):
             return False
 
@@ -168,7 +194,9 @@ class RunFolder:
             with storage_errors(self.path, f"chunk {chunk}"):
                 with open(temporary, "rb") as file:
                     os.fsync(file.fileno())
-                record = {**figures, "size": temporary.stat().st_size, "hash": hash_file(temporary)}
+                record = {
+                    **figures, "run": run.get("run_id"), "size": temporary.stat().st_size, "hash": hash_file(temporary),
+                }  # fmt: skip
                 write_atomically(self.hidden / "chunks" / f"{chunk:05d}.json", json.dumps(record))
                 os.replace(temporary, target)
                 _sync_folder(self.pending)
@@ -227,6 +255,11 @@ def num_chunks(run: dict[str, Any]) -> int:
     return len(run["edges"]) - 1
 
 
+def run_id(identity: dict[str, Any], edges: list[int]) -> str:
+    """What the records of a run's chunks name it by."""
+    return xxhash.xxh3_128_hexdigest(json.dumps([identity, edges], sort_keys=True).encode())
+
+
 def hash_file(path: Path) -> str:
     """xxh3 of a file's bytes."""
     digest = xxhash.xxh3_128()
@@ -264,6 +297,10 @@ def storage_errors(path: Path, what: str) -> Iterator[None]:
                 "left: free some space and run the same command again."
             ) from error
         raise StorageError(f"cannot write {what} in {path}: {error}") from error
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _sync_folder(path: Path) -> None:

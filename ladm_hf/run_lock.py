@@ -121,13 +121,16 @@ class RunLock:
         return 0.0 if quiet > LEASE else LEASE + 2 * HEARTBEAT
 
     def _now(self) -> float:
-        """The time by the clock of the folder's file system."""
+        """The time by the clock of the folder's file system; by this host's for those who may only read there."""
         probe = self.path.with_name(f"clock.tmp-{uuid.uuid4().hex}")
         try:
             probe.touch()
             return probe.stat().st_mtime
+        except OSError:
+            return time.time()
         finally:
-            probe.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:

@@ -49,7 +49,7 @@ from ladm_hf.heartbeat import Heartbeat
 from ladm_hf.inputs import open_source
 from ladm_hf.progress import run_status
 from ladm_hf.ranks import Ranks
-from ladm_hf.run_folder import FORMAT, RunFolder, num_chunks, storage_errors
+from ladm_hf.run_folder import FORMAT, RunFolder, num_chunks, run_id, storage_errors
 from ladm_hf.run_lock import RunLock
 from ladm_hf.scorer import LadmScorer
 from ladm_hf.sources import DatasetSource, Rows, Source, document_column, lengths, pick, root_column
@@ -207,18 +207,23 @@ class _Launch:
         assert self.lock is not None
         with storage_errors(self.folder.path, "the folder"):
             self.folder.path.mkdir(parents=True, exist_ok=True)
-        self.lock.acquire(self._say)
         again = restart and self.folder.exists()
+        if again:
+            self.folder.check_own()
+        else:
+            # before the lock leaves its folder beside a run.json that is no run's
+            self.folder.load()
+        self.lock.acquire(self._say)
         run = None if again else self.folder.load()
-        identity = {**options, **_identity(self.scorer), "data": self.source.fingerprint()}
+        identity = {**options, **_identity(self.scorer)}
         if run is None:
             if not again:
                 self.folder.check_new()
             run = self._plan(identity, chunks)
-            if again:
+            with storage_errors(self.folder.path, "the folder"):
                 self.folder.clear()
         else:
-            _check_same(run, identity, chunks, self.folder)
+            _check_same(run, {**identity, "data": self.source.fingerprint()}, chunks, self.folder)
             if self._is_complete(run):
                 self.run = run
                 if jsonl and not self.folder.jsonl.is_file():
@@ -239,15 +244,19 @@ class _Launch:
         survey = self.source.survey(_candidates(self.scorer), self._most_tokens)
         output_schema(survey.schema, self.scorer, identity["scores_only"])
         edges = balanced_edges(survey, chunks)
+        # a stream is hashed while it is surveyed
+        identity = {**identity, "data": self.source.fingerprint()}
         run = {
             "format": FORMAT,
             "ladm_hf": __version__,
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "input": self.source.name,
+            "hub": self.source.hub,
             "split": identity["split"],
             "identity": identity,
             "unit": self.source.unit,
             "edges": edges,
+            "run_id": run_id(identity, edges),
             "costs": np.diff(np.interp(edges, survey.positions, survey.cost)).tolist(),
             "schema": survey.schema.serialize().to_pybytes().hex(),
             "layout": survey.layout,
@@ -437,7 +446,6 @@ def _identity(scorer: LadmScorer) -> dict[str, Any]:
         **config,
         "text_column": scorer.text_column,
         "input_ids_column": scorer.input_ids_column,
-        "on_error": scorer.on_error,
         "schema_version": scorer.identity[1],
     }
 

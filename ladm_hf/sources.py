@@ -79,10 +79,17 @@ class Survey:
 
 
 class Source:
-    """Base of the sources; `name` is for people, `unit` is `"rows"` or `"bytes"`."""
+    """Base of the sources.
+
+    Attributes:
+        name (`str`): for people.
+        unit (`str`): `"rows"` or `"bytes"`.
+        hub (`dict`, *optional*): `id` and `revision` of the Hub data set that this is, `None` for any other data.
+    """
 
     name: str
     unit = "rows"
+    hub: dict[str, str | None] | None = None
 
     def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
         """Looks at the data.
@@ -246,6 +253,8 @@ class StreamSource(SequentialSource):
         self.dataset = dataset.with_format("arrow")
         self.name = "a streamed data set"
         self._schema: pa.Schema | None = None
+        self._rows = 0
+        self._hash = ""
 
     def _tables(self) -> Iterator[pa.Table]:
         pending: list[pa.Table] = []
@@ -263,25 +272,42 @@ class StreamSource(SequentialSource):
         features = self.dataset.features
         cost = Cost(max_tokens)
         seen: pa.Schema | None = None
-        for table in self._tables():
+        for table in self._hashed():
             cost.add(pick(table, document_column(table.schema, candidates)))
             seen = table.schema if seen is None else unify([seen, table.schema], self.name, "permissive")
         self._schema = features.arrow_schema if features is not None else seen or pa.schema([])
         positions, cumulative = cost.cumulative()
-        return Survey(self._schema, positions, cumulative, schema_layout(self._schema))
+        return Survey(self._schema, positions, cumulative, {"rows": self._rows, **schema_layout(self._schema)})
+
+    def _hashed(self) -> Iterator[pa.Table]:
+        """The whole stream, noting its rows and their hash."""
+        digest = xxhash.xxh3_128()
+        rows = 0
+        for table in self._tables():
+            digest.update(content_hash(table))
+            rows += table.num_rows
+            yield table
+        self._rows, self._hash = rows, digest.hexdigest()
 
     def fingerprint(self) -> str:
-        head = next(self._tables(), None)
-        return xxhash.xxh3_128_hexdigest(b"" if head is None else content_hash(head))
+        """A hash of all rows: one pass over the stream, unless it has been surveyed."""
+        if not self._hash:
+            for _ in self._hashed():
+                pass
+        return self._hash
 
     def adopt(self, layout: dict[str, Any]) -> None:
-        self._schema = schema_of(layout)
+        self._schema, self._rows = schema_of(layout), layout["rows"]
 
     def read(self, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[Rows]:
         assert self._schema is not None
         for table in self._forward(0, 0, start, stop, self._tables):
             table = conform(table, self._schema, self.name)
             yield Rows(table if columns is None else table.select(list(columns)))
+        if stop == self._rows and self._open is not None:
+            _, at, reader, rest = self._open
+            if rest is not None or next(reader, None) is not None:
+                raise InputError(f"{self.name} goes on after {at:,} rows: it is longer than it was")
 
 
 class FileSource(SequentialSource):

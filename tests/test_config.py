@@ -62,3 +62,6 @@ def test_json_file(tmp_path) -> None:
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
             LadmConfig.from_json_file(path)
+    for unreadable in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(ConfigError, match="cannot read"):
+            LadmConfig.from_json_file(unreadable)

@@ -200,6 +200,19 @@ def test_a_file_that_shrinks_is_told(tmp_path: Path) -> None:
         ids(source, 0, 24)
 
 
+def test_a_stream_that_grows_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_TABLE_ROWS", 8)
+    before, after = (IterableDataset.from_generator(rows, gen_kwargs={"count": count}) for count in (24, 30))
+    surveyed = open_source(before)
+    layout = surveyed.survey(["text"], 512).layout
+    longer = open_source(after)
+    assert longer.fingerprint() != surveyed.fingerprint() == open_source(before).fingerprint()
+    longer.adopt(layout)
+    assert len(ids(longer, 0, 12)) == 12
+    with pytest.raises(InputError, match="longer than it was"):
+        ids(longer, 12, 24)
+
+
 def test_a_folder_is_searched_for_a_split(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / ".ladm").mkdir()
@@ -237,6 +250,46 @@ def test_a_hub_data_set_in_another_format_is_streamed(monkeypatch: pytest.Monkey
     streams = {"train": dataset().to_iterable_dataset()}
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: streams)
     assert everything(open_source("name")) == IDS
+
+
+@pytest.mark.parametrize(
+    ("revision", "file"), [("main", "hf://datasets/owner/name@0a1b2c/train-0.parquet"), ("v1", "")]
+)
+def test_only_what_was_opened_from_the_hub_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str, file: str
+) -> None:
+    import datasets
+
+    builder = FakeBuilder({"train": [file]} if file else {})
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *args, **options: builder)
+    streams = {"train": dataset().to_iterable_dataset()}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: streams)
+    source = open_source("owner/name", revision=revision)
+    assert source.hub == {"id": "owner/name", "revision": "0a1b2c" if file else "v1"}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    parquet(tmp_path / "owner" / "name" / "train-0.parquet")
+    assert open_source("owner/name").hub is None
+    assert open_source(dataset()).hub is None
+
+
+def test_names_that_look_like_globs_are_read_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "run[1]*"
+    folder.mkdir()
+    file = parquet(folder / "a[b]?.parquet")
+    assert everything(open_source(file)) == everything(open_source(folder)) == IDS
+    parquet(tmp_path / "1.parquet")
+    assert everything(open_source(tmp_path / "[1].parquet")) == IDS
+
+
+@pytest.mark.parametrize("mark", ["run.json", "selection.json"])
+def test_results_below_a_folder_are_no_part_of_it(tmp_path: Path, mark: str) -> None:
+    parquet(tmp_path / "a.parquet")
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    parquet(tmp_path / "out" / "data" / "b.parquet")
+    (tmp_path / "out" / mark).touch()
+    assert everything(open_source(tmp_path)) == IDS
+    assert everything(open_source(tmp_path / "out")) == IDS
 
 
 def test_a_name_that_is_not_on_the_hub_says_what_to_check(monkeypatch: pytest.MonkeyPatch) -> None:

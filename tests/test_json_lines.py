@@ -95,6 +95,41 @@ def test_types_that_differ_between_parts_are_reconciled(tmp_path: Path, monkeypa
     assert [row["v"] for row in read(source, 0, size)] == ["1", "2", None, "2.5", "x", '{"k": 1}']
 
 
+def test_what_is_no_unicode_costs_only_itself(tmp_path: Path) -> None:
+    lines = [
+        '{"text": "a", "meta": {"x": "good"}, "tags": ["t"]}',
+        '{"text": "b", "meta": {"x": "\\ud800", "\\udfff": 1}, "tags": ["\\udc00"], "\\ud801": 2}',
+        '{"text": "\\ud83d\\ude00", "meta": {"x": "\\ud83d\\ude00"}}',
+        '{"text": "\\ud83d", "meta": {"x": null}}',
+    ]
+    for column, told in (("text", 1), ("meta.x", 1)):
+        source = open_source(write(tmp_path / "a.jsonl", lines))
+        size = int(source.survey([column], 512).positions[-1])
+        found = read(source, 0, size)
+        assert [row["meta"]["x"] for row in found] == ["good", "?", "\U0001f600", None]
+        assert [row["text"] for row in found] == ["a", "b", "\U0001f600", "?"]
+        assert (found[1]["meta"]["?"], found[1]["tags"], found[1]["?"]) == (1, ["?"], 2)
+        assert problems(source, size) == ["error: the text is not valid Unicode"] * told
+
+
+@pytest.mark.parametrize("rows_per_part", [1, 1024])
+def test_large_integers_beside_fractions_become_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_per_part: int
+) -> None:
+    monkeypatch.setattr(json_lines.sources, "MAX_TABLE_ROWS", rows_per_part)
+    large = 2**53 + 1
+    lines = [
+        json.dumps({"text": "a", "id": value, "plain": large, "few": 2**53 if n else 1.5, "meta": {"ids": [value]}})
+        for n, value in enumerate((large, 1.5, -large))
+    ]
+    source = open_source(write(tmp_path / "a.jsonl", lines))
+    found = read(source, 0, int(source.survey(["text"], 512).positions[-1]))
+    assert [row["id"] for row in found] == [str(large), "1.5", str(-large)]
+    assert [row["plain"] for row in found] == [large] * 3
+    assert [row["few"] for row in found] == [1.5, 2.0**53, 2.0**53]
+    assert [json.loads(row["meta"])["ids"] for row in found] == [[large], [1.5], [-large]]
+
+
 def test_remote_files_are_not_read_through_but_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_lines, "HEAD_BYTES", 40)
     memory = fsspec.filesystem("memory")

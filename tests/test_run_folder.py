@@ -16,7 +16,7 @@ import pytest
 
 from ladm_hf import run_lock
 from ladm_hf.errors import ResumeError, RunError, RunLockedError, StorageError
-from ladm_hf.run_folder import RunFolder, storage_errors, write_atomically
+from ladm_hf.run_folder import RunFolder, run_id, storage_errors, write_atomically
 from ladm_hf.run_lock import RunLock
 
 RUN = {"format": 1, "split": "train", "edges": [0, 1, 2]}
@@ -103,6 +103,21 @@ def test_another_host_is_judged_by_its_signs_of_life(tmp_path: Path, monkeypatch
     assert lock.held()
 
 
+def test_who_may_only_read_a_folder_sees_whether_its_launch_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = RunLock(RunFolder(tmp_path))
+    owned_by(lock, host="elsewhere", pid=1, started=1.0)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert lock.is_alive()
+    os.utime(lock.path, (1, 1))
+    assert not lock.is_alive()
+
+
 def test_a_sign_of_life_needs_no_file_to_exist(tmp_path: Path) -> None:
     lock = RunLock(RunFolder(tmp_path))
     lock.beat()
@@ -140,6 +155,14 @@ def test_a_damaged_chunk_does_not_count(folder: RunFolder, damage: str) -> None:
     assert not folder.is_sound(RUN, 0)
     finish(folder, 0)
     assert folder.is_sound(RUN, 0)
+
+
+def test_a_chunk_of_another_run_does_not_count(folder: RunFolder) -> None:
+    finish(folder, 0)
+    assert folder.is_sound(RUN, 0)
+    other = {**RUN, "run_id": run_id({}, [0, 1, 2])}
+    assert not folder.is_sound(other, 0)
+    assert not folder.records(other)
 
 
 def test_a_failed_write_leaves_nothing(folder: RunFolder) -> None:

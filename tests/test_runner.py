@@ -223,11 +223,10 @@ def test_another_identity_is_refused_with_every_difference(tmp_path: Path) -> No
     quick(dataset(), tmp_path, num_chunks=4)
     other = LadmConfig(span_length=8, max_length=256)
     with pytest.raises(ResumeError) as error:
-        quick(dataset(23), tmp_path, QuickScorer(config=other, on_error="raise"), num_chunks=5, scores_only=True)
+        quick(dataset(23), tmp_path, QuickScorer(config=other), num_chunks=5, scores_only=True)
     for name in (
         "config.span_length: 16 there, 8 now",
         "config.max_length: 512",
-        "on_error: 'status' there",
         "data: ",
         "num_chunks: 4 there, 5 now",
         "scores_only: False there, True now",
@@ -254,6 +253,65 @@ def test_restart_touches_no_data_but_a_runs(tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match="cannot be read"):
         quick(dataset(), tmp_path / "out")
     assert bits(quick(dataset(), tmp_path / "out", restart=True)) == quick_expected()
+
+
+def test_chunks_of_another_run_do_not_count(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        quick(dataset(), tmp_path, FailingScorer(KeyboardInterrupt(), 4), num_chunks=8)
+    (tmp_path / "run.json").unlink()
+    again = QuickScorer(config=LadmConfig(span_length=8, max_length=256))
+    assert bits(quick(dataset(), tmp_path, again, num_chunks=8)) == quick_expected()
+    assert sum(again.calls) == 24
+
+
+def test_a_restart_that_is_killed_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick(dataset(), tmp_path, num_chunks=4)
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rmdir", killed)
+        with pytest.raises(KeyboardInterrupt):
+            quick(dataset(), tmp_path, num_chunks=4, restart=True)
+    again = QuickScorer(config=LadmConfig(span_length=8, max_length=256))
+    assert bits(quick(dataset(), tmp_path, again, num_chunks=5, restart=True)) == quick_expected()
+    assert sum(again.calls) == 24
+
+
+def test_a_run_that_a_row_stopped_goes_on_without_it(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("\n".join([*(json.dumps(row) for row in rows()), "{"]))
+    with pytest.raises(RowError):
+        quick(tmp_path / "in.jsonl", tmp_path / "out", QuickScorer(on_error="raise"), num_chunks=4)
+    again = QuickScorer()
+    assert bits(quick(tmp_path / "in.jsonl", tmp_path / "out", again, num_chunks=4))[:24] == quick_expected()
+    assert sum(again.calls) < 24
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["hub"] is None
+
+
+def test_the_output_may_look_like_a_glob(tmp_path: Path) -> None:
+    assert bits(quick(dataset(), tmp_path / "run[1]*", num_chunks=2)) == quick_expected()
+
+
+def test_restart_removes_only_what_a_run_wrote(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "data").mkdir(parents=True)
+    (other / "run.json").write_text('{"format": "theirs"}')
+    (other / "data" / "precious.bin").touch()
+    for restart in (False, True, True):
+        with pytest.raises(RunError):
+            quick(dataset(), other, restart=restart)
+    assert sorted(path.name for path in other.rglob("*")) == ["data", "precious.bin", "run.json"]
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "notes.tmp-1").touch()
+    quick(dataset(), own)
+    assert (own / "notes.tmp-1").exists()
+    (own / "data" / "precious.bin").touch()
+    with pytest.raises(RunError, match=r"precious\.bin"):
+        quick(dataset(), own, restart=True)
+    (own / "data" / "precious.bin").unlink()
+    assert bits(quick(dataset(), own, restart=True)) == quick_expected()
 
 
 def test_windows_cost_what_they_are_long(tmp_path: Path) -> None:
