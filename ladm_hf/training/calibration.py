@@ -23,7 +23,7 @@ import xxhash
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ladm_hf.attention import ForwardDone, check_reach, scoring_attention
+from ladm_hf.attention import ForwardDone, SpanRecorder, check_reach, scoring_attention
 from ladm_hf.calculators import CONFIG_FILE, resolve
 from ladm_hf.config import Ablation, LadmConfig
 from ladm_hf.engine import Engine
@@ -84,20 +84,11 @@ class Calibration:
         }
 
 
-class HeadRecorder:
+class HeadRecorder(SpanRecorder):
     """Collects the PFS of every head during one forward pass, on the CPU: layer -> `[B, H, R, S]`."""
 
     def __init__(self, grid: SpanGrid, layers: tuple[int, ...], span_focus: SpanFocus) -> None:
-        self.grid = grid
-        self.layers = layers
-        self.span_focus = span_focus
-        self.pfs: dict[int, Tensor] = {}
-
-    def wants(self, layer: int) -> bool:
-        return layer in self.layers
-
-    def is_last(self, layer: int) -> bool:
-        return layer == self.layers[-1]
+        super().__init__(grid, layers, {}, span_focus)
 
     def record(self, layer: int, q: Tensor, k: Tensor, scale: float, lse: Tensor | None, softcap: float | None) -> None:
         self.pfs[layer] = self.span_focus(q, k, self.grid, scale, lse, softcap).float().cpu()
