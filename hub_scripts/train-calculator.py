@@ -47,6 +47,7 @@ def main() -> None:
         sys.exit("error: no CUDA device. On Jobs ask for one (--flavor h100), or pass --allow-cpu for a small trial.")
     from ladm_hf import LadmError
     from ladm_hf.calculators import resolve
+    from ladm_hf.ranks import is_first_rank
     from ladm_hf.training import (
         PAPER,
         Recipe,
@@ -75,7 +76,7 @@ def main() -> None:
             compile=torch.cuda.is_available(),
             num_workers=2,
         )
-        if int(os.environ.get("RANK") or 0):
+        if not is_first_rank():
             return  # the first rank alone calibrates and publishes
         apart = [
             document

@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
 import re
 import shlex
 import sys
@@ -27,6 +26,7 @@ from ladm_hf.bundle import MANIFEST, SHARD_BYTES, Bundle, make_bundle, redacted
 from ladm_hf.card import build_card, card_diff
 from ladm_hf.errors import ConfigError, HubUnavailableError, LadmError, PublishError
 from ladm_hf.patience import BUSY, Patience, patient_hub, transport_errors
+from ladm_hf.ranks import is_first_rank
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -45,8 +45,6 @@ _UPLOAD_TOGETHER = 16
 SLOWEST_UPLOAD = 250_000
 # Tries for steps that have retries of their own inside.
 _OUTER_TRIES = 3
-# How torchrun and accelerate number their processes, then how Open MPI, MPICH (Intel MPI) and MVAPICH do.
-_RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 
 
 def publish(
@@ -592,12 +590,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(current))
         yield current
         current = current.__cause__ or current.__context__
-
-
-def is_first_rank() -> bool:
-    """False in all but the first of the processes that `torchrun`, `accelerate launch` or `mpirun` started."""
-    ranks = (os.environ.get(name) for name in _RANK_VARIABLES)
-    return int(next(filter(None, ranks), 0)) == 0
 
 
 def _command(folder: Any, repo_id: str, *, private: bool, create_pr: bool, **options: Any) -> str:

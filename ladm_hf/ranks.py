@@ -12,8 +12,16 @@ from ladm_hf.errors import RunError
 T = TypeVar("T")
 
 _WORLD_VARIABLES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+# How torchrun and accelerate number their processes, then how Open MPI, MPICH (Intel MPI) and MVAPICH do.
+_RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 # A rank waits for the others as long as one chunk takes, and for rank 0 as long as it looks through the data.
 TIMEOUT = datetime.timedelta(days=2)
+
+
+def is_first_rank() -> bool:
+    """False in all but the first of the processes that `torchrun`, `accelerate launch` or `mpirun` started."""
+    ranks = (os.environ.get(name) for name in _RANK_VARIABLES)
+    return int(next(filter(None, ranks), 0)) == 0
 
 
 class Ranks:

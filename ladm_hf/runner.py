@@ -48,7 +48,7 @@ from ladm_hf.errors import ConfigError, InputError, LadmError, ResumeError, RowE
 from ladm_hf.heartbeat import Heartbeat
 from ladm_hf.inputs import open_source
 from ladm_hf.progress import run_status
-from ladm_hf.ranks import Ranks
+from ladm_hf.ranks import Ranks, is_first_rank
 from ladm_hf.run_folder import FORMAT, RunFolder, num_chunks, run_id, storage_errors
 from ladm_hf.run_lock import RunLock
 from ladm_hf.scorer import LadmScorer
@@ -520,7 +520,7 @@ def score_command(
     if config_file is not None or geometry:
         base = made.config if config_file is None else LadmConfig.from_json_file(config_file)
         made = LadmScorer(**scorer, config=dataclasses.replace(base, **geometry))
-    main = int(os.environ.get("RANK") or 0) == 0
+    main = is_first_rank()
     try:
         run_scoring(
             data, output, made, **options, progress=None if progress else False, command=rerun_command(sys.argv[1:])
