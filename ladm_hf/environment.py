@@ -15,7 +15,7 @@ from ladm_hf.errors import LadmError
 
 PACKAGES = (
     "torch", "transformers", "datasets", "evaluate", "accelerate", "huggingface_hub", "tokenizers", "pyarrow", "numpy",
-    "triton", "matplotlib", "ray", "datatrove", "gradio",
+    "triton", "flash-attn-4", "matplotlib", "ray", "datatrove", "gradio",
 )  # fmt: skip
 
 

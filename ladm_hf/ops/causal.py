@@ -1,21 +1,27 @@
 """Causal attention with its log-sum-exp, from the kernels that the platform brings.
 
 PyTorch's `scaled_dot_product_attention` computes the log-sum-exp of every query and keeps it to itself; the operators
-behind it return it. Which one serves is settled once for each device, dtype and shape of head, by trying them in the
-order of their speed on a small input: the first whose output and log-sum-exp agree with the definition is taken.
+behind it return it, and so does FlashAttention 4 where it is installed (`pip install 'ladm_hf[gpu]'`). Which one serves
+is settled once for each device, dtype and shape of head, by trying them in the order of their speed on a small input:
+the first whose output and log-sum-exp agree with the definition is taken.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import logging
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from ladm_hf.ops import launches_on
+
 logger = logging.getLogger(__name__)
 aten = torch.ops.aten
+FLASH4 = "flash-attn-4"
 HALF_TYPES = (torch.float16, torch.bfloat16)
 # Tokens of the trial, on purpose no multiple of any tile, and how far it may be off.
 TRIAL_TOKENS, TRIAL_TOLERANCE = 75, 2e-2
@@ -44,13 +50,13 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Ten
 
 @functools.cache
 def kernel_name(device: int, dtype: torch.dtype, dim: int, group: int) -> str | None:
-    """The fastest kernel that serves, by name, or `None`: `"cudnn"`, `"flash"` or `"efficient"`."""
+    """The fastest kernel that serves, by name, or `None`: `"flash4"`, `"cudnn"`, `"flash"` or `"efficient"`."""
     for name in candidates(device, dtype, dim):
         try:
             error = _trial(name, torch.device("cuda", device), dtype, dim, group)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as problem:
+        except Exception as problem:  # a compiler raises what it likes
             logger.debug("%s attention cannot run with %s heads of %d: %s", name, dtype, dim, problem)
             continue
         if error <= TRIAL_TOLERANCE:
@@ -64,6 +70,8 @@ def candidates(device: int, dtype: torch.dtype, dim: int) -> list[str]:
     major, _ = torch.cuda.get_device_capability(device)
     names = []
     if torch.version.hip is None and dim % 8 == 0:
+        if dtype in HALF_TYPES and major == 9 and installed_flash4() is not None:
+            names.append("flash4")
         if dtype in HALF_TYPES and major >= 9 and torch.backends.cudnn.is_available():
             names.append("cudnn")
         if dtype in HALF_TYPES and major >= 8 and dim <= 256:
@@ -92,13 +100,32 @@ def describe(device: str | torch.device, dtype: torch.dtype | None = None, dim: 
     card = f"{torch.cuda.get_device_name(index)} (capability {major}.{minor})"
     if name is None:
         return f"{card}: scaled_dot_product_attention, exact prefix pass (no kernel gives the log-sum-exp)"
-    version = f" {torch.backends.cudnn.version()}" if name == "cudnn" else ""
+    version = {"cudnn": f" {torch.backends.cudnn.version()}", "flash4": f" {installed_flash4()}"}.get(name, "")
     return f"{card}: {name}{version} attention, log-sum-exp reused"
+
+
+@functools.cache
+def installed_flash4() -> str | None:
+    """The version of FlashAttention 4, or `None`. Its module is no sign: FlashAttention 2 brings one of that name."""
+    try:
+        return importlib.metadata.version(FLASH4)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _flash_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     output, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
     return output, lse
+
+
+def _flash4(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    from flash_attn.cute import flash_attn_func
+
+    # heads inside tokens; it launches on the current device
+    q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+    with launches_on(q.device):
+        output, lse = flash_attn_func(q, k, v, softmax_scale=scale, causal=True, return_lse=True)
+    return output.transpose(1, 2), lse
 
 
 def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -122,6 +149,7 @@ def _efficient(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, T
 
 
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {
+    "flash4": _flash4,
     "cudnn": _cudnn,
     "flash": _flash,
     "efficient": _efficient,
@@ -136,7 +164,10 @@ def _trial(name: str, device: torch.device, dtype: torch.dtype, dim: int, group:
     packed = torch.randn(2, TRIAL_TOKENS, 2 * group + 4, dim, generator=generator, device=device).to(dtype)
     q, k, v = packed.transpose(1, 2).split([2 * group, 2, 2], dim=1)
     scale = dim**-0.5
-    output, lse = KERNELS[name](q, k, v, scale)
+    with warnings.catch_warnings():
+        # the compiler of FlashAttention 4 warns of its own
+        warnings.filterwarnings("ignore", module="cutlass")
+        output, lse = KERNELS[name](q, k, v, scale)
     logits = scale * q.double() @ k.double().repeat_interleave(group, 1).mT
     logits.masked_fill_(torch.ones_like(logits, dtype=torch.bool).triu_(1), -torch.inf)
     expected = logits.softmax(-1) @ v.double().repeat_interleave(group, 1)

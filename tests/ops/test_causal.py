@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -16,10 +17,12 @@ HAS_GPU = torch.cuda.is_available()
 
 @pytest.fixture(autouse=True)
 def forget_choices():
-    choose = causal.kernel_name
-    choose.cache_clear()
+    choices = causal.kernel_name, causal.installed_flash4
+    for choice in choices:
+        choice.cache_clear()
     yield
-    choose.cache_clear()
+    for choice in choices:
+        choice.cache_clear()
 
 
 def test_the_cpu_kernel_agrees_with_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,16 +38,18 @@ def test_values_of_another_width_and_other_devices_have_no_kernel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "dtype", "dim", "expected"),
+    ("capability", "dtype", "dim", "flash4", "expected"),
     [
-        ((9, 0), torch.float16, 64, ["cudnn", "flash", "efficient"]),
-        ((8, 6), torch.bfloat16, 128, ["flash", "efficient"]),
-        ((7, 5), torch.float16, 64, ["efficient"]),
-        ((9, 0), torch.float32, 64, ["efficient"]),
-        ((9, 0), torch.float16, 60, []),
+        ((9, 0), torch.float16, 64, None, ["cudnn", "flash", "efficient"]),
+        ((9, 0), torch.float16, 64, "4.0.0", ["flash4", "cudnn", "flash", "efficient"]),
+        ((8, 6), torch.bfloat16, 128, "4.0.0", ["flash", "efficient"]),
+        ((7, 5), torch.float16, 64, None, ["efficient"]),
+        ((9, 0), torch.float32, 64, "4.0.0", ["efficient"]),
+        ((9, 0), torch.float16, 60, "4.0.0", []),
     ],
 )
-def test_candidates_follow_the_capability(monkeypatch, capability, dtype, dim, expected) -> None:
+def test_candidates_follow_the_capability(monkeypatch, capability, dtype, dim, flash4, expected) -> None:
+    monkeypatch.setattr(causal, "installed_flash4", lambda: flash4)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
@@ -53,11 +58,13 @@ def test_candidates_follow_the_capability(monkeypatch, capability, dtype, dim, e
 
 def test_a_kernel_that_fails_or_is_wrong_is_passed_over(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
     def trial(name: str, *_: object) -> float:
+        if name == "flash4":
+            raise AssertionError("(head_dim, head_dim_v) not supported")
         if name == "cudnn":
             raise RuntimeError("no plan")
         return {"flash": 0.5, "efficient": 1e-3}[name]
 
-    monkeypatch.setattr(causal, "candidates", lambda *_: ["cudnn", "flash", "efficient"])
+    monkeypatch.setattr(causal, "candidates", lambda *_: ["flash4", "cudnn", "flash", "efficient"])
     monkeypatch.setattr(causal, "_trial", trial)
     with caplog.at_level(logging.DEBUG, "ladm_hf.ops.causal"):
         assert causal.kernel_name(0, torch.float16, 64, 1) == "efficient"
@@ -87,6 +94,9 @@ def test_the_report_names_kernel_and_backend(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(causal, "kernel_name", lambda *_: "cudnn")
     assert "Some GPU (capability 9.0): cudnn" in causal.describe("cuda")
+    monkeypatch.setattr(causal, "kernel_name", lambda *_: "flash4")
+    monkeypatch.setattr(causal, "installed_flash4", lambda: "4.0.0")
+    assert "Some GPU (capability 9.0): flash4 4.0.0 attention" in causal.describe("cuda")
     monkeypatch.setattr(causal, "kernel_name", lambda *_: None)
     assert "no kernel gives the log-sum-exp" in causal.describe("cuda:0")
 
@@ -120,6 +130,16 @@ def test_the_layout_of_every_operators_log_sum_exp_is_understood(monkeypatch: py
         assert q.shape == k.shape == v.shape
         return flash(q, k, v, dropout, is_causal, False, scale=scale)
 
+    def flash4(q, k, v, *, softmax_scale, causal, return_lse):
+        assert causal
+        assert return_lse
+        output, lse = attend(*(tensor.transpose(1, 2) for tensor in (q, k, v)), softmax_scale)
+        return output.transpose(1, 2).contiguous(), lse
+
+    package, module = ModuleType("flash_attn"), ModuleType("flash_attn.cute")
+    monkeypatch.setitem(sys.modules, "flash_attn", package)
+    monkeypatch.setitem(sys.modules, "flash_attn.cute", module)
+    monkeypatch.setattr(module, "flash_attn_func", flash4, raising=False)
     operators = {
         "_scaled_dot_product_cudnn_attention": cudnn,
         "_scaled_dot_product_flash_attention": flash,
