@@ -31,7 +31,7 @@ format: .venv/dev
 	touch $@
 
 .venv/test: .venv/pip pyproject.toml
-	$(PIP) -e '.[plot,ray,datatrove,space,test]'
+	$(PIP) -e '.[plot,gpu,ray,datatrove,space,test]'
 	touch $@
 
 .venv/dev: .venv/test

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import logging
 import sys
 from types import ModuleType, SimpleNamespace
@@ -149,6 +151,14 @@ def test_the_layout_of_every_operators_log_sum_exp_is_understood(monkeypatch: py
     monkeypatch.setattr(causal, "aten", SimpleNamespace(**operators))
     for name in causal.KERNELS:
         assert causal._trial(name, torch.device("cpu"), torch.float32, 16, 3) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_installed_flash_attention_4_takes_what_it_is_given() -> None:
+    if causal.installed_flash4() is None:
+        pytest.skip("needs flash-attn-4: pip install 'ladm_hf[gpu]'")
+    parameters = inspect.signature(importlib.import_module("flash_attn.cute").flash_attn_func).parameters
+    assert {"softmax_scale", "causal", "return_lse"} < set(parameters)
 
 
 def test_a_gpu_uses_the_kernel_that_was_chosen_for_its_heads(monkeypatch: pytest.MonkeyPatch) -> None:
