@@ -11,6 +11,7 @@ Inputs that the kernel does not cover (fp64, head dimensions above 256, span len
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import weakref
@@ -46,7 +47,7 @@ def span_focus(
         # the interpreter multiplies bf16 as if it were an integer type
         q, k = q.float(), k.float()
     rows, columns = grid.shape
-    tile, warps, stages = _tile(q, grid.span_length)
+    tile, key_tile, warps, stages = _tile(q, grid.span_length)
     # [B, H, R, S, l / QUERY_GROUP]: each warp adds up its own queries, and no warp waits for another
     pfs = torch.empty(
         batch, heads, rows, columns, grid.span_length // QUERY_GROUP, dtype=torch.float32, device=q.device
@@ -59,7 +60,8 @@ def span_focus(
         batch, heads, heads // k.shape[1], rows, columns, grid.key_stride,
         scale * LOG2_E, 0.0 if softcap is None else softcap * LOG2_E,
         chunked.MIN_PREFIX_SHARE,
-        SPAN=grid.span_length, TILE=tile, GROUP=QUERY_GROUP, DIM=dim, BLOCK_DIM=max(16, triton.next_power_of_2(dim)),
+        SPAN=grid.span_length, TILE=tile, KEYS=key_tile, GROUP=QUERY_GROUP,
+        DIM=dim, BLOCK_DIM=max(16, triton.next_power_of_2(dim)),
         HAS_LSE=lse is not None, HAS_SOFTCAP=softcap is not None,
         PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
         num_warps=warps, num_stages=stages,
@@ -72,16 +74,25 @@ def covers(q: Tensor, span_length: int) -> bool:
     return q.dtype in DTYPES and q.shape[-1] <= MAX_HEAD_DIM and span_length in SPAN_LENGTHS
 
 
-def _tile(q: Tensor, span_length: int) -> tuple[int, int, int]:
+def _tile(q: Tensor, span_length: int) -> tuple[int, int, int, int]:
     """Queries and keys of a tile, warps and pipeline stages, fixed by dtype and head dimension."""
+    dim = q.shape[-1]
     if q.dtype == torch.float32:
         # the exact fp32 product runs outside the matrix units and needs its registers for operands
-        return min(span_length, 32 if q.shape[-1] > 64 else 64), 4, 2
-    if q.shape[-1] > 128:
-        return min(span_length, 64), 4, 2
-    # two programs or more should fit a multiprocessor, so that one multiplies while another takes exponentials
-    tile = min(span_length, 128)
-    return (tile, 8, 2) if tile == 128 and q.shape[-1] > 64 else (tile, 4, 3)
+        tile = min(span_length, 32 if dim > 64 else 64)
+        return tile, tile, 4, 2
+    roomy = q.is_cuda and _shared_memory(q.device) >= 200_000
+    if dim > 128:
+        tile = min(span_length, 128 if roomy else 64)
+        return tile, tile, 8 if tile == 128 else 4, 2
+    # several programs should fit a multiprocessor, so that one multiplies while others take exponentials
+    return min(span_length, 64), min(span_length, 128), 4, 3 if dim <= 64 or roomy else 2
+
+
+@functools.cache
+def _shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that one program may have."""
+    return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
 
 
 def _spans_on(grid: SpanGrid, device: torch.device) -> Tensor:
@@ -120,10 +131,11 @@ def _focus_kernel(
     stride_spans,
     batch, heads, group, rows, columns, key_stride,
     scale, softcap, min_share,
-    SPAN: tl.constexpr, TILE: tl.constexpr, GROUP: tl.constexpr,  # noqa: N803
+    SPAN: tl.constexpr, TILE: tl.constexpr, KEYS: tl.constexpr, GROUP: tl.constexpr,  # noqa: N803
     DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,  # noqa: N803
     HAS_LSE: tl.constexpr, HAS_SOFTCAP: tl.constexpr, PRECISION: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
+    # TILE queries at a time, a part of the span, against KEYS keys at a time
     PARTS: tl.constexpr = SPAN // TILE  # noqa: N806
     # Row 0, the end of the document, has the most key spans: it starts first.
     program = tl.program_id(0)
@@ -137,19 +149,19 @@ def _focus_kernel(
     count = tl.load(spans_ptr + 1).to(tl.int32)
     SUMS: tl.constexpr = TILE // GROUP  # noqa: N806
     pfs_ptr += ((sample.to(tl.int64) * heads + head) * rows + row) * columns * (PARTS * SUMS) + part * SUMS
-    offsets = tl.arange(0, TILE)
+    keys_of_tile = tl.arange(0, KEYS)
     sums = tl.arange(0, SUMS)
     for column in range(count, columns):
         tl.store(pfs_ptr + column * (PARTS * SUMS) + sums, tl.zeros([SUMS], tl.float32))
 
     if count > 0:
         dims = tl.arange(0, BLOCK_DIM)
-        query = part * TILE + offsets
+        query = part * TILE + tl.arange(0, TILE)
         q_ptr += sample.to(tl.int64) * stride_qb + head.to(tl.int64) * stride_qh + start * stride_qt
         k_ptr += sample.to(tl.int64) * stride_kb + (head // group).to(tl.int64) * stride_kh
         q_ptrs = q_ptr + query.to(tl.int64)[:, None] * stride_qt + dims[None, :] * stride_qd
         # keys of a tile that begins at token 0; token offsets are added as int64
-        k_ptrs = k_ptr + offsets.to(tl.int64)[:, None] * stride_kt + dims[None, :] * stride_kd
+        k_ptrs = k_ptr + keys_of_tile.to(tl.int64)[:, None] * stride_kt + dims[None, :] * stride_kd
         inside = dims[None, :] < DIM
         queries = tl.load(q_ptrs, mask=inside, other=0.0)
 
@@ -161,10 +173,10 @@ def _focus_kernel(
             full = tl.load(lse_ptr + query.to(tl.int64) * stride_lt).to(tl.float32) * 1.4426950408889634
             # share of the row's mass on its own span
             own = tl.zeros([TILE], tl.float32)
-            for first in range(0, (part + 1) * TILE, TILE):
+            for first in range(0, (part + 1) * TILE, KEYS):
                 keys = tl.load(k_ptrs + (start + first) * stride_kt, mask=inside, other=0.0)
                 logits = _logits(queries, keys, scale, softcap, HAS_SOFTCAP, PRECISION)
-                causal = first + offsets[None, :] <= query[:, None]
+                causal = first + keys_of_tile[None, :] <= query[:, None]
                 own += tl.sum(tl.exp2(tl.where(causal, logits - full[:, None], float("-inf"))), 1)
             share = 1.0 - own
             doubtful = (share >= min_share) == 0
@@ -174,20 +186,20 @@ def _focus_kernel(
             # whole tiles back from the query span, then what is left at the start of the document
             highest = tl.full([TILE], float("-inf"), tl.float32)
             total = tl.zeros([TILE], tl.float32)
-            whole = start.to(tl.int32) // TILE
-            tile_ptrs = k_ptrs + (start - TILE) * stride_kt
+            whole = start.to(tl.int32) // KEYS
+            tile_ptrs = k_ptrs + (start - KEYS) * stride_kt
             for _ in range(whole):
                 keys = tl.load(tile_ptrs, mask=inside, other=0.0)
                 logits = _logits(queries, keys, scale, softcap, HAS_SOFTCAP, PRECISION)
                 peak = tl.maximum(highest, tl.max(logits, 1))
                 total = total * tl.exp2(highest - peak) + tl.sum(tl.exp2(logits - peak[:, None]), 1)
                 highest = peak
-                tile_ptrs -= TILE * stride_kt
-            left = start - whole * TILE
+                tile_ptrs -= KEYS * stride_kt
+            left = start - whole * KEYS
             if left > 0:
-                keys = tl.load(k_ptrs, mask=inside & (offsets < left)[:, None], other=0.0)
+                keys = tl.load(k_ptrs, mask=inside & (keys_of_tile < left)[:, None], other=0.0)
                 logits = _logits(queries, keys, scale, softcap, HAS_SOFTCAP, PRECISION)
-                logits = tl.where((offsets < left)[None, :], logits, float("-inf"))
+                logits = tl.where((keys_of_tile < left)[None, :], logits, float("-inf"))
                 peak = tl.maximum(highest, tl.max(logits, 1))
                 total = total * tl.exp2(highest - peak) + tl.sum(tl.exp2(logits - peak[:, None]), 1)
                 highest = peak
@@ -197,8 +209,8 @@ def _focus_kernel(
         k_ptrs += start * stride_kt - step
         for column in range(count):
             focus = tl.zeros([TILE], tl.float32)
-            for inner in tl.static_range(PARTS):
-                keys = tl.load(k_ptrs + inner * TILE * stride_kt, mask=inside, other=0.0)
+            for inner in tl.static_range(SPAN // KEYS):
+                keys = tl.load(k_ptrs + inner * KEYS * stride_kt, mask=inside, other=0.0)
                 logits = _logits(queries, keys, scale, softcap, HAS_SOFTCAP, PRECISION)
                 focus += tl.sum(tl.exp2(logits - prefix[:, None]), 1)
             focus = tl.sum(tl.reshape(focus, [SUMS, GROUP]), 1)
