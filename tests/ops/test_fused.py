@@ -54,7 +54,9 @@ def check(q, k, grid, scale, softcap=None, rtol=2e-5) -> None:
     for lse in (None, causal_lse(q, k, scale, softcap)):
         actual = fused.span_focus(q, k, grid, scale, lse, softcap)
         assert actual.dtype == torch.float32
-        torch.testing.assert_close(actual, expected, rtol=rtol, atol=1e-6)
+        # an error of 1e-6 in the log-sum-exp may grow by 1 / MIN_PREFIX_SHARE
+        bound = rtol if lse is None else max(rtol, 1e-6 / chunked.MIN_PREFIX_SHARE)
+        torch.testing.assert_close(actual, expected, rtol=bound, atol=1e-6)
 
 
 @settings(max_examples=8, deadline=None)
