@@ -5,7 +5,7 @@
     python benchmarks/runner.py overhead resume
 
 Documents are seeded random words, so nothing is downloaded. Every process runs on one thread. Results go to
-benchmarks/results/runner.json.
+benchmarks/results/runner.json; parts that are not run keep theirs.
 """
 
 from __future__ import annotations
@@ -138,10 +138,13 @@ def main() -> None:
     if unknown:
         parser.error(f"no part {unknown.pop()!r}")
     torch.set_num_threads(1)
-    result: dict[str, Any] = {
+    environment = {
         "ladm_hf": __version__, "torch": torch.__version__, "machine": platform.machine(), "cores": os.cpu_count(),
         "smoke": options.smoke,
     }  # fmt: skip
+    result: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {}
+    if {name: result.get(name) for name in environment} != environment:
+        result = environment
     with tempfile.TemporaryDirectory() as folder:
         for name in options.parts or PARTS:
             result[name] = PARTS[name](Path(folder), options.smoke)
