@@ -60,6 +60,9 @@ class Unscored:
     def is_last(self, layer: int) -> bool:
         return layer == self.last
 
+    def grid_in_attention(self, layer: int) -> None:
+        return None
+
     def record(self, *_: Any) -> None:
         pass
 

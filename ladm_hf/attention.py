@@ -21,7 +21,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import ConfigError, NoFullAttentionError, UnsupportedModelError
-from ladm_hf.ops import SpanFocus, causal, triton_runs_on
+from ladm_hf.ops import BACKENDS, SpanFocus, causal, triton_runs_on
 from ladm_hf.ops.causal import causal_attention
 from ladm_hf.spans import SpanGrid
 
@@ -37,6 +37,12 @@ class Recorder(Protocol):
     def wants(self, layer: int) -> bool: ...
 
     def is_last(self, layer: int) -> bool: ...
+
+    def grid_in_attention(self, layer: int) -> SpanGrid | None:
+        """The spans whose focus the layer's attention may compute by itself, for `keep`."""
+        ...
+
+    def keep(self, layer: int, pfs: Tensor) -> None: ...
 
     def record(
         self, layer: int, q: Tensor, k: Tensor, scale: float, lse: Tensor | None, softcap: float | None
@@ -91,6 +97,13 @@ class SpanRecorder:
 
     def is_last(self, layer: int) -> bool:
         return layer == self.layers[-1]
+
+    def grid_in_attention(self, layer: int) -> SpanGrid | None:
+        return self.grid if self.wants(layer) and self.span_focus is BACKENDS["fused"] else None
+
+    def keep(self, layer: int, pfs: Tensor) -> None:
+        """Takes the PFS of all heads, `[B, H, R, S]`."""
+        self.pfs[layer] = (pfs[:, self.heads[layer]] if layer in self.heads else pfs).mean(1)
 
     def record(self, layer: int, q: Tensor, k: Tensor, scale: float, lse: Tensor | None, softcap: float | None) -> None:
         if layer in self.heads:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ladm_hf.attention import ForwardDone, LayerPlan, Recorder, scoring_attention
 from ladm_hf.ops import launches_on, triton_runs_on
-from ladm_hf.ops.causal import causal_attention
+from ladm_hf.ops.causal import attention_and_focus, causal_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -107,22 +107,33 @@ class LlamaForward:
             if last:
                 recorder.record(index, q, k, self.scale, None, None)
                 return
-            attended = causal_attention(q, k, v[0], self.scale)
-            if attended is None:
-                output = nn.functional.scaled_dot_product_attention(
-                    q, k, v[0], is_causal=True, scale=self.scale, enable_gqa=True
-                )
-                lse = None
-            else:
-                output, lse = attended
-            if recorder.wants(index):
-                recorder.record(index, q, k, self.scale, lse, None)
+            output = self._attend(index, q, k, v[0], recorder)
             hidden.addmm_(output.transpose(1, 2).reshape(hidden.shape[0], -1), attention.o_proj.weight.t())
-            del normed, heads, q, k, v, attended, output, lse
+            del normed, heads, q, k, v, output
             for block in hidden.split(MLP_BLOCK):
                 gate_up = nn.functional.linear(_norm(block, module.post_attention_layernorm), layer.gate_up)
                 block.addmm_(pointwise.silu_mul(gate_up), module.mlp.down_proj.weight.t())
                 del gate_up
+
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, recorder: Recorder) -> Tensor:
+        """The attention's output `[B, H, T, D]`; the recorder gets what it wants."""
+        grid = recorder.grid_in_attention(layer)
+        focused = None if grid is None else attention_and_focus(q, k, v, self.scale, grid)
+        if focused is not None:
+            output, _, pfs = focused
+            recorder.keep(layer, pfs)
+            return output
+        attended = causal_attention(q, k, v, self.scale)
+        if attended is None:
+            output = nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=True, scale=self.scale, enable_gqa=True
+            )
+            lse = None
+        else:
+            output, lse = attended
+        if recorder.wants(layer):
+            recorder.record(layer, q, k, self.scale, lse, None)
+        return output
 
 
 def llama_forward(model: PreTrainedModel, plan: LayerPlan) -> LlamaForward | None:
@@ -245,6 +256,12 @@ class _Catch:
 
     def is_last(self, layer: int) -> bool:
         return layer == self.layers[-1]
+
+    def grid_in_attention(self, layer: int) -> None:
+        return None
+
+    def keep(self, layer: int, pfs: Tensor) -> None:
+        raise NotImplementedError
 
     def record(self, layer: int, q: Tensor, k: Tensor, scale: float, lse: Tensor | None, softcap: float | None) -> None:
         self.caught += [q.double().flatten(), k.double().flatten()]

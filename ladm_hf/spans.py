@@ -38,6 +38,7 @@ class SpanGrid:
         num_key_spans (`int64` array `[B, R]`): key spans of each query span, 0 where there is no query span.
         span_length (`int`): tokens in a span, `l`.
         key_stride (`int`): tokens between key spans, `l d_afs`.
+        query_stride (`int`): tokens between query spans, `l d_cds`.
 
     Raises:
         ConfigError: a document is shorter than `config.min_tokens`.
@@ -53,9 +54,10 @@ class SpanGrid:
             )
         self.span_length = config.span_length
         self.key_stride = config.span_length * config.d_afs
+        self.query_stride = config.span_length * config.d_cds
         lowest = config.span_length + MIN_KEY_SPANS * self.key_stride
         starts = [
-            np.arange(length - self.span_length, lowest, -config.span_length * config.d_cds, dtype=np.int64)
+            np.arange(length - self.span_length, lowest, -self.query_stride, dtype=np.int64)
             for length in self.num_tokens
         ]
         self.query_starts: IntArray = np.full((len(starts), max(map(len, starts))), -1, dtype=np.int64)

@@ -1,9 +1,10 @@
 """Causal attention with its log-sum-exp, from the kernels that the platform brings.
 
 PyTorch's `scaled_dot_product_attention` computes the log-sum-exp of every query and keeps it to itself; the operators
-behind it return it, and so does FlashAttention 4 where it is installed (`pip install 'ladm_hf[gpu]'`). Which one serves
-is settled once for each device, dtype and shape of head, by trying them in the order of their speed on a small input:
-the first whose output and log-sum-exp agree with the definition is taken.
+behind it return it, and so do FlashAttention 4, where it is installed (`pip install 'ladm_hf[gpu]'`), and
+`ladm_hf.ops.hopper`, which gives the span focus besides. Which one serves is settled once for each device, dtype and
+shape of head, by trying them in the order of their speed on a small input: the first whose output and log-sum-exp agree
+with the definition is taken.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ladm_hf.ops import launches_on
+from ladm_hf.ops import hopper, launches_on
+from ladm_hf.spans import SpanGrid
 
 logger = logging.getLogger(__name__)
 aten = torch.ops.aten
@@ -38,22 +40,44 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Ten
         The output `[B, H, T, D]` and the log-sum-exp `[B, H, T]` over the keys `0..i` of each query `i` (natural
         logarithm, fp32), or `None` where no kernel of the platform gives both.
     """
-    if q.shape[-1] != v.shape[-1]:
-        return None
-    if q.device.type == "cpu":
+    if q.device.type == "cpu" and q.shape[-1] == v.shape[-1]:
         return _flash_cpu(q, k, v, scale)
-    if q.device.type != "cuda":
-        return None
-    name = kernel_name(q.device.index or 0, q.dtype, q.shape[-1], q.shape[1] // k.shape[1])
+    name = _chosen(q, k, v)
     return None if name is None else KERNELS[name](q, k, v, scale)
+
+
+def attention_and_focus(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, grid: SpanGrid
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Output and log-sum-exp as of [`causal_attention`], and PFS `[B, H, R, S]`, all from one kernel.
+
+    Args:
+        grid (`SpanGrid`): spans of the documents, or of one length shared by all.
+
+    Returns:
+        `None` where no kernel gives the three.
+    """
+    if _chosen(q, k, v) != "hopper" or not hopper.focuses(q, grid):
+        return None
+    with launches_on(q.device):
+        output, lse, pfs = hopper.attention(q, k, v, scale, grid)
+    return None if pfs is None else (output, lse, pfs)
+
+
+def _chosen(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    if q.device.type != "cuda" or q.shape[-1] != v.shape[-1]:
+        return None
+    return kernel_name(q.device.index or 0, q.dtype, q.shape[-1], q.shape[1] // k.shape[1])
 
 
 @functools.cache
 def kernel_name(device: int, dtype: torch.dtype, dim: int, group: int) -> str | None:
-    """The fastest kernel that serves, by name, or `None`: `"flash4"`, `"cudnn"`, `"flash"` or `"efficient"`."""
+    """The fastest kernel that serves, by name, or `None`: `"hopper"`, `"flash4"`, `"cudnn"`, `"flash"` or `"efficient"`."""
     for name in candidates(device, dtype, dim):
         try:
             error = _trial(name, torch.device("cuda", device), dtype, dim, group)
+            if name == "hopper":
+                error = max(error, hopper.focus_trial(torch.device("cuda", device), dtype, group))
         except torch.OutOfMemoryError:
             raise
         except Exception as problem:  # a compiler raises what it likes
@@ -68,7 +92,7 @@ def kernel_name(device: int, dtype: torch.dtype, dim: int, group: int) -> str | 
 def candidates(device: int, dtype: torch.dtype, dim: int) -> list[str]:
     """Kernels that may serve a CUDA device, fastest first."""
     major, _ = torch.cuda.get_device_capability(device)
-    names = []
+    names = ["hopper"] if hopper.covers(device, dtype, dim) else []
     if torch.version.hip is None and dim % 8 == 0:
         if dtype in HALF_TYPES and major == 9 and installed_flash4() is not None:
             names.append("flash4")
@@ -118,6 +142,12 @@ def _flash_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, T
     return output, lse
 
 
+def _hopper(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    with launches_on(q.device):
+        output, lse, _ = hopper.attention(q, k, v, scale)
+    return output, lse
+
+
 def _flash4(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     from flash_attn.cute import flash_attn_func
 
@@ -149,6 +179,7 @@ def _efficient(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, T
 
 
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {
+    "hopper": _hopper,
     "flash4": _flash4,
     "cudnn": _cudnn,
     "flash": _flash,

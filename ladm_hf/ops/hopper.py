@@ -1,0 +1,215 @@
+"""Attention and span focus in one CUDA kernel: heads of 64 on Hopper GPUs, fp16 and bf16.
+
+`hopper.cu` is compiled at first use, in about a second, by NVRTC, which comes with PyTorch's CUDA builds; nothing else
+is needed, no compiler and no headers. The span focus costs next to nothing there, since its logits are those of the
+attention; it needs spans of 128 tokens, the default.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import weakref
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ladm_hf.config import LadmConfig
+from ladm_hf.ops import chunked, launches_on
+from ladm_hf.spans import SpanGrid
+
+SPAN_LENGTH, HEAD_DIM = 128, 64
+DTYPES = (torch.float16, torch.bfloat16)
+# What the kernel keeps of sampled tiles until a row's denominator is known: beyond it the span focus is left to others.
+SCRATCH_BYTES = 1 << 29
+# As in hopper.cu: queries of a block, threads, and shared memory.
+ROWS, THREADS, KEYS, STAGES = 192, 512, 128, 4
+SHARED_BYTES = ROWS * 128 + 2 * STAGES * KEYS * 128 + 8 * (1 + 4 * STAGES) + 16 + 1024
+LOG2_E = 1.4426950408889634
+MAX_DYNAMIC_SHARED_SIZE = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+FLOAT16, BFLOAT16 = 6, 9  # CUtensorMapDataType
+SWIZZLE_128B, PROMOTION_L2_128B = 3, 2
+
+_device_lengths: weakref.WeakKeyDictionary[SpanGrid, dict[torch.device, Tensor]] = weakref.WeakKeyDictionary()
+
+
+def covers(device: int, dtype: torch.dtype, dim: int) -> bool:
+    """Whether the kernel takes such heads on a CUDA device."""
+    return (
+        torch.version.hip is None
+        and dtype in DTYPES
+        and dim == HEAD_DIM
+        and torch.cuda.get_device_capability(device) == (9, 0)
+    )
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, grid: SpanGrid | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Causal attention, its log-sum-exp and, for the spans of `grid`, the span focus.
+
+    Args:
+        q (`Tensor` `[B, H, T, 64]`), k and v (`Tensor` `[B, Hkv, T, 64]`): fp16 or bf16, on
+            the current device.
+        scale (`float`): multiplies `q . k`; above 0.
+        grid (`SpanGrid`, *optional*): spans of the documents, or of one length shared by all.
+
+    Returns:
+        The output `[B, H, T, 64]` (heads inside tokens in memory), the log-sum-exp `[B, H, T]` (natural logarithm,
+        fp32), and PFS `[B, H, R, S]` in fp32, or `None` without a grid or where [`focuses`] says no.
+    """
+    batch, heads, tokens, dim = q.shape
+    output = q.new_empty(batch, tokens, heads, dim)
+    lse = torch.empty(batch, heads, tokens, dtype=torch.float32, device=q.device)
+    lengths = scratch = pfs = None
+    shape, strides = (0, 0), (1, 1)
+    if grid is not None and focuses(q, grid):
+        shape, strides = grid.shape, (grid.query_stride // SPAN_LENGTH, grid.key_stride // SPAN_LENGTH)
+        lengths = _lengths_on(grid, batch, q.device)
+        scratch = torch.empty(batch, heads, *shape, SPAN_LENGTH, dtype=torch.float32, device=q.device)
+        # sums of 16 queries, the share of a warp
+        pfs = torch.empty(batch, heads, *shape, SPAN_LENGTH // 16, dtype=torch.float32, device=q.device)
+    q, k, v = map(_readable, (q, k, v))
+    results = (output, lse, lengths, scratch, pfs)
+    arguments = [
+        *(_tensor_map(tensor, rows) for tensor, rows in ((q, 64), (k, KEYS), (v, KEYS))),
+        *(ctypes.c_void_p(0 if tensor is None else tensor.data_ptr()) for tensor in results),
+        *map(ctypes.c_int, (tokens, heads, heads // k.shape[1])),
+        ctypes.c_float(scale * LOG2_E),
+        *map(ctypes.c_int, (*shape, *strides)),
+    ]  # fmt: skip
+    # tiles end where the document ends, so that one more may be needed
+    blocks = -(-(tokens + (0 if lengths is None else SPAN_LENGTH - 1)) // ROWS)
+    pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
+    _check(
+        "cuLaunchKernel", _function(q.device.index or 0, q.dtype), heads, batch, blocks, THREADS, 1, 1, SHARED_BYTES,
+        ctypes.c_void_p(torch.cuda.current_stream(q.device).cuda_stream), pointers, None,
+    )  # fmt: skip
+    return output.transpose(1, 2), lse, None if pfs is None else pfs.sum(-1)
+
+
+def focuses(q: Tensor, grid: SpanGrid) -> bool:
+    """Whether the kernel gives the span focus of a grid: spans of 128 tokens, and room for its scratch."""
+    size = q.shape[0] * q.shape[1] * grid.shape[0] * grid.shape[1] * SPAN_LENGTH * 4
+    return grid.span_length == SPAN_LENGTH and size <= SCRATCH_BYTES
+
+
+@torch.inference_mode()
+def focus_trial(device: torch.device, dtype: torch.dtype, group: int) -> float:
+    """Relative difference of the span focus from the definition, on two short documents."""
+    config = LadmConfig(d_afs=1, d_cds=1)
+    grid = SpanGrid([config.min_tokens + 300, config.min_tokens + 75], config)
+    generator = torch.Generator(device).manual_seed(0)
+    shape = (2, max(grid.num_tokens) + 9, 2 * group + 4, HEAD_DIM)
+    packed = torch.randn(shape, generator=generator, device=device).to(dtype)
+    q, k, v = packed.transpose(1, 2).split([2 * group, 2, 2], dim=1)
+    with launches_on(device):
+        _, _, pfs = attention(q, k, v, HEAD_DIM**-0.5, grid)
+    expected = chunked.span_focus(q.double(), k.double(), grid, HEAD_DIM**-0.5)
+    error = float("inf") if pfs is None else float((pfs - expected).norm() / expected.norm())
+    return error if error >= 0 else float("inf")
+
+
+def _lengths_on(grid: SpanGrid, batch: int, device: torch.device) -> Tensor:
+    """`[B]` int32: tokens of every document."""
+    known = _device_lengths.setdefault(grid, {})
+    if device not in known:
+        lengths = torch.tensor(grid.num_tokens * (batch if len(grid) == 1 else 1), dtype=torch.int32)
+        # pinned, or the copy would wait for everything the device has been given so far
+        known[device] = lengths.pin_memory().to(device, non_blocking=True)
+    return known[device]
+
+
+def _tensor_map(tensor: Tensor, rows: int) -> ctypes.Array[ctypes.c_byte]:
+    """A `CUtensorMap`, 128 bytes on an address of 64, of `[B, H, T, 64]` in boxes of `rows` tokens of one head."""
+    batch, heads, tokens, dim = tensor.shape
+    sizes, strides = (heads, tokens, batch), (tensor.stride(1), tensor.stride(2), tensor.stride(0))
+    # the stride of a dimension of one means nothing, but is looked at
+    spans = (2 * (stride if size > 1 else dim) for size, stride in zip(sizes, strides, strict=True))
+    buffer = (ctypes.c_byte * 192)()
+    aligned = (ctypes.c_byte * 128).from_buffer(buffer, -ctypes.addressof(buffer) % 64)
+    _check(
+        "cuTensorMapEncodeTiled", ctypes.byref(aligned), BFLOAT16 if tensor.dtype == torch.bfloat16 else FLOAT16, 4,
+        ctypes.c_void_p(tensor.data_ptr()), (ctypes.c_uint64 * 4)(dim, *sizes), (ctypes.c_uint64 * 3)(*spans),
+        (ctypes.c_uint32 * 4)(dim, 1, rows, 1), (ctypes.c_uint32 * 4)(1, 1, 1, 1), 0, SWIZZLE_128B, PROMOTION_L2_128B, 0,
+    )  # fmt: skip
+    return aligned
+
+
+def _readable(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where its rows are not of 16-byte alignment."""
+    fits = tensor.stride(-1) == 1 and tensor.data_ptr() % 16 == 0 and all(s % 8 == 0 for s in tensor.stride()[:-1])
+    return tensor if fits else tensor.contiguous()
+
+
+@functools.cache
+def _function(device: int, dtype: torch.dtype) -> ctypes.c_void_p:
+    """The compiled kernel on a device, which must be the current one."""
+    module, function = ctypes.c_void_p(), ctypes.c_void_p()
+    _check("cuModuleLoadData", ctypes.byref(module), compiled(dtype))
+    _check("cuModuleGetFunction", ctypes.byref(function), module, b"ladm_attention")
+    _check("cuFuncSetAttribute", function, MAX_DYNAMIC_SHARED_SIZE, SHARED_BYTES)
+    return function
+
+
+@functools.cache
+def compiled(dtype: torch.dtype) -> bytes:
+    """The kernel as machine code of capability 9.0.
+
+    Raises:
+        RuntimeError: NVRTC is not to be found, is too old, or refuses the source.
+    """
+    nvrtc = _nvrtc()
+    source = Path(__file__).with_name("hopper.cu").read_bytes()
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    options = [b"--gpu-architecture=sm_90a", b"--std=c++17", b"-DBF16=%d" % (dtype == torch.bfloat16)]
+    _check_nvrtc(nvrtc, nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"hopper.cu", 0, None, None))
+    try:
+        code = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+        if code:
+            nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+            log = ctypes.create_string_buffer(size.value)
+            nvrtc.nvrtcGetProgramLog(program, log)
+            raise RuntimeError(f"NVRTC cannot compile hopper.cu: {log.value.decode(errors='replace')}")
+        _check_nvrtc(nvrtc, nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)))
+        binary = ctypes.create_string_buffer(size.value)
+        _check_nvrtc(nvrtc, nvrtc.nvrtcGetCUBIN(program, binary))
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return binary.raw
+
+
+def _nvrtc() -> ctypes.CDLL:
+    """NVRTC, from where PyTorch has it: on the loader's path, or in a package of NVIDIA's beside it."""
+    names = [f"libnvrtc.so.{major}" for major in (13, 12)]
+    package = importlib.util.find_spec("nvidia")
+    for folder in package.submodule_search_locations or () if package else ():
+        names += sorted(str(path) for path in Path(folder).glob("*/lib/libnvrtc.so.*"))
+    for name in names:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    raise RuntimeError("NVRTC (libnvrtc) is not installed")
+
+
+def _check_nvrtc(nvrtc: ctypes.CDLL, code: int) -> None:
+    if code:
+        nvrtc.nvrtcGetErrorString.restype = ctypes.c_char_p
+        raise RuntimeError(f"NVRTC: {nvrtc.nvrtcGetErrorString(code).decode()}")
+
+
+@functools.cache
+def _driver() -> ctypes.CDLL:
+    return ctypes.CDLL("libcuda.so.1")
+
+
+def _check(function: str, *arguments: object) -> None:
+    """Calls a function of the CUDA driver."""
+    code = getattr(_driver(), function)(*arguments)
+    if code:
+        message = ctypes.c_char_p()
+        _driver().cuGetErrorString(code, ctypes.byref(message))
+        raise RuntimeError(f"{function}: {(message.value or b'unknown error').decode()} ({code})")
