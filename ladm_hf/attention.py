@@ -21,7 +21,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import ConfigError, NoFullAttentionError, UnsupportedModelError
-from ladm_hf.ops import SpanFocus, causal, triton_runs_on
+from ladm_hf.ops import SpanFocus, causal, triton_problem
 from ladm_hf.ops.causal import causal_attention
 from ladm_hf.spans import SpanGrid
 
@@ -188,8 +188,10 @@ def describe(device: str | torch.device) -> str:
     Args:
         device (`str` or `torch.device`): for instance `"cuda:0"` or `"cpu"`.
     """
-    fused = triton_runs_on(torch.device(device))
-    return f"{causal.describe(device)}; span focus by {'Triton (fused)' if fused else 'PyTorch (chunked)'}"
+    device = torch.device(device)
+    problem = triton_problem(device)
+    reason = f": {problem}" if problem and device.type == "cuda" else ""
+    return f"{causal.describe(device)}; span focus by {'PyTorch (chunked)' if problem else 'Triton (fused)'}{reason}"
 
 
 def register_attention() -> None:

@@ -9,13 +9,22 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
+from ladm_hf import attention, ops
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import BackendError
-from ladm_hf.ops import BACKENDS, choose_backend, chunked, fused, naive
+from ladm_hf.ops import BACKENDS, causal, choose_backend, chunked, fused, naive
 from ladm_hf.spans import SpanGrid
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.skipif(DEVICE == "cpu" and not fused.INTERPRETED, reason="needs a GPU or TRITON_INTERPRET=1")
+
+
+@pytest.fixture(autouse=True)
+def forget_trials():
+    forget = ops._trial_problem.cache_clear
+    forget()
+    yield
+    forget()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -131,8 +140,6 @@ def test_inputs_outside_the_kernel_go_to_chunked(dtype: torch.dtype, dim: int, s
 
 
 def test_the_backend_is_chosen_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ladm_hf import ops
-
     assert choose_backend("auto", "cpu") is BACKENDS["chunked"]
     assert choose_backend("naive", "cpu") is BACKENDS["naive"]
     config = LadmConfig(span_length=16, d_afs=1, max_length=4096)
@@ -141,6 +148,7 @@ def test_the_backend_is_chosen_by_device(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(BackendError, match="needs a CUDA device.*chunked"):
         choose_backend("fused", "cpu")
+    monkeypatch.setattr(ops, "_trial_problem", lambda index: "")
     monkeypatch.setattr(ops, "_has_triton", lambda: False)
     with pytest.raises(BackendError, match="pip install triton"):
         choose_backend("fused", "cpu")
@@ -150,3 +158,53 @@ def test_the_backend_is_chosen_by_device(monkeypatch: pytest.MonkeyPatch) -> Non
     assert choose_backend("auto", "cuda") is BACKENDS["fused"]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
     assert choose_backend("auto", "cuda") is BACKENDS["chunked"]
+    assert "capability 8.0 or newer, not 7.5" in ops.triton_problem(torch.device("cuda"))
+
+
+def test_a_gpu_where_triton_cannot_compile_takes_chunked(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
+    trials: list[torch.device] = []
+
+    def trial(device: torch.device) -> float:
+        trials.append(device)
+        if device.index == 0:
+            raise RuntimeError("Failed to find C compiler. Please specify via CC.\nand more")
+        return {1: float("inf"), 2: 1e-4}[device.index]
+
+    monkeypatch.setattr(ops, "_trial", trial)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Some GPU")
+    monkeypatch.setattr(causal, "kernel_name", lambda *_: "flash")
+    for _ in range(2):
+        assert choose_backend("auto", "cuda:0") is BACKENDS["chunked"]
+        assert choose_backend("auto", "cuda:1") is BACKENDS["chunked"]
+        assert choose_backend("auto", "cuda:2") is BACKENDS["fused"]
+    # once for each device
+    assert trials == [torch.device("cuda", index) for index in range(3)]
+    assert len(caplog.messages) == 2
+    assert "span focus on cuda:0 is computed by PyTorch" in caplog.text
+    assert attention.describe("cuda:0").endswith(
+        "PyTorch (chunked): a trial of Triton failed (RuntimeError: Failed to find C compiler. Please specify via CC.)"
+    )
+    assert attention.describe("cuda:1").endswith("PyTorch (chunked): a trial of Triton was off by inf")
+    assert attention.describe("cuda:2").endswith("Triton (fused)")
+    with pytest.raises(BackendError, match="cannot run here: a trial of Triton failed.*'chunked'"):
+        choose_backend("fused", "cuda:0")
+
+
+def test_running_out_of_memory_in_the_trial_settles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trial(device: torch.device) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(ops, "_trial", trial)
+    with pytest.raises(torch.OutOfMemoryError):
+        choose_backend("auto", "cuda:0")
+    monkeypatch.setattr(ops, "_trial", lambda device: 0.0)
+    assert choose_backend("auto", "cuda:0") is BACKENDS["fused"]
+
+
+def test_the_trial_tells_a_kernel_that_works_from_one_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device(DEVICE)
+    assert ops._trial(device) <= ops.TRIAL_TOLERANCE / 10
+    monkeypatch.setattr(fused, "span_focus", lambda *problem: chunked.span_focus(*problem) * 1.5)
+    assert ops._trial(device) > ops.TRIAL_TOLERANCE
