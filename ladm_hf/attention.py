@@ -103,6 +103,7 @@ class _LayerProbe:
     """Notes every layer that reaches the attention function, and why it cannot be scored where it cannot."""
 
     reasons: dict[int, str | None] = field(default_factory=dict)
+    shared: bool = False
     windows: dict[int, int] = field(default_factory=dict)
     num_heads: dict[int, int] = field(default_factory=dict)
 
@@ -234,7 +235,7 @@ def layer_plan(model: PreTrainedModel) -> LayerPlan:
     The model must be under [`scoring_attention`].
 
     Raises:
-        UnsupportedModelError: no layer reached the attention function.
+        UnsupportedModelError: no layer reached the attention function, or several that cannot be told apart.
         NoFullAttentionError: every layer that did sees only a part of the document.
     """
     probe = _LayerProbe()
@@ -247,6 +248,11 @@ def layer_plan(model: PreTrainedModel) -> LayerPlan:
     model_type = model.config.model_type
     if not probe.reasons:
         raise _not_on_interface(model)
+    if probe.shared:
+        raise UnsupportedModelError(
+            f"layers of this {model_type!r} model share one attention module, which does not say which of them it "
+            f"works for, so their scores cannot be told apart. Use a model whose layers have their own. {WORKS}"
+        )
     total = getattr(model.config.get_text_config(), "num_hidden_layers", None) or max(probe.reasons) + 1
     scored = tuple(sorted(layer for layer, reason in probe.reasons.items() if reason is None))
     skipped = {
@@ -314,6 +320,8 @@ def _note_layer(
     mask: Tensor | None,
     kwargs: dict[str, Any],
 ) -> None:
+    # an attention module without a layer of its own has the number -1
+    probe.shared |= layer < 0 or layer in probe.reasons
     config = getattr(module, "config", None)
     kinds = getattr(config, "layer_types", None)
     kind = kinds[layer] if kinds and layer < len(kinds) else "full_attention"
