@@ -482,9 +482,6 @@ class _Publication:
             if not self.card_options.get("license"):
                 logger.warning("the source data set is not known, so no licence is carried over: name either of them")
             return None
-        local = Path(str(source)).expanduser() / README
-        if local.is_file():
-            return local.read_text(encoding="utf-8")
         if not _REPO_ID.fullmatch(str(source)):
             return None
         from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
@@ -556,10 +553,11 @@ class _Publication:
         from datasets import load_dataset
 
         whole = self.bundle.info.dataset_size <= READ_BACK_WHOLE
+        # a folder here of the same name would be loaded in its place
+        name = f"hf://datasets/{self.repo_id}" if Path(self.repo_id).is_dir() else self.repo_id
         loaded = load_dataset(
-            self.repo_id, name=self.bundle.config_name, revision=oid, token=self.api.token, cache_dir=cache,
-            streaming=not whole,
-        )  # fmt: skip
+            name, self.bundle.config_name, revision=oid, token=self.api.token, cache_dir=cache, streaming=not whole
+        )
         for split, info in self.bundle.info.splits.items():
             if split not in loaded:
                 yield f"split {split} does not load"

@@ -143,6 +143,16 @@ def test_language_and_licence_come_from_the_source(fake_hub):
     assert (data.license, data.language, data.source_datasets) == ("odc-by", ["en", "de"], ["tester/source"])
 
 
+def test_folders_that_have_the_names_of_repositories_play_no_part(fake_hub, tmp_path, monkeypatch):
+    publish(scored_rows(), "tester/source", license="odc-by", patience=HURRIED)
+    for name in ("tester/source", REPO):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "README.md").write_text("---\nlicense: mit\n---\n")
+    monkeypatch.chdir(tmp_path)
+    publish_here(scored_rows(), source_dataset="tester/source")
+    assert DatasetCard(readme()).data.license == "odc-by"
+
+
 def test_only_a_source_opened_from_the_hub_is_named(fake_hub, tmp_path):
     publish(scored_rows(), "tester/source", license="odc-by", patience=HURRIED)
     (tmp_path / "data").mkdir()
