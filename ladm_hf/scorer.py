@@ -219,10 +219,13 @@ class LadmScorer:
         return dict(self._load(None).plan.skipped)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._calculator is not None and self._calculator[1].revision is None:
-            # a folder or live model may have changed since it was hashed; a commit cannot
-            self._calculator = None
+        self._forget_what_can_change()
         return _rebuild, (type(self), _Runtime(self), self.identity)
+
+    def _forget_what_can_change(self) -> None:
+        """Has a folder or live model hashed again at its next use; a commit cannot have changed."""
+        if self._calculator is not None and self._calculator[1].revision is None:
+            self._calculator = None
 
     def __repr__(self) -> str:
         model = self._asked[0]
@@ -368,9 +371,7 @@ class LadmScorer:
 
     def _score_journalled(self, column: str, rows: list[Any], rank: int | None) -> list[DocumentScore]:
         """Scores rows that the journal does not hold yet, and keeps them as they finish."""
-        if self.calculator.model is not None:
-            # its weights may have changed since they were hashed
-            self._calculator = None
+        self._forget_what_can_change()
         identity = self.identity[:5]
         if self._journal is None or self._journal.identity != identity:
             self._journal = Journal(self._journal_folder or "", identity)
