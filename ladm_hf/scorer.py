@@ -8,6 +8,7 @@ identity, dtype, columns), so `datasets` finds its cache again in another proces
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from datasets import Features, Value
-from datasets.utils._dill import pklregister
 from tqdm.auto import tqdm
 
 from ladm_hf.batching import OUT_OF_MEMORY
@@ -554,10 +554,16 @@ class _Runtime:
         }
 
 
-@pklregister(_Runtime)  # type: ignore[untyped-decorator]
 def _hash_runtime(pickler: Any, runtime: _Runtime) -> None:
     """How `datasets` hashes a `_Runtime`: as a constant."""
     pickler.save_reduce(str, ("ladm runtime",), obj=runtime)
+
+
+# A private name; without it `datasets` hashes the runtime too, and a scorer on another device misses its cache.
+with contextlib.suppress(ImportError):
+    from datasets.utils._dill import pklregister
+
+    pklregister(_Runtime)(_hash_runtime)
 
 
 def _rebuild(cls: type[LadmScorer], runtime: _Runtime, identity: tuple[Any, ...] | None = None) -> LadmScorer:
