@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ladm_hf import __version__
-from ladm_hf.card import Figure
+from ladm_hf.card_block import Figure
 from ladm_hf.errors import ConfigError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
