@@ -73,6 +73,10 @@ class Bundle:
         prefix = f"{self.data_dir}/{split}-"
         return [file for path, file in sorted(self.files.items()) if path.startswith(prefix)]
 
+    def is_in(self, path: str, tree: Mapping[str, Any]) -> bool:
+        """Whether a file of ours is among the files on the Hub, [`Repository.tree`], with the same content."""
+        return path in tree and _same_content(tree[path], self.hashes[path])
+
     def stale(self, path: str, old_manifest: Mapping[str, Any]) -> bool:
         """Whether a file on the Hub is an older version of what is published: a shard of one of the splits, or a
         figure of the last time."""
@@ -339,6 +343,10 @@ def content_hashes(blocks: Iterator[bytes] | Sequence[bytes], size: int) -> tupl
         sha256.update(block)
         git.update(block)
     return sha256.hexdigest(), git.hexdigest()
+
+
+def _same_content(entry: Any, hashes: tuple[str, str]) -> bool:
+    return bool(entry.lfs.sha256 == hashes[0] if entry.lfs else entry.blob_id == hashes[1])
 
 
 def _blocks(file: Path, size: int = 1 << 20) -> Iterator[bytes]:

@@ -345,7 +345,7 @@ def test_reading_back_finds_what_is_wrong(fake_hub, kind, monkeypatch):
 
     monkeypatch.setattr(HfApi, "create_commit", spoil)
     if kind == "data":
-        monkeypatch.setattr("ladm_hf.hub._same_content", lambda entry, hashes: entry.path != "ladm_manifest.json")
+        monkeypatch.setattr("ladm_hf.bundle._same_content", lambda entry, hashes: entry.path != "ladm_manifest.json")
     with pytest.raises(PublishError, match="reading back .*(another file|it is public).*The data is on the Hub"):
         publish_here(scored_rows(3))
 
@@ -360,7 +360,7 @@ def test_rows_that_differ_are_found(fake_hub, monkeypatch):
 
 
 def test_much_data_is_read_back_in_part(fake_hub, monkeypatch):
-    monkeypatch.setattr("ladm_hf.hub.READ_BACK_WHOLE", 10)
+    monkeypatch.setattr("ladm_hf.read_back.READ_BACK_WHOLE", 10)
     publish_here(scored_rows(200))
 
 

@@ -17,7 +17,10 @@ from ladm_hf import errors
 LAYERS = [
     ["cli", "__main__"],
     ["demo", "environment", "integrations"],
-    ["runner", "hub", "bundle", "metric", "training", "reproduce", "report", "prepare", "chunks"],
+    ["runner", "hub", "metric", "training", "reproduce", "report", "prepare", "chunks"],
+    ["publication", "read_back"],
+    ["repository"],
+    ["bundle"],
     ["scorer", "card", "plots"],
     ["card_block", "front_matter"],
     ["engine"],
