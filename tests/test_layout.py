@@ -78,7 +78,8 @@ def test_modules_that_load_no_torch(name: str) -> None:
 
 def test_importing_the_package_is_light() -> None:
     program = (
-        "import sys, time; start = time.perf_counter(); import ladm_hf; took = time.perf_counter() - start;"
+        # of the processor, not of the clock, so that a busy machine fails nothing
+        "import sys, time; start = time.process_time(); import ladm_hf; took = time.process_time() - start;"
         "heavy = {'torch', 'transformers', 'datasets', 'matplotlib', 'numpy'} & set(sys.modules);"
         "sys.exit(f'{took} {heavy}' if took > 0.3 or heavy else 0)"
     )
