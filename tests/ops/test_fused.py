@@ -60,10 +60,11 @@ def problem(lengths, config, dim, *, heads=2, kv_heads=1, padding=3, dtype=torch
 def check(q, k, grid, scale, softcap=None, rtol=2e-5) -> None:
     """With a log-sum-exp and without, against the definition in fp64."""
     expected = naive.span_focus(q.double(), k.double(), grid, scale, softcap=softcap).float()
-    for lse in (None, causal_lse(q, k, scale, softcap)):
+    # where the prefix holds a hundredth of a row, the rounding of a log-sum-exp that is reused counts a hundredfold
+    for lse, bound in ((None, rtol), (causal_lse(q, k, scale, softcap), max(rtol, 1e-4))):
         actual = fused.span_focus(q, k, grid, scale, lse, softcap)
         assert actual.dtype == torch.float32
-        torch.testing.assert_close(actual, expected, rtol=rtol, atol=1e-6)
+        torch.testing.assert_close(actual, expected, rtol=bound, atol=1e-6)
 
 
 @settings(max_examples=8, deadline=None)
