@@ -1,7 +1,7 @@
-"""Fills the README's tables from the results beside this script, so that no number there is typed by hand.
+"""Fills the tables of README and docs from the results beside this script, so that no number there is typed by hand.
 
-python benchmarks/readme.py            # rewrites what stands between the table markers of README.md
-python benchmarks/readme.py --check    # fails where the README and the results differ
+python benchmarks/readme.py            # rewrites what stands between the table markers of README.md and docs/*.md
+python benchmarks/readme.py --check    # fails where these and the results differ
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from quality import markdown as render_quality
 from table import render as render_gpu
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+PAGES = [HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md"))]
 
 
 def cpu(result: dict[str, Any]) -> str:
@@ -47,16 +47,31 @@ def batches(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def quality_summary(result: dict[str, Any]) -> str:
+    """Of the quality table: the mean and the seconds."""
+    rows = [line.strip("| ").split("|") for line in render_quality(result).splitlines() if line.startswith("|")]
+    return "\n".join(f"| {row[0].strip()} | {row[1].strip()} | {row[-1].strip()} |" for row in rows)
+
+
+def gpu_summary(result: dict[str, Any]) -> str:
+    """Of the GPU's results: what was measured on what, and the steady state."""
+    lines = render_gpu(result).strip().splitlines()
+    card = lines[0].partition(", seconds a document")[0]
+    return "\n".join([f"On a GPU ({card}):", "", *(line for line in lines if line.startswith("- Steady state"))])
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cpu": ("cpu.json", cpu),
     "batches": ("batch_invariance.json", batches),
     "quality": ("quality.json", render_quality),
+    "quality_summary": ("quality.json", quality_summary),
     "gpu": ("h200.json", render_gpu),
+    "gpu_summary": ("h200.json", gpu_summary),
 }
 
 
 def filled(text: str) -> str:
-    """The README with every table made anew."""
+    """A page with every table made anew."""
 
     def table(match: re.Match[str]) -> str:
         file, render = TABLES[match[1]]
@@ -70,11 +85,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
-    new = filled(text)
-    if options.check and new != text:
-        raise SystemExit("README.md and benchmarks/results differ: run python benchmarks/readme.py")
-    README.write_text(new, encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        new = filled(text)
+        if options.check and new != text:
+            raise SystemExit(f"{page.name} and benchmarks/results differ: run python benchmarks/readme.py")
+        page.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

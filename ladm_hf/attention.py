@@ -21,7 +21,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import ConfigError, NoFullAttentionError, UnsupportedModelError
-from ladm_hf.ops import BACKENDS, SpanFocus, causal, triton_runs_on
+from ladm_hf.ops import BACKENDS, SpanFocus, causal, triton_problem
 from ladm_hf.ops.causal import causal_attention
 from ladm_hf.spans import SpanGrid
 
@@ -116,6 +116,7 @@ class _LayerProbe:
     """Notes every layer that reaches the attention function, and why it cannot be scored where it cannot."""
 
     reasons: dict[int, str | None] = field(default_factory=dict)
+    shared: bool = False
     windows: dict[int, int] = field(default_factory=dict)
     num_heads: dict[int, int] = field(default_factory=dict)
 
@@ -201,8 +202,10 @@ def describe(device: str | torch.device) -> str:
     Args:
         device (`str` or `torch.device`): for instance `"cuda:0"` or `"cpu"`.
     """
-    fused = triton_runs_on(torch.device(device))
-    return f"{causal.describe(device)}; span focus by {'Triton (fused)' if fused else 'PyTorch (chunked)'}"
+    device = torch.device(device)
+    problem = triton_problem(device)
+    reason = f": {problem}" if problem and device.type == "cuda" else ""
+    return f"{causal.describe(device)}; span focus by {'PyTorch (chunked)' if problem else 'Triton (fused)'}{reason}"
 
 
 def register_attention() -> None:
@@ -245,7 +248,7 @@ def layer_plan(model: PreTrainedModel) -> LayerPlan:
     The model must be under [`scoring_attention`].
 
     Raises:
-        UnsupportedModelError: no layer reached the attention function.
+        UnsupportedModelError: no layer reached the attention function, or several that cannot be told apart.
         NoFullAttentionError: every layer that did sees only a part of the document.
     """
     probe = _LayerProbe()
@@ -258,6 +261,11 @@ def layer_plan(model: PreTrainedModel) -> LayerPlan:
     model_type = model.config.model_type
     if not probe.reasons:
         raise _not_on_interface(model)
+    if probe.shared:
+        raise UnsupportedModelError(
+            f"layers of this {model_type!r} model share one attention module, which does not say which of them it "
+            f"works for, so their scores cannot be told apart. Use a model whose layers have their own. {WORKS}"
+        )
     total = getattr(model.config.get_text_config(), "num_hidden_layers", None) or max(probe.reasons) + 1
     scored = tuple(sorted(layer for layer, reason in probe.reasons.items() if reason is None))
     skipped = {
@@ -325,6 +333,8 @@ def _note_layer(
     mask: Tensor | None,
     kwargs: dict[str, Any],
 ) -> None:
+    # an attention module without a layer of its own has the number -1
+    probe.shared |= layer < 0 or layer in probe.reasons
     config = getattr(module, "config", None)
     kinds = getattr(config, "layer_types", None)
     kind = kinds[layer] if kinds and layer < len(kinds) else "full_attention"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ladm_hf import __version__
-from ladm_hf.card import Figure
+from ladm_hf.card_block import Figure
 from ladm_hf.errors import ConfigError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -72,6 +72,10 @@ class Bundle:
     def data_files(self, split: str) -> list[Path]:
         prefix = f"{self.data_dir}/{split}-"
         return [file for path, file in sorted(self.files.items()) if path.startswith(prefix)]
+
+    def is_in(self, path: str, tree: Mapping[str, Any]) -> bool:
+        """Whether a file of ours is among the files on the Hub, [`Repository.tree`], with the same content."""
+        return path in tree and _same_content(tree[path], self.hashes[path])
 
     def stale(self, path: str, old_manifest: Mapping[str, Any]) -> bool:
         """Whether a file on the Hub is an older version of what is published: a shard of one of the splits, or a
@@ -339,6 +343,10 @@ def content_hashes(blocks: Iterator[bytes] | Sequence[bytes], size: int) -> tupl
         sha256.update(block)
         git.update(block)
     return sha256.hexdigest(), git.hexdigest()
+
+
+def _same_content(entry: Any, hashes: tuple[str, str]) -> bool:
+    return bool(entry.lfs.sha256 == hashes[0] if entry.lfs else entry.blob_id == hashes[1])
 
 
 def _blocks(file: Path, size: int = 1 << 20) -> Iterator[bytes]:

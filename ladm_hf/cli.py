@@ -301,21 +301,20 @@ def prepare(
     """Tokenise the documents of INPUT into OUTPUT as text, meta, input_ids, index, the form of the paper's data."""
     import pyarrow.parquet as pq
 
+    from ladm_hf.calculators import resolve
+    from ladm_hf.inputs import open_source
     from ladm_hf.prepare import prepare_files
 
     files = prepare_files(
-        input,
+        open_source(input, split=split, name=name, revision=revision),
+        resolve(model, model_revision),
         output,
-        model=model,
-        model_revision=model_revision,
         text_column=text_column,
         min_tokens=min_tokens,
         max_length=max_length,
         overflow=overflow,
         num_proc=num_proc,
-        split=split,
-        name=name,
-        revision=revision,
+        progress=None,
     )
     rows = sum(pq.read_metadata(file).num_rows for file in files)
     typer.echo(f"{rows:,} rows in {files[0].parent}")

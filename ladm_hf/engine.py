@@ -151,27 +151,37 @@ class Engine:
         return lambda: list(contextual_dependency_score(pfs(), grid, self.config.ablation).T.numpy())
 
     @torch.inference_mode()
-    def _start(self, documents: list[Tokens]) -> tuple[SpanGrid, Callable[[], torch.Tensor]]:
-        """Starts the forward pass of a batch; the function returned waits for its PFS."""
-        lengths = [len(ids) for ids in documents]
-        check_reach(self.plan, max(lengths), self.model_type)
-        longest = max(lengths)
+    def run(self, documents: list[Tokens], recorder: SpanRecorder) -> None:
+        """Starts the forward pass of a batch, up to the last layer that the recorder wants.
+
+        Raises:
+            NoFullAttentionError: no layer sees the longest document whole.
+            CalculatorError: a layer that the recorder wants was not reached.
+        """
+        longest = max(len(ids) for ids in documents)
+        check_reach(self.plan, longest, self.model_type)
         # padding must not lead beyond what the model can take
         bounds = [bound for bound in (self.plan.positions, self.plan.reach) if bound is not None]
         width = max(longest, min([self._padded_length(longest), *bounds]))
         padded = np.zeros((len(documents), width), dtype=np.int64)
         for row, ids in zip(padded, documents, strict=True):
             row[: len(ids)] = ids
-        recorder = SpanRecorder(SpanGrid(lengths, self.config), self.layers, self.heads, self.span_focus)
         self._forward(self._on_device(torch.from_numpy(padded)), recorder)
-        absent = [layer for layer in self.layers if layer not in recorder.pfs]
+        absent = [layer for layer in recorder.layers if layer not in recorder.pfs]
         if absent:
             raise CalculatorError(
                 f"layer {absent[0]} of this {self.model_type!r} model was not reached in the forward pass"
             )
+
+    @torch.inference_mode()
+    def _start(self, documents: list[Tokens]) -> tuple[SpanGrid, Callable[[], torch.Tensor]]:
+        """Starts the forward pass of a batch; the function returned waits for its PFS."""
+        grid = SpanGrid([len(ids) for ids in documents], self.config)
+        recorder = SpanRecorder(grid, self.layers, self.heads, self.span_focus)
+        self.run(documents, recorder)
         if not self._asynchronous:
             pfs = torch.stack([recorder.pfs[layer].cpu().double() for layer in self.layers])
-            return recorder.grid, lambda: pfs
+            return grid, lambda: pfs
         on_device = torch.stack([recorder.pfs[layer] for layer in self.layers])
         on_host = torch.empty(on_device.shape, dtype=on_device.dtype, pin_memory=True)
         on_host.copy_(on_device, non_blocking=True)
@@ -182,7 +192,7 @@ class Engine:
             done.synchronize()
             return on_host.double()
 
-        return recorder.grid, wait
+        return grid, wait
 
     def _forward(self, input_ids: torch.Tensor, recorder: SpanRecorder) -> None:
         """The forward pass, up to the last scored layer."""

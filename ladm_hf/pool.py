@@ -193,16 +193,19 @@ def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     Raises:
         ColumnError: there is no such column.
     """
+    dataset, positions = with_positions(dataset)
     values, _ = _base_column(dataset, name)
-    return _in_row_order(dataset, values)
+    return _in_row_order(values, positions)
 
 
-def row_positions(dataset: Dataset) -> Ints | None:
-    """Where each row lies in the table underneath, or `None` where the rows are the table."""
-    if dataset._indices is None:
-        return None
-    positions: Ints = dataset._indices.column(0).to_numpy().astype(np.int64)
-    return positions
+def with_positions(dataset: Dataset) -> tuple[Dataset, Ints | None]:
+    """The data set, and where each row lies in the table underneath: `None` where the rows are the table."""
+    try:
+        indices = dataset._indices
+    except AttributeError:
+        # a private name; without it, a table of their own is made of the rows
+        return dataset.flatten_indices(), None
+    return dataset, None if indices is None else indices.column(0).to_numpy().astype(np.int64)
 
 
 def _base_column(dataset: Dataset, name: str) -> tuple[pa.ChunkedArray, Any]:
@@ -235,8 +238,7 @@ def _leaves(dataset: Dataset) -> list[str]:
     return [leaf for field in dataset.features.arrow_schema for leaf in walk(field.name, field.type)]
 
 
-def _in_row_order(dataset: Dataset, values: pa.ChunkedArray) -> pa.ChunkedArray:
-    positions = row_positions(dataset)
+def _in_row_order(values: pa.ChunkedArray, positions: Ints | None) -> pa.ChunkedArray:
     return values if positions is None else values.take(pa.array(positions))
 
 
@@ -244,6 +246,7 @@ def _domains(dataset: Dataset, by: str | None) -> tuple[Ints, list[str]]:
     """The domain of each row as a code into the sorted names."""
     if by is None:
         return np.zeros(len(dataset), dtype=np.int64), [WHOLE_POOL]
+    dataset, positions = with_positions(dataset)
     values, feature = _base_column(dataset, by)
     kind = values.type
     if hasattr(feature, "int2str"):
@@ -259,7 +262,6 @@ def _domains(dataset: Dataset, by: str | None) -> tuple[Ints, list[str]]:
         return np.empty(0, dtype=np.int64), []
     found = encoded.chunk(0).dictionary.to_pylist()
     codes = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in encoded.chunks])
-    positions = row_positions(dataset)
     codes = codes if positions is None else codes[positions]
     # only the names that rows of this data set have, sorted
     present = np.unique(codes)
@@ -298,11 +300,12 @@ def _token_counts(dataset: Dataset, tokens: str) -> pa.ChunkedArray:
             "tokens='document' counts the column 'input_ids', which this data has not: name a column that holds the "
             "tokens of each whole document, or count them as scored with tokens='scored'"
         )
+    dataset, positions = with_positions(dataset)
     ids = dataset.data.column("input_ids")
     kind = ids.type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise ColumnError(f"column 'input_ids' holds {kind}, expected a list of token ids")
-    return _in_row_order(dataset, pc.list_value_length(ids).cast(pa.int64()))
+    return _in_row_order(pc.list_value_length(ids).cast(pa.int64()), positions)
 
 
 def _parquet_files(path: Path) -> list[str]:

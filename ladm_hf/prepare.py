@@ -110,31 +110,26 @@ def prepare_dataset(
         RunError: the folder is not empty.
     """
     files = prepare_files(
-        dataset, output_dir, model=model, model_revision=model_revision, text_column=text_column,
-        min_tokens=min_tokens, max_length=max_length, overflow=overflow, num_proc=num_proc, split=split, name=name,
-        revision=revision, progress=progress,
+        open_source(dataset, split=split, name=name, revision=revision), resolve(model, model_revision), output_dir,
+        text_column=text_column, min_tokens=min_tokens, max_length=max_length, overflow=overflow, num_proc=num_proc,
+        progress=progress,
     )  # fmt: skip
     return load_files(files, "train")
 
 
 def prepare_files(
-    dataset: Any,
+    source: Source,
+    calculator: Calculator,
     output_dir: str | os.PathLike[str],
     *,
-    model: str | os.PathLike[str] | None = DEFAULT,
-    model_revision: str | None = None,
-    text_column: str = "text",
-    min_tokens: int | None = None,
-    max_length: int | None = None,
-    overflow: str = "truncate",
-    num_proc: int = 1,
-    split: str | None = None,
-    name: str | None = None,
-    revision: str | None = None,
-    progress: bool | None = None,
+    text_column: str,
+    min_tokens: int | None,
+    max_length: int | None,
+    overflow: str,
+    num_proc: int,
+    progress: bool | None,
 ) -> list[Path]:
-    """[`prepare_dataset`] without loading the result: its files."""
-    calculator = resolve(model, model_revision)
+    """[`prepare_dataset`] of an open source, without loading the result: its files."""
     min_tokens = calculator.config.min_tokens if min_tokens is None else min_tokens
     max_length = calculator.config.max_length if max_length is None else max_length
     if overflow not in OVERFLOWS:
@@ -146,7 +141,6 @@ def prepare_files(
     folder = RunFolder(output_dir)
     if folder.path.exists() and any(folder.path.iterdir()):
         raise RunError(f"{folder.path} is not empty: choose a new folder")
-    source = open_source(dataset, split=split, name=name, revision=revision)
     survey = source.survey([text_column], max_length)
     job = _Job(
         source=source,

@@ -8,6 +8,7 @@ identity, dtype, columns), so `datasets` finds its cache again in another proces
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from datasets import Features, Value
-from datasets.utils._dill import pklregister
 from tqdm.auto import tqdm
 
 from ladm_hf.batching import OUT_OF_MEMORY
@@ -219,10 +219,13 @@ class LadmScorer:
         return dict(self._load(None).plan.skipped)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._calculator is not None and self._calculator[1].revision is None:
-            # a folder or live model may have changed since it was hashed; a commit cannot
-            self._calculator = None
+        self._forget_what_can_change()
         return _rebuild, (type(self), _Runtime(self), self.identity)
+
+    def _forget_what_can_change(self) -> None:
+        """Has a folder or live model hashed again at its next use; a commit cannot have changed."""
+        if self._calculator is not None and self._calculator[1].revision is None:
+            self._calculator = None
 
     def __repr__(self) -> str:
         model = self._asked[0]
@@ -368,9 +371,7 @@ class LadmScorer:
 
     def _score_journalled(self, column: str, rows: list[Any], rank: int | None) -> list[DocumentScore]:
         """Scores rows that the journal does not hold yet, and keeps them as they finish."""
-        if self.calculator.model is not None:
-            # its weights may have changed since they were hashed
-            self._calculator = None
+        self._forget_what_can_change()
         identity = self.identity[:5]
         if self._journal is None or self._journal.identity != identity:
             self._journal = Journal(self._journal_folder or "", identity)
@@ -553,10 +554,16 @@ class _Runtime:
         }
 
 
-@pklregister(_Runtime)  # type: ignore[untyped-decorator]
 def _hash_runtime(pickler: Any, runtime: _Runtime) -> None:
     """How `datasets` hashes a `_Runtime`: as a constant."""
     pickler.save_reduce(str, ("ladm runtime",), obj=runtime)
+
+
+# A private name; without it `datasets` hashes the runtime too, and a scorer on another device misses its cache.
+with contextlib.suppress(ImportError):
+    from datasets.utils._dill import pklregister
+
+    pklregister(_Runtime)(_hash_runtime)
 
 
 def _rebuild(cls: type[LadmScorer], runtime: _Runtime, identity: tuple[Any, ...] | None = None) -> LadmScorer:

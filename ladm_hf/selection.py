@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 from ladm_hf import __version__
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.options import DIVIDES_BUDGET, Shares, Strategy, checked_options
-from ladm_hf.pool import SCORE, SELECTION_FILE, Bools, Pool, column, read_parquet, read_pool, row_positions
+from ladm_hf.pool import SCORE, SELECTION_FILE, Bools, Pool, column, read_parquet, read_pool, with_positions
 from ladm_hf.ranking import STRATEGIES, Budgets, divide, rank, tally
 
 if TYPE_CHECKING:
@@ -392,7 +392,7 @@ def _with_column(dataset: Dataset, name: str, values: pa.Array) -> Dataset:
     """The data set with one more column, its other columns not copied even where it is a view of other rows."""
     from datasets import Dataset
 
-    positions = row_positions(dataset)
+    dataset, positions = with_positions(dataset)
     if positions is None:
         return dataset.add_column(name, values)
     if len(np.unique(positions)) < len(positions):
@@ -400,7 +400,8 @@ def _with_column(dataset: Dataset, name: str, values: pa.Array) -> Dataset:
         return dataset.flatten_indices().add_column(name, values)
     source = np.full(dataset.data.num_rows, -1, dtype=np.int64)
     source[positions] = np.arange(len(positions))
-    beneath = Dataset(dataset.data, info=dataset.info.copy(), split=dataset.split, fingerprint=dataset._fingerprint)
+    fingerprint = getattr(dataset, "_fingerprint", None)
+    beneath = Dataset(dataset.data, info=dataset.info.copy(), split=dataset.split, fingerprint=fingerprint)
     return beneath.add_column(name, values.take(pa.array(source, mask=source < 0))).select(positions)
 
 

@@ -155,6 +155,15 @@ def test_learned_positions_are_a_limit_with_a_remedy() -> None:
     assert "max_length=1024" in too_long.status
 
 
+def test_layers_that_share_one_attention_module_are_refused() -> None:
+    model = tiny_model(
+        "zamba2", num_hidden_layers=4, layers_block_type=["mamba", "hybrid"] * 2, num_key_value_heads=4,
+        mamba_ngroups=1, n_mamba_heads=8, mamba_headdim=16, mamba_d_state=8, chunk_size=16, adapter_rank=4,
+    )  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match=r"'zamba2'.*share one attention module.*Use a model"):
+        LadmScorer(model, config=SMALL).score_input_ids([random_ids(400)])
+
+
 @pytest.mark.parametrize("model_type", ["t5", "vit"])
 def test_models_that_read_no_tokens_alone_are_refused(model_type: str) -> None:
     options = {"d_model": 32, "d_kv": 8, "num_layers": 1, "d_ff": 32} if model_type == "t5" else {"image_size": 32}

@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from ladm_hf.card import BEGIN, END, Figure, build_card, card_diff, cell, fence
+from ladm_hf.card import Figure, build_card, card_diff
+from ladm_hf.card_block import BEGIN, END
 from ladm_hf.cli import app
 from ladm_hf.errors import InputError
+from ladm_hf.markdown import cell, fence
 from ladm_hf.selection import Selection, select
 
 HOSTILE = [

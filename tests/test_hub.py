@@ -143,6 +143,16 @@ def test_language_and_licence_come_from_the_source(fake_hub):
     assert (data.license, data.language, data.source_datasets) == ("odc-by", ["en", "de"], ["tester/source"])
 
 
+def test_folders_that_have_the_names_of_repositories_play_no_part(fake_hub, tmp_path, monkeypatch):
+    publish(scored_rows(), "tester/source", license="odc-by", patience=HURRIED)
+    for name in ("tester/source", REPO):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "README.md").write_text("---\nlicense: mit\n---\n")
+    monkeypatch.chdir(tmp_path)
+    publish_here(scored_rows(), source_dataset="tester/source")
+    assert DatasetCard(readme()).data.license == "odc-by"
+
+
 def test_only_a_source_opened_from_the_hub_is_named(fake_hub, tmp_path):
     publish(scored_rows(), "tester/source", license="odc-by", patience=HURRIED)
     (tmp_path / "data").mkdir()
@@ -335,7 +345,7 @@ def test_reading_back_finds_what_is_wrong(fake_hub, kind, monkeypatch):
 
     monkeypatch.setattr(HfApi, "create_commit", spoil)
     if kind == "data":
-        monkeypatch.setattr("ladm_hf.hub._same_content", lambda entry, hashes: entry.path != "ladm_manifest.json")
+        monkeypatch.setattr("ladm_hf.bundle._same_content", lambda entry, hashes: entry.path != "ladm_manifest.json")
     with pytest.raises(PublishError, match="reading back .*(another file|it is public).*The data is on the Hub"):
         publish_here(scored_rows(3))
 
@@ -350,7 +360,7 @@ def test_rows_that_differ_are_found(fake_hub, monkeypatch):
 
 
 def test_much_data_is_read_back_in_part(fake_hub, monkeypatch):
-    monkeypatch.setattr("ladm_hf.hub.READ_BACK_WHOLE", 10)
+    monkeypatch.setattr("ladm_hf.read_back.READ_BACK_WHOLE", 10)
     publish_here(scored_rows(200))
 
 

@@ -97,6 +97,17 @@ def fingerprint_in_another_process(code: str) -> str:
     ).stdout.strip()
 
 
+def test_without_the_private_hook_of_datasets_a_scorer_still_maps() -> None:
+    program = (
+        "import datasets.utils._dill as dill; del dill.pklregister\n"
+        "from datasets import Dataset\n"
+        "from ladm_hf import ladm_score\n"
+        "rows = Dataset.from_dict({'text': ['too short']}).map(ladm_score, batched=True, num_proc=1)\n"
+        "assert rows['ladm_status'] == ['too_short'], rows['ladm_status']\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
 def test_the_fingerprint_is_stable(scorer: LadmScorer, llama_folder: Path) -> None:
     before = Hasher.hash(scorer)
     scorer.score_input_ids([random_ids(400)])

@@ -1,4 +1,4 @@
-"""Every Python block of the README runs, offline, in order, in a folder of its own."""
+"""Every Python block of README and docs runs, offline, in order, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(code, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
+]
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_block(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", BLOCKS)
+def test_block(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(BLOCKS[number], f"README.md, Python block {number}", "exec"), {"__name__": "__main__"})
+    exec(compile(code, "<block>", "exec"), {"__name__": "__main__"})
 
 
 def test_there_are_blocks() -> None:
@@ -25,8 +30,14 @@ def test_there_are_blocks() -> None:
 
 
 def test_links_to_files_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8")):
-        assert (ROOT / target).exists(), target
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_page_can_be_found_from_the_readme() -> None:
+    readme = PAGES[0].read_text(encoding="utf-8")
+    assert not [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in readme]
 
 
 def test_tables_are_those_of_the_results() -> None:

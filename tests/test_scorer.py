@@ -209,13 +209,16 @@ def test_devices_that_cannot_be_used_are_named(llama_folder) -> None:
             LadmScorer(llama_folder, config=SMALL, device="cuda:7").score_input_ids([GOOD])
 
 
-def test_a_journal_follows_a_live_model_that_changes(tmp_path) -> None:
-    model = tiny_model()
-    scorer = LadmScorer(model, config=SMALL, journal=tmp_path / "journal")
+@pytest.mark.parametrize("live", [True, False])
+def test_a_journal_follows_a_model_that_changes(tmp_path, live: bool) -> None:
+    model, folder = tiny_model(), tmp_path / "model"
+    model.save_pretrained(folder)
+    scorer = LadmScorer(model if live else folder, config=SMALL, journal=tmp_path / "journal")
     before = scorer({"input_ids": [GOOD]})["ladm_score"][0]
     with torch.no_grad():
         for layer in model.layers:
             layer.self_attn.q_proj.weight.mul_(0.1)
+    model.save_pretrained(folder)
     after = scorer({"input_ids": [GOOD]})["ladm_score"][0]
     assert after == LadmScorer(model, config=SMALL)({"input_ids": [GOOD]})["ladm_score"][0] != before
 

@@ -20,7 +20,8 @@ from ladm_hf import Selection, select
 from ladm_hf.cli import app
 from ladm_hf.errors import ColumnError, ConfigError, InputError
 from ladm_hf.options import parse_bands, parse_shares, parse_tokens
-from ladm_hf.selection import DROP_REASON, one_line
+from ladm_hf.pool import _domains, _token_counts, column
+from ladm_hf.selection import DROP_REASON, _with_column, one_line
 
 disable_progress_bars()
 
@@ -366,6 +367,32 @@ def test_views_of_a_pool_are_selected_from_without_copying_the_texts():
     dropped = select(shuffled, budget_tokens=5000).dropped
     assert dropped.data.num_rows == 50
     assert dropped._indices is not None
+
+
+def test_views_are_read_without_the_private_name_of_their_rows():
+    class Nameless:
+        """A data set of a `datasets` that keeps the rows of a view under another name."""
+
+        def __init__(self, dataset):
+            self.dataset = dataset
+
+        def __getattr__(self, name):
+            if name in ("_indices", "_fingerprint"):
+                raise AttributeError(name)
+            return getattr(self.dataset, name)
+
+        def __len__(self):
+            return len(self.dataset)
+
+    pool = Dataset.from_dict({"n": [3, 1, 2], "meta": [{"d": d} for d in "abc"], "input_ids": [[1], [2, 3], []]})
+    view = Nameless(pool.select([2, 0]))
+    assert column(view, "n").to_pylist() == [2, 3]
+    assert column(view, "meta.d").to_pylist() == ["c", "a"]
+    codes, names = _domains(view, "meta.d")
+    assert [names[code] for code in codes] == ["c", "a"]
+    assert _token_counts(view, "document").to_pylist() == [0, 1]
+    assert _with_column(view, "m", pa.array([7, 8]))["m"] == [7, 8]
+    assert _with_column(view, "m", pa.array([7, 8]))["n"] == [2, 3]
 
 
 def test_selecting_again_replaces_the_reasons():

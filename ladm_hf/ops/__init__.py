@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
@@ -29,6 +30,10 @@ from torch import Tensor
 from ladm_hf.errors import BackendError
 from ladm_hf.ops import chunked, naive
 from ladm_hf.spans import SpanGrid
+
+logger = logging.getLogger(__name__)
+# Tokens of the trial, a little above the fewest that have a score, and how far its largest value may be off.
+TRIAL_TOKENS, TRIAL_TOLERANCE = 2432, 1e-2
 
 
 class SpanFocus(Protocol):
@@ -82,17 +87,63 @@ def choose_backend(name: str, device: torch.device | str) -> SpanFocus:
                 f"backend='fused' needs a CUDA device, but the model is on {str(device)!r}: use backend='auto' or "
                 "'chunked', which run everywhere, or set TRITON_INTERPRET=1 to try the kernel slowly on a CPU"
             )
+        if device.type == "cuda" and (problem := _trial_problem(device.index or 0)):
+            raise BackendError(f"backend='fused' cannot run here: {problem}. Use backend='auto' or 'chunked'")
     return BACKENDS[name]
 
 
 def triton_runs_on(device: torch.device) -> bool:
-    """Whether Triton kernels run at full speed on a device: CUDA of capability 8.0 or newer."""
-    return (
-        device.type == "cuda"
-        and torch.version.hip is None
-        and torch.cuda.get_device_capability(device) >= (8, 0)
-        and _has_triton()
-    )
+    """Whether Triton kernels run at full speed on a device: see [`triton_problem`]."""
+    return not triton_problem(device)
+
+
+def triton_problem(device: torch.device) -> str:
+    """What keeps Triton kernels from running at full speed on a device, `""` where nothing does.
+
+    They need CUDA of capability 8.0 or newer, Triton, and whatever Triton compiles with; the last is found out by one
+    small launch for each device and process.
+    """
+    if device.type != "cuda" or torch.version.hip is not None:
+        return "Triton kernels need a CUDA device"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < (8, 0):
+        return f"Triton kernels need capability 8.0 or newer, not {major}.{minor}"
+    if not _has_triton():
+        return "Triton is not installed"
+    return _trial_problem(device.index or 0)
+
+
+@functools.cache
+def _trial_problem(index: int) -> str:
+    """Launches the kernel once on a CUDA device and compares it with PyTorch; says what went wrong, if anything."""
+    device = torch.device("cuda", index)
+    try:
+        error = _trial(device)
+    except torch.OutOfMemoryError:
+        # says nothing about the kernel: the next one who asks tries again
+        raise
+    except Exception as failure:  # Triton raises what its compiler and driver raise
+        first = next(iter(str(failure).strip().splitlines()), "")
+        problem = f"a trial of Triton failed ({type(failure).__name__}: {first})"
+    else:
+        if error <= TRIAL_TOLERANCE:
+            return ""
+        problem = f"a trial of Triton was off by {error:.1e}"
+    logger.warning("the span focus on %s is computed by PyTorch, which is slower: %s", device, problem)
+    return problem
+
+
+@torch.inference_mode()
+def _trial(device: torch.device) -> float:
+    """Largest relative difference between the kernel and PyTorch on one short document."""
+    grid = SpanGrid(TRIAL_TOKENS)
+    generator = torch.Generator(device).manual_seed(0)
+    # as projections leave them: heads inside tokens, [1, H, T, D] by transposition
+    packed = torch.randn(1, TRIAL_TOKENS, 18, 64, generator=generator, device=device).half()
+    q, k = packed.transpose(1, 2).split([16, 2], dim=1)
+    expected = chunked.span_focus(q, k, grid, 0.125)
+    difference = (_fused_span_focus(q, k, grid, 0.125) - expected).abs().max() / expected.max()
+    return float("inf") if difference.isnan() else float(difference)
 
 
 def launches_on(device: torch.device) -> AbstractContextManager[object]:

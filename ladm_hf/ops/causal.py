@@ -72,7 +72,7 @@ def _chosen(q: Tensor, k: Tensor, v: Tensor) -> str | None:
 
 @functools.cache
 def kernel_name(device: int, dtype: torch.dtype, dim: int, group: int) -> str | None:
-    """The fastest kernel that serves, by name, or `None`: `"hopper"`, `"flash4"`, `"cudnn"`, `"flash"` or `"efficient"`."""
+    """The fastest kernel that serves, a name of `KERNELS`, or `None`."""
     for name in candidates(device, dtype, dim):
         try:
             error = _trial(name, torch.device("cuda", device), dtype, dim, group)

@@ -133,7 +133,8 @@ def _tensor_map(tensor: Tensor, rows: int) -> ctypes.Array[ctypes.c_byte]:
     _check(
         "cuTensorMapEncodeTiled", ctypes.byref(aligned), BFLOAT16 if tensor.dtype == torch.bfloat16 else FLOAT16, 4,
         ctypes.c_void_p(tensor.data_ptr()), (ctypes.c_uint64 * 4)(dim, *sizes), (ctypes.c_uint64 * 3)(*spans),
-        (ctypes.c_uint32 * 4)(dim, 1, rows, 1), (ctypes.c_uint32 * 4)(1, 1, 1, 1), 0, SWIZZLE_128B, PROMOTION_L2_128B, 0,
+        (ctypes.c_uint32 * 4)(dim, 1, rows, 1), (ctypes.c_uint32 * 4)(1, 1, 1, 1), 0, SWIZZLE_128B, PROMOTION_L2_128B,
+        0,
     )  # fmt: skip
     return aligned
 

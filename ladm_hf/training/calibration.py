@@ -9,7 +9,6 @@ one, and tested on that one.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ import xxhash
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ladm_hf.attention import ForwardDone, SpanRecorder, check_reach, scoring_attention
+from ladm_hf.attention import SpanRecorder
 from ladm_hf.calculators import CONFIG_FILE, resolve
 from ladm_hf.config import Ablation, LadmConfig
 from ladm_hf.engine import Engine
@@ -91,17 +90,16 @@ class HeadRecorder(SpanRecorder):
         super().__init__(grid, layers, {}, span_focus)
 
     def record(self, layer: int, q: Tensor, k: Tensor, scale: float, lse: Tensor | None, softcap: float | None) -> None:
-        self.pfs[layer] = self.span_focus(q, k, self.grid, scale, lse, softcap).float().cpu()
+        self.keep(layer, self.span_focus(q, k, self.grid, scale, lse, softcap))
+
+    def keep(self, layer: int, pfs: Tensor) -> None:
+        self.pfs[layer] = pfs.float().cpu()
 
 
-@torch.inference_mode()
 def head_focus(engine: Engine, ids: npt.NDArray[Any], layers: tuple[int, ...]) -> tuple[SpanGrid, dict[int, Tensor]]:
     """PFS of every head of these layers, for documents of one length `[B, T]`."""
-    check_reach(engine.plan, ids.shape[1], engine.model_type)
     recorder = HeadRecorder(SpanGrid([ids.shape[1]] * len(ids), engine.config), layers, engine.span_focus)
-    batch = torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int64)).to(engine.model.device)
-    with scoring_attention(engine.model), contextlib.suppress(ForwardDone):
-        engine.model(input_ids=batch, use_cache=False, ladm_recorder=recorder)
+    engine.run(list(ids), recorder)
     return recorder.grid, recorder.pfs
 
 

@@ -1,23 +1,28 @@
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import random_ids, tiny_model
 
 from ladm_hf import LadmConfig, LadmScorer
+from ladm_hf.attention import ForwardDone, scoring_attention
 from ladm_hf.calculators import resolve
 from ladm_hf.engine import Engine
 from ladm_hf.errors import ConfigError, InputError
+from ladm_hf.spans import SpanGrid
 from ladm_hf.training import calibration as module
 from ladm_hf.training.calibration import (
     Calibration,
     FocusTable,
+    HeadRecorder,
     area_under_curve,
     calibrate,
     choose_heads,
+    head_focus,
     mean_area,
     mean_by,
     setting_areas,
@@ -100,6 +105,24 @@ def test_table_gives_the_scores_of_the_scorer(llama, documents, ablation) -> Non
         expected = [score.score for score in LadmScorer(llama, config=config).score_input_ids([w.ids for w in windows])]
         assert table.scores(heads, ablation) == pytest.approx(expected, rel=1e-5)
     assert len(table.by_head(ablation)) == 12
+
+
+def test_heads_are_read_by_the_models_own_forward_pass_to_the_bit(llama) -> None:
+    loaded, ids = engine(llama), np.array([random_ids(512, seed) for seed in (1, 2)])
+    expected = HeadRecorder(SpanGrid([512, 512], SMALL), (0, 2), loaded.span_focus)
+    with torch.inference_mode(), scoring_attention(llama), contextlib.suppress(ForwardDone):
+        llama(input_ids=torch.from_numpy(ids), use_cache=False, ladm_recorder=expected)
+    # a live model in training reads as it scores
+    llama.train()
+    for layer in llama.layers:
+        layer.self_attn.attention_dropout = 0.5
+    grid, pfs = head_focus(loaded, ids, (0, 2))
+    assert llama.training
+    assert grid.num_tokens == (512, 512)
+    assert list(pfs) == [0, 2]
+    for layer in pfs:
+        assert pfs[layer].shape == (2, 4, *grid.shape)
+        assert torch.equal(pfs[layer], expected.pfs[layer])
 
 
 def test_reading_some_layers_only(llama, documents) -> None:
