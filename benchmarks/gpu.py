@@ -45,7 +45,7 @@ TINY_LLAMA = {
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
 LONG = LadmConfig(max_length=131072)
 PARITY_FP32 = 2e-5
-OWN_KERNELS = ("_focus_kernel", "_rms_norm_kernel", "_rotate_kernel", "_silu_mul_kernel")
+OWN_KERNELS = ("ladm_attention", "_focus_kernel", "_rms_norm_kernel", "_rotate_kernel", "_silu_mul_kernel")
 
 
 class Unscored:
@@ -90,10 +90,14 @@ def tiny_llama(dtype: torch.dtype) -> Engine:
     with torch.device("cuda"):
         model = LlamaModel(LlamaConfig(**TINY_LLAMA)).eval()
     torch.set_default_dtype(before)
+    return engine_of(model)
+
+
+def engine_of(model: LlamaModel) -> Engine:
+    dtype = str(model.dtype).removeprefix("torch.")
     return Engine(
-        Calculator("tiny-llama-shape", "random", LONG, model=model), LONG, str(dtype).removeprefix("torch."), "cuda:0",
-        "auto", None, None,
-    )  # fmt: skip
+        Calculator("tiny-llama-shape", "random", LONG, model=model), LONG, dtype, "cuda:0", "auto", None, None
+    )
 
 
 def random_documents(lengths: Any, vocab: int = 32000, seed: int = 0) -> list[Any]:
@@ -148,6 +152,33 @@ def parity(golden: Path) -> dict[str, Any]:
     if not rows or not all(row["passed"] for row in rows):
         raise SystemExit("parity failed: nothing is timed")
     return {"cases": rows, "worst_fp32": max(row["error"] for row in rows if row["dtype"] == "float32")}
+
+
+def shape_parity() -> dict[str, Any]:
+    """The same on four layers of the timed shape with sharper attention, against plain PyTorch in fp32."""
+    documents = random_documents([5000, 4096, 2500])
+    errors: dict[str, Any] = {}
+    expected = None
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        torch.manual_seed(0)
+        with torch.device("cuda"):
+            model = LlamaModel(LlamaConfig(**TINY_LLAMA | {"num_hidden_layers": 4})).eval()
+        for layer in model.layers:
+            layer.self_attn.q_proj.weight.data *= 4
+        engine = engine_of(model.to(dtype))
+        with plain_pytorch(engine):
+            plain = np.stack(engine.score(documents))
+        if expected is None:
+            expected = plain
+        ours = np.stack(engine.score(documents))
+        norm = np.linalg.norm(expected)
+        errors[str(dtype).removeprefix("torch.")] = row = {
+            "attention": causal.kernel_name(0, dtype, 64, 8), "error": float(np.linalg.norm(ours - expected) / norm),
+            "plain_pytorch_error": float(np.linalg.norm(plain - expected) / norm),
+        }  # fmt: skip
+        if not row["error"] <= max(PARITY_FP32, 2 * row["plain_pytorch_error"]):
+            raise SystemExit(f"parity failed on the timed shape: {row}")
+    return errors
 
 
 def first_document() -> dict[str, float]:
@@ -414,7 +445,7 @@ def layer_profile(engine: Engine) -> dict[str, float]:
     times = kernel_times(variants(engine, 32768)["engine"])
     parts = {"attention": 0.0, "matrix products": 0.0, "scoring": 0.0, "norms, rotary, SiLU": 0.0, "rest": 0.0}
     for kernel, ms in times.items():
-        if "sdpa" in kernel or "flash" in kernel:
+        if "sdpa" in kernel or "flash" in kernel or kernel.startswith("ladm_attention"):
             part = "attention"
         elif kernel.startswith("_focus") or "reduce" in kernel:
             part = "scoring"
@@ -475,6 +506,7 @@ def main() -> None:
         section("profile", lambda: layer_profile(engine))
         return
     section("parity", lambda: parity(options.golden))
+    section("shape_parity", shape_parity)
     section("first_document", in_a_fresh_process)
     section("batch_invariance", lambda: {"spread": batch_invariance(engine)})
     section("out_of_memory", lambda: out_of_memory(engine))

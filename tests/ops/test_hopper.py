@@ -1,0 +1,236 @@
+"""The CUDA kernel for Hopper GPUs: what can be said of it without one, and on one the definition."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ladm_hf.attention import SpanRecorder
+from ladm_hf.config import LadmConfig
+from ladm_hf.ops import BACKENDS, causal, hopper, naive
+from ladm_hf.spans import SpanGrid
+from ladm_hf.training.calibration import HeadRecorder
+
+HAS_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+SOURCE = Path(hopper.__file__).with_name("hopper.cu").read_text()
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "dim", "expected"),
+    [
+        ((9, 0), torch.float16, 64, True),
+        ((9, 0), torch.bfloat16, 64, True),
+        ((9, 0), torch.float32, 64, False),
+        ((9, 0), torch.float16, 128, False),
+        ((8, 0), torch.float16, 64, False),
+        ((10, 0), torch.float16, 64, False),
+    ],
+)
+def test_it_takes_half_precision_heads_of_64_on_hopper(monkeypatch, capability, dtype, dim, expected) -> None:
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert hopper.covers(0, dtype, dim) is expected
+
+
+def test_the_span_focus_needs_spans_of_128_tokens_and_room_for_the_scratch() -> None:
+    q = torch.empty(1, 32, 1, 64, device="meta")
+    longest = LadmConfig(max_length=131072)
+    assert hopper.focuses(q, SpanGrid(32768))
+    assert not hopper.focuses(q, SpanGrid(32768, LadmConfig(span_length=64)))
+    assert not hopper.focuses(q, SpanGrid(131072, longest))
+
+
+class FakeDriver:
+    """Takes what the real one would, and keeps the arguments of the launch by the names of the kernel's signature."""
+
+    def __init__(self, code: int = 0) -> None:
+        self.code, self.maps = code, []
+        signature = re.search(r"ladm_attention\((.*?)\)", SOURCE, re.DOTALL)
+        assert signature is not None
+        self.parameters = [part.split() for part in signature[1].split(",")]
+
+    def cuModuleLoadData(self, module, image) -> int:  # noqa: N802
+        return 0
+
+    cuModuleGetFunction = cuFuncSetAttribute = cuGetErrorString = lambda *_: 0  # noqa: N815
+
+    def cuTensorMapEncodeTiled(self, target, kind, rank, address, sizes, strides, box, *_) -> int:  # noqa: N802
+        assert ctypes.addressof(target._obj) % 64 == 0
+        self.maps.append((kind, list(sizes), list(strides), list(box)))
+        return self.code
+
+    def cuLaunchKernel(self, function, x, y, z, threads, ty, tz, shared, stream, pointers, extra) -> int:  # noqa: N802
+        self.launch = (x, y, z, threads, shared)
+        self.values = {}
+        assert len(pointers) == len(self.parameters)
+        for pointer, words in zip(pointers, self.parameters, strict=True):
+            kind = {"int": ctypes.c_int, "float": ctypes.c_float}.get(words[0])
+            if kind is not None:
+                self.values[words[-1]] = kind.from_address(pointer).value
+            elif "TensorMap" not in words:
+                self.values[words[-1]] = ctypes.c_void_p.from_address(pointer).value
+        return 0
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    fake = FakeDriver()
+    hopper._function.cache_clear()
+    monkeypatch.setattr(hopper, "_driver", lambda: fake)
+    monkeypatch.setattr(hopper, "compiled", lambda dtype: b"cubin")
+    monkeypatch.setattr(hopper, "_lengths_on", lambda grid, batch, device: torch.tensor(grid.num_tokens))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
+    yield fake
+    hopper._function.cache_clear()
+
+
+def test_a_launch_hands_over_what_the_signature_asks_for(driver: FakeDriver) -> None:
+    packed = torch.zeros(2, 3000, 12, 64, dtype=torch.bfloat16)
+    q, k, v = packed.transpose(1, 2).split([8, 2, 2], 1)
+    grid = SpanGrid([3000, 2700], LadmConfig(d_afs=3, d_cds=2))
+    output, lse, pfs = hopper.attention(q, k, v, 0.125, grid)
+    assert output.shape == q.shape
+    assert output.transpose(1, 2).is_contiguous()
+    assert lse.shape == (2, 8, 3000)
+    assert pfs is not None
+    assert pfs.shape == (2, 8, *grid.shape)
+    assert driver.launch == (8, 2, -(-(3000 + 127) // 192), 512, hopper.SHARED_BYTES)
+    numbers = {name: driver.values[name] for name in ("tokens", "heads", "group", "query_stride", "key_stride")}
+    assert numbers == {"tokens": 3000, "heads": 8, "group": 4, "query_stride": 2, "key_stride": 3}
+    assert (driver.values["query_spans"], driver.values["key_spans"]) == grid.shape
+    assert driver.values["scale"] == pytest.approx(0.125 * 1.4426950408889634)
+    strides = [128, 12 * 128, 3000 * 12 * 128]
+    assert driver.maps == [
+        (9, [64, 8, 3000, 2], strides, [64, 1, 64, 1]),
+        (9, [64, 2, 3000, 2], strides, [64, 1, 128, 1]),
+        (9, [64, 2, 3000, 2], strides, [64, 1, 128, 1]),
+    ]
+
+
+def test_without_spans_it_is_attention_alone(driver: FakeDriver) -> None:
+    q = torch.zeros(1, 4, 385, 64, dtype=torch.float16)
+    for grid in (None, SpanGrid(300, LadmConfig(span_length=16, d_afs=1))):
+        assert hopper.attention(q, q, q, 0.125, grid)[2] is None
+        assert [driver.values[name] for name in ("*lengths", "*scratch", "*pfs") if name in driver.values] in (
+            [],
+            [None],
+        )
+        assert driver.launch[2] == 3
+
+
+def test_rows_that_are_not_aligned_are_copied() -> None:
+    x = torch.arange(2 * 3 * 5 * 72, dtype=torch.float16).view(2, 3, 5, 72)
+    assert hopper._readable(x[..., :64]).data_ptr() == x.data_ptr()
+    for odd in (x[..., 1:65], x.mT[..., :5]):
+        torch.testing.assert_close(hopper._readable(odd), odd)
+        assert hopper._readable(odd).is_contiguous()
+
+
+def test_a_call_of_the_driver_that_fails_is_named(driver: FakeDriver) -> None:
+    driver.code = 1
+    q = torch.zeros(1, 1, 200, 64, dtype=torch.float16)
+    with pytest.raises(RuntimeError, match="cuTensorMapEncodeTiled.*1"):
+        hopper.attention(q, q, q, 0.125)
+
+
+def test_the_numbers_that_both_sides_know_are_the_same() -> None:
+    constants = dict(re.findall(r"(\w+) = (\d+)[,;]", SOURCE))
+    assert 64 * int(constants["WARPGROUPS"]) == hopper.ROWS
+    assert 128 * (int(constants["WARPGROUPS"]) + 1) == hopper.THREADS
+    assert int(constants["KEYS"]) == hopper.KEYS == hopper.SPAN_LENGTH
+    assert int(constants["STAGES"]) == hopper.STAGES
+    assert int(constants["DIM"]) == hopper.HEAD_DIM
+
+
+def test_nvrtc_compiles_the_source_for_both_types() -> None:
+    try:
+        hopper._nvrtc()
+    except RuntimeError as missing:
+        pytest.skip(f"{missing}: pip install nvidia-cuda-nvrtc")
+    for dtype in hopper.DTYPES:
+        binary = hopper.compiled(dtype)
+        assert binary.startswith(b"\x7fELF")
+        assert b"ladm_attention" in binary
+
+
+def test_a_machine_without_nvrtc_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    with pytest.raises(RuntimeError, match="NVRTC"):
+        hopper._nvrtc()
+
+
+def test_attention_and_focus_is_for_what_the_kernel_covers(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = SpanGrid(3000)
+    q = torch.zeros(1, 2, 3000, 64)
+    assert causal.attention_and_focus(q, q, q, 0.125, grid) is None
+    asked = []
+    monkeypatch.setattr(causal, "_chosen", lambda *_: "hopper")
+    monkeypatch.setattr(hopper, "attention", lambda *arguments: asked.append(arguments) or ("output", "lse", "pfs"))
+    assert causal.attention_and_focus(q, q, q, 0.125, grid) == ("output", "lse", "pfs")
+    assert asked[0][-1] is grid
+    assert causal.attention_and_focus(q, q, q, 0.125, SpanGrid(3000, LadmConfig(span_length=64))) is None
+
+
+def test_a_recorder_offers_its_spans_to_the_attention_of_the_layers_it_wants() -> None:
+    grid, pfs = SpanGrid(3000), torch.rand(1, 4, 2, 3)
+    recorder = SpanRecorder(grid, (0, 2), {2: [1, 3]}, BACKENDS["fused"])
+    assert [recorder.grid_in_attention(layer) for layer in range(3)] == [grid, None, grid]
+    assert SpanRecorder(grid, (0,), {}, naive.span_focus).grid_in_attention(0) is None
+    recorder.keep(0, pfs)
+    recorder.keep(2, pfs)
+    torch.testing.assert_close(recorder.pfs, {0: pfs.mean(1), 2: (pfs[:, 1] + pfs[:, 3]) / 2})
+    every = HeadRecorder(grid, (0,), BACKENDS["fused"])
+    every.keep(0, pfs)
+    torch.testing.assert_close(every.pfs[0], pfs)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("d_afs", "d_cds", "extra"), [(1, 1, [0]), (1, 1, [130, 7, 128]), (2, 3, [500, 600]), (4, 4, [0, 555])]
+)
+@pytest.mark.parametrize("kind", ["plain", "sink", "sharp", "own"])
+def test_it_agrees_with_the_definition(dtype, d_afs, d_cds, extra, kind) -> None:
+    config = LadmConfig(d_afs=d_afs, d_cds=d_cds, max_length=65536)
+    lengths = [config.min_tokens + more for more in extra]
+    generator = torch.Generator("cuda").manual_seed(0)
+    packed = torch.randn(len(lengths), max(lengths) + 37, 12, 64, generator=generator, device="cuda")
+    if kind == "sink":
+        packed[:, :3, 8:10] *= 6
+    elif kind == "sharp":
+        packed[:, :, :8] *= 30
+    elif kind == "own":
+        # a query finds the keys of its own span so much better that what lies before them is out of fp32's sight
+        spans = torch.arange(packed.shape[1], device="cuda") // 128
+        code = torch.randn(int(spans.max()) + 1, 64, generator=generator, device="cuda")
+        packed[:, :, :10] += 40 * torch.nn.functional.normalize(code, dim=1)[spans][:, None]
+    q, k, v = packed.to(dtype).transpose(1, 2).split([8, 2, 2], 1)
+    grid = SpanGrid(lengths, config)
+    # whatever is not written shows
+    torch.full((1 << 28,), torch.nan, device="cuda")
+    output, lse, pfs = hopper.attention(q, k, v, 0.125, grid)
+    logits = 0.125 * q.double() @ k.double().repeat_interleave(4, 1).mT
+    logits.masked_fill_(torch.ones_like(logits, dtype=torch.bool).triu_(1), -torch.inf)
+    real = torch.arange(q.shape[2], device="cuda") < torch.tensor(lengths, device="cuda")[:, None]
+    expected = logits.softmax(-1) @ v.double().repeat_interleave(4, 1)
+    error = (output - expected).transpose(1, 2)[real].norm() / expected.transpose(1, 2)[real].norm()
+    assert error < (1e-3 if dtype == torch.float16 else 8e-3)
+    torch.testing.assert_close(lse.mT[real], logits.logsumexp(-1).float().mT[real], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(pfs, naive.span_focus(q.double(), k.double(), grid, 0.125).float(), rtol=1e-4, atol=1e-7)
+    for i, length in enumerate(lengths):
+        one = slice(i, i + 1)
+        alone = hopper.attention(
+            q[one, :, :length], k[one, :, :length], v[one, :, :length], 0.125, SpanGrid(length, config)
+        )
+        rows, columns = SpanGrid(length, config).shape
+        assert torch.equal(alone[0], output[one, :, :length])
+        assert torch.equal(alone[2], pfs[one, :, :rows, :columns])
