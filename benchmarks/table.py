@@ -71,7 +71,7 @@ def _sentences(result: dict[str, Any]) -> list[str]:
         lines += [
             f"- ladm-nano at 8,192 tokens, {name.replace('_', ' ')}: {row['documents_per_second']:,.0f} documents/s; "
             f"{row['share_in_own_kernels']:.0%} of the GPU's time in our own kernels, {row['share_in_scoring']:.0%} in "
-            "scoring."
+            "those of the score alone."
             for name, row in nano.items()
         ]
     if "batch_invariance" in result:

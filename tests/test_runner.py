@@ -503,6 +503,7 @@ def test_no_rank_outlives_its_launcher(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     run = {"costs": [1.0], "edges": [0, 1], "split": "train"}
     (tmp_path / "logs").mkdir()
+    monkeypatch.setattr(os, "getppid", lambda: 4321)
     heart = Heartbeat(RunFolder(tmp_path), run, "launch", runner.Ranks(), None, False)
     monkeypatch.setattr(os, "getppid", lambda: 1)
     monkeypatch.setattr(os, "_exit", leave)

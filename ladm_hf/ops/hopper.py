@@ -123,18 +123,27 @@ def _lengths_on(grid: SpanGrid, batch: int, device: torch.device) -> Tensor:
 
 
 def _tensor_map(tensor: Tensor, rows: int) -> ctypes.Array[ctypes.c_byte]:
-    """A `CUtensorMap`, 128 bytes on an address of 64, of `[B, H, T, 64]` in boxes of `rows` tokens of one head."""
+    """The map of `[B, H, T, 64]` in boxes of `rows` tokens of one head."""
     batch, heads, tokens, dim = tensor.shape
     sizes, strides = (heads, tokens, batch), (tensor.stride(1), tensor.stride(2), tensor.stride(0))
     # the stride of a dimension of one means nothing, but is looked at
-    spans = (2 * (stride if size > 1 else dim) for size, stride in zip(sizes, strides, strict=True))
+    in_bytes = tuple(2 * (stride if size > 1 else dim) for size, stride in zip(sizes, strides, strict=True))
+    kind = BFLOAT16 if tensor.dtype == torch.bfloat16 else FLOAT16
+    return _encoded_map(tensor.data_ptr(), (dim, *sizes), in_bytes, rows, kind)
+
+
+# the allocator hands out the same memory for layer after layer
+@functools.lru_cache(maxsize=1024)
+def _encoded_map(
+    address: int, sizes: tuple[int, ...], strides: tuple[int, ...], rows: int, kind: int
+) -> ctypes.Array[ctypes.c_byte]:
+    """A `CUtensorMap`: 128 bytes on an address of 64."""
     buffer = (ctypes.c_byte * 192)()
     aligned = (ctypes.c_byte * 128).from_buffer(buffer, -ctypes.addressof(buffer) % 64)
     _check(
-        "cuTensorMapEncodeTiled", ctypes.byref(aligned), BFLOAT16 if tensor.dtype == torch.bfloat16 else FLOAT16, 4,
-        ctypes.c_void_p(tensor.data_ptr()), (ctypes.c_uint64 * 4)(dim, *sizes), (ctypes.c_uint64 * 3)(*spans),
-        (ctypes.c_uint32 * 4)(dim, 1, rows, 1), (ctypes.c_uint32 * 4)(1, 1, 1, 1), 0, SWIZZLE_128B, PROMOTION_L2_128B,
-        0,
+        "cuTensorMapEncodeTiled", ctypes.byref(aligned), kind, 4, ctypes.c_void_p(address),
+        (ctypes.c_uint64 * 4)(*sizes), (ctypes.c_uint64 * 3)(*strides), (ctypes.c_uint32 * 4)(sizes[0], 1, rows, 1),
+        (ctypes.c_uint32 * 4)(1, 1, 1, 1), 0, SWIZZLE_128B, PROMOTION_L2_128B, 0,
     )  # fmt: skip
     return aligned
 

@@ -81,12 +81,14 @@ class FakeDriver:
 def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     fake = FakeDriver()
     hopper._function.cache_clear()
+    hopper._encoded_map.cache_clear()
     monkeypatch.setattr(hopper, "_driver", lambda: fake)
     monkeypatch.setattr(hopper, "compiled", lambda dtype: b"cubin")
     monkeypatch.setattr(hopper, "_lengths_on", lambda grid, batch, device: torch.tensor(grid.num_tokens))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
     yield fake
     hopper._function.cache_clear()
+    hopper._encoded_map.cache_clear()
 
 
 def test_a_launch_hands_over_what_the_signature_asks_for(driver: FakeDriver) -> None:
