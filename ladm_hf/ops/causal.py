@@ -125,7 +125,8 @@ def describe(device: str | torch.device, dtype: torch.dtype | None = None, dim: 
     if name is None:
         return f"{card}: scaled_dot_product_attention, exact prefix pass (no kernel gives the log-sum-exp)"
     version = {"cudnn": f" {torch.backends.cudnn.version()}", "flash4": f" {installed_flash4()}"}.get(name, "")
-    return f"{card}: {name}{version} attention, log-sum-exp reused"
+    focus = f", the focus of spans of {hopper.SPAN_LENGTH} from the same kernel" if name == "hopper" else ""
+    return f"{card}: {name}{version} attention, log-sum-exp reused{focus}"
 
 
 @functools.cache

@@ -97,6 +97,8 @@ def test_the_report_names_kernel_and_backend(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(causal, "kernel_name", lambda *_: "cudnn")
     assert "Some GPU (capability 9.0): cudnn" in causal.describe("cuda")
+    monkeypatch.setattr(causal, "kernel_name", lambda *_: "hopper")
+    assert "log-sum-exp reused, the focus of spans of 128 from the same kernel" in causal.describe("cuda")
     monkeypatch.setattr(causal, "kernel_name", lambda *_: "flash4")
     monkeypatch.setattr(causal, "installed_flash4", lambda: "4.0.0")
     assert "Some GPU (capability 9.0): flash4 4.0.0 attention" in causal.describe("cuda")
