@@ -2,6 +2,7 @@
 
     python benchmarks/quality.py documents.parquet                     # ladm-nano; writes results/quality.json and .png
     python benchmarks/quality.py documents.parquet --model my-calculator --output results/mine.json
+    python benchmarks/quality.py documents.parquet --against my-calculator --only-calibrated   # both of them
 
 Natural windows of `T` tokens against windows spliced of `k` stretches of different documents of the same domain, and
 against short documents joined. The figure of merit is the probability that a natural window scores above a splice (the
@@ -17,6 +18,8 @@ The other scores, each with the sign that its authors give it:
   times how few spans help (ProLong, arXiv 2405.17915), on a sample of spans;
 - first-layer distant attention: attention mass of the first layer beyond T/4 (LongAttn, arXiv 2502.16860);
 - length: characters of the window; gzip ratio: raw over compressed size.
+
+`--against` adds other calculators with the same tokenizer, each by its own configuration.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,17 +141,25 @@ def compare(
     device: str,
     calibrated: LadmConfig,
     only_calibrated: bool = False,
+    against: Sequence[str] = (),
 ) -> tuple[dict[str, Scores], dict[str, float]]:
     """Every score of every window, and seconds per window of 8,192 tokens (or of the longest there are)."""
-    engine = Engine(
-        resolve(folder), LadmConfig(), "float32" if device == "cpu" else "float16", device, "auto", None, None
-    )
-    own = Engine(resolve(folder), calibrated, "float32" if device == "cpu" else "float16", device, "auto", None, None)
+    engine = load(folder, LadmConfig(), device)
+    own = load(folder, calibrated, device)
     layers = own.layers if only_calibrated else None
     table = FocusTable(engine, windows, layers, progress=True)
     scores = {"LADM, calibrated heads": table.scores(calibrated.heads or table.heads, calibrated.ablation)}
+    calculators = {"LADM, calibrated heads": own}
+    for other in against:
+        name, config = f"LADM, {Path(other).name}", resolve(other).config
+        calculators[name] = load(other, config, device)
+        seen = FocusTable(calculators[name], windows, calculators[name].layers, progress=True)
+        scores[name] = seen.scores(config.heads or seen.heads, config.ablation)
+    timed: dict[str, Callable[[torch.Tensor], Any]] = {
+        name: partial(score_rows, calculator) for name, calculator in calculators.items()
+    }
     if only_calibrated:
-        return scores, timings({"LADM, calibrated heads": lambda ids: own.score(list(ids.numpy()))}, windows, device)
+        return scores, timings(timed, windows, device)
     reader = Reader(folder, device)
     scores |= {
         "LADM, all heads (paper)": table.scores(table.heads, None),
@@ -172,15 +184,19 @@ def compare(
         start = time.perf_counter()
         scores[name] = over_batches(score, windows, device)
         print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
-    timed: dict[str, Callable[[torch.Tensor], Any]] = {
-        "LADM, calibrated heads": lambda ids: own.score(list(ids.numpy())),
-        "LADM, all heads (paper)": lambda ids: engine.score(list(ids.numpy())),
-        **others,
-    }
+    timed |= {"LADM, all heads (paper)": partial(score_rows, engine), **others}
     seconds = timings(timed, windows, device)
     for name in ("LADM, all heads, no_std", "LADM, all heads, no_length_weight"):
         seconds[name] = seconds["LADM, all heads (paper)"]
     return scores, seconds
+
+
+def load(folder: str | Path, config: LadmConfig, device: str) -> Engine:
+    return Engine(resolve(folder), config, "float32" if device == "cpu" else "float16", device, "auto", None, None)
+
+
+def score_rows(engine: Engine, ids: torch.Tensor) -> list[np.ndarray]:
+    return engine.score(list(ids.numpy()))
 
 
 def timings(
@@ -278,21 +294,56 @@ def label(setting: tuple[int, int]) -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table of README and model card."""
+    """The table of README and model card: every score on the settings that the README quotes."""
     names = [label(setting) for setting in HEADLINE if label(setting) in next(iter(result["methods"].values()))]
     lines = [
-        "| score | mean | " + " | ".join(names) + " | s / document |",
-        "|---|---|" + "---|" * (len(names) + 1),
+        "| score | mean | LADM is ahead by | " + " | ".join(names) + " | s / document |",
+        "|---|---|---|" + "---|" * (len(names) + 1),
     ]
-    for name, row in result["methods"].items():
+    for place, (name, row) in enumerate(result["methods"].items()):
         mean = row["headline"] or row["all"]
+        ahead = interval(mean["behind_first"], "+.3f") if place else ""
         cells = [f"{row[setting]['auc']:.2f}" for setting in names]
+        lines.append(f"| {name} | {interval(mean)} | {ahead} | " + " | ".join(cells) + f" | {row['seconds']:.3g} |")
+    return "\n".join(lines) + "\n"
+
+
+def settings_markdown(result: dict[str, Any]) -> str:
+    """Every setting, with the score that comes closest to the first one there."""
+    (_, first), *others = result["methods"].items()
+    lines = ["| setting | LADM | best of the others | | LADM is ahead by |", "|---|---|---|---|---|"]
+    names = [name for name in first if name not in ("headline", "all", "seconds", "domains")]
+    for key in [*names, "all"]:
+        rival, row = max(others, key=lambda other: other[1][key]["auc"])
+        ahead = interval(row[key]["behind_first"], "+.3f")
+        shown = "mean of all" if key == "all" else key
+        lines.append(f"| {shown} | {interval(first[key])} | {rival} | {row[key]['auc']:.3f} | {ahead} |")
+    return "\n".join(lines) + "\n"
+
+
+def domains_markdown(result: dict[str, Any]) -> str:
+    """Every domain: the first score by length, its weakest setting, and the best of the others."""
+    (_, first), *others = result["methods"].items()
+    lengths = list(result["windows"])
+    lines = [
+        "| domain | documents | mean | " + " | ".join(lengths) + " | weakest setting | best of the others |",
+        "|---|---|---|" + "---|" * (len(lengths) + 2),
+    ]
+    for domain, areas in first["domains"].items():
+        by_length = [[area for name, area in areas.items() if name.split(" ")[0] == length] for length in lengths]
+        cells = [f"{np.mean(found):.2f}" if found else "" for found in by_length]
+        weakest = min(areas, key=lambda name: areas[name])
+        rivals = {name: float(np.mean(list(row["domains"][domain].values()))) for name, row in others}
+        rival = max(rivals, key=lambda name: rivals[name])
         lines.append(
-            f"| {name} | {mean['auc']:.3f} ({mean['low']:.3f} to {mean['high']:.3f}) | "
-            + " | ".join(cells)
-            + f" | {row['seconds']:.3g} |"
+            f"| {domain} | {result['documents'][domain]} | {np.mean(list(areas.values())):.2f} | {' | '.join(cells)} | "
+            f"{weakest}: {areas[weakest]:.2f} | {rival}: {rivals[rival]:.2f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def interval(estimate: dict[str, float], shown: str = ".3f") -> str:
+    return f"{estimate['auc']:{shown}} ({estimate['low']:{shown}} to {estimate['high']:{shown}})"
 
 
 def figure(result: dict[str, Any], path: Path) -> None:
@@ -325,6 +376,7 @@ def run(
     rounds: int = 1000,
     settings: Sequence[tuple[int, int]] = SETTINGS,
     only_calibrated: bool = False,
+    against: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The whole comparison as a dictionary for JSON."""
     windows: list[LabelledWindow] = []
@@ -333,7 +385,7 @@ def run(
     if not setting_areas(windows, np.zeros(len(windows))):
         raise SystemExit("no domain of these documents has two natural windows and the documents to splice")
     calibrated = resolve(folder).config
-    scores, seconds = compare(folder, tokenizer, windows, device, calibrated, only_calibrated)
+    scores, seconds = compare(folder, tokenizer, windows, device, calibrated, only_calibrated, against)
     methods = bootstrap(windows, scores, rounds, settings)
     for name, row in methods.items():
         row["seconds"] = round(seconds[name], 5)
@@ -357,6 +409,11 @@ def run(
             }
             for length in sorted({len(w.ids) for w in windows})
         },
+        # documents that the natural windows of a domain come from
+        "documents": {
+            domain: len({w.documents for w in windows if w.domain == domain and w.pieces == 1})
+            for domain in sorted({w.domain for w in windows})
+        },
         "methods": methods,
     }
 
@@ -373,6 +430,7 @@ def main() -> None:
     parser.add_argument("--settings", type=setting, nargs="+", default=SETTINGS, help="T x k, as 8192x2; k = 0 joins")
     parser.add_argument("--per-domain", type=int, default=24, help="most windows of a kind in a domain")
     parser.add_argument("--rounds", type=int, default=1000, help="bootstrap rounds")
+    parser.add_argument("--against", nargs="+", default=[], help="other calculators with the same tokenizer")
     parser.add_argument("--only-calibrated", action="store_true", help="leave out all other scores")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -383,6 +441,9 @@ def main() -> None:
     calculator = resolve(options.model)
     assert calculator.path is not None
     tokenizer = calculator.load_tokenizer()
+    for other in options.against:
+        if resolve(other).load_tokenizer().get_vocab() != tokenizer.get_vocab():
+            raise SystemExit(f"{other} has another tokenizer than {options.model}: their windows cannot be the same")
     documents = tokenize_documents(load_documents(options.data), tokenizer)
     result = run(
         documents,
@@ -394,12 +455,16 @@ def main() -> None:
         rounds=options.rounds,
         settings=options.settings,
         only_calibrated=options.only_calibrated,
+        against=options.against,
     )
     result["model"] = options.model
+    result["against"] = {Path(other).name: resolve(other).config.to_dict() for other in options.against}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=1) + "\n")
     figure(result, options.output.with_suffix(".png"))
     print(markdown(result))
+    if len(result["methods"]) > 1:
+        print(settings_markdown(result), domains_markdown(result), sep="\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -71,8 +72,13 @@ def test_every_score_of_every_window(quality, tokenizer, folder, tmp_path) -> No
     first = result["methods"]["LADM, calibrated heads"]
     assert first["all"]["behind_first"] == {"auc": 0.0, "low": 0.0, "high": 0.0}
     assert result["windows"]["2,432"]["natural"] == 4
+    assert all(2 <= count <= 4 for count in result["documents"].values())
     table = quality.markdown(result)
     assert table.count("\n") == 12
+    assert quality.settings_markdown(result).splitlines()[-1].startswith("| mean of all | ")
+    domains = quality.domains_markdown(result).splitlines()
+    assert [line.split(" | ")[0] for line in domains[2:]] == ["| d0", "| d1"]
+    assert {line.count("|") for line in domains} == {domains[0].count("|")}
     quality.figure(result, tmp_path / "quality.png")
     assert (tmp_path / "quality.png").stat().st_size > 5000
 
@@ -83,6 +89,23 @@ def test_calibrated_heads_alone(quality, tokenizer, folder) -> None:
         documents(), tokenizer, folder, "cpu", per_domain=2, rounds=5, settings=settings, only_calibrated=True
     )
     assert list(alone["methods"]) == ["LADM, calibrated heads"]
+
+
+def test_another_calculator_on_the_same_windows(quality, tokenizer, folder, tmp_path) -> None:
+    other = shutil.copytree(folder, tmp_path / "other")
+    (other / "ladm_config.json").unlink()
+    options = {"per_domain": 2, "rounds": 5, "settings": [(2432, 2)], "only_calibrated": True}
+    both = quality.run(documents(), tokenizer, folder, "cpu", **options, against=[str(other), str(folder)])
+    mine, paper, same = both["methods"].values()
+    assert list(both["methods"]) == ["LADM, calibrated heads", "LADM, other", "LADM, calculator0"]
+    # the same model by its own configuration, and without one by the paper's
+    assert same["all"] == mine["all"]
+    assert (
+        paper["2,432 x 2"]
+        == quality.run(documents(), tokenizer, folder, "cpu", **options | {"only_calibrated": False})["methods"][
+            "LADM, all heads (paper)"
+        ]["2,432 x 2"]
+    )
 
 
 def test_losses_are_the_models(quality, folder) -> None:
