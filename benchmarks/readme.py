@@ -1,6 +1,6 @@
-"""Fills the tables of README and docs from the results beside this script, so that no number there is typed by hand.
+"""Fills the tables of README, docs and model card from the results beside this script: none of it is typed by hand.
 
-python benchmarks/readme.py            # rewrites what stands between the table markers of README.md and docs/*.md
+python benchmarks/readme.py            # rewrites what stands between the table markers of README, docs and card
 python benchmarks/readme.py --check    # fails where these and the results differ
 """
 
@@ -13,11 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from quality import domains_markdown, settings_markdown
 from quality import markdown as render_quality
 from table import render as render_gpu
 
 HERE = Path(__file__).parent
-PAGES = [HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md"))]
+ROOT = HERE.parent
+CARD = ROOT / "ladm_hf" / "calculators" / "ladm_nano" / "README.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), CARD]
 
 
 def cpu(result: dict[str, Any]) -> str:
@@ -48,9 +51,45 @@ def batches(result: dict[str, Any]) -> str:
 
 
 def quality_summary(result: dict[str, Any]) -> str:
-    """Of the quality table: the mean and the seconds."""
+    """Of the quality table: the mean, how far LADM is ahead, and the seconds."""
     rows = [line.strip("| ").split("|") for line in render_quality(result).splitlines() if line.startswith("|")]
-    return "\n".join(f"| {row[0].strip()} | {row[1].strip()} | {row[-1].strip()} |" for row in rows)
+    return "\n".join(f"| {row[0].strip()} | {row[1].strip()} | {row[2].strip()} | {row[-1].strip()} |" for row in rows)
+
+
+def second_seed(result: dict[str, Any]) -> str:
+    """A second run of the recipe beside the calculator shipped, on the same windows."""
+    (_, own), *others = result["methods"].items()
+    shipped = dict(others)["LADM, ladm-nano"]
+    lines = ["| setting | shipped | second seed | difference |", "|---|---|---|---|"]
+    for key in [name for name in own if name not in ("headline", "seconds", "domains")]:
+        ahead = shipped[key]["behind_first"]
+        shown = "mean of all" if key == "all" else key
+        lines.append(
+            f"| {shown} | {shipped[key]['auc']:.3f} | {own[key]['auc']:.3f} | "
+            f"{ahead['auc']:+.3f} ({ahead['low']:+.3f} to {ahead['high']:+.3f}) |"
+        )
+    return "\n".join(lines)
+
+
+def paper_recipe(result: dict[str, Any]) -> str:
+    """Calculators that went through less than ladm-nano, each by its own configuration."""
+    (_, first), *_ = result["methods"].items()
+    names = [name for name in first if name not in ("headline", "all", "seconds", "domains")]
+    lines = ["| calculator | mean | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
+    labels = {
+        "LADM, calibrated heads": "ladm-nano",
+        "LADM, stage-1": "stage 1",
+        "LADM, paper-recipe": "the paper's recipe",
+    }
+    for name, row in result["methods"].items():
+        mean = row["all"]
+        cells = [f"{row[setting]['auc']:.2f}" for setting in names]
+        lines.append(
+            f"| {labels[name]} | {mean['auc']:.3f} ({mean['low']:.3f} to {mean['high']:.3f}) | "
+            + " | ".join(cells)
+            + " |"
+        )
+    return "\n".join(lines)
 
 
 def gpu_summary(result: dict[str, Any]) -> str:
@@ -64,6 +103,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cpu": ("cpu.json", cpu),
     "batches": ("batch_invariance.json", batches),
     "quality": ("quality.json", render_quality),
+    "quality_settings": ("quality.json", settings_markdown),
+    "quality_domains": ("quality.json", domains_markdown),
+    "quality_seed": ("quality-seed2.json", second_seed),
+    "quality_paper": ("quality-recipes.json", paper_recipe),
     "quality_summary": ("quality.json", quality_summary),
     "gpu": ("h200.json", render_gpu),
     "gpu_summary": ("h200.json", gpu_summary),

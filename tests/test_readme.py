@@ -11,9 +11,10 @@ import pytest
 from conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CARD = ROOT / "ladm_hf" / "calculators" / "ladm_nano" / "README.md"
 BLOCKS = [
     pytest.param(code, id=f"{page.name}-{number}")
-    for page in PAGES
+    for page in [*PAGES, CARD]
     for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
 ]
 
