@@ -50,6 +50,37 @@ def batches(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def runner(result: dict[str, Any]) -> str:
+    """What the runner costs beside the scoring."""
+    overhead, scaling, resume = result["overhead"], result["scaling"], result["resume"]
+    pairs = zip(overhead["runner_seconds"], overhead["bare_seconds"], strict=True)
+    ratios = [run / bare - 1 for run, bare in pairs]
+    rows = {
+        f"the runner beside a bare loop of the same scorer: {overhead['documents']} documents of 6,000 words, "
+        f"median of {len(ratios)} pairs": f"{overhead['overhead']:+.1%} ({min(ratios):+.1%} to {max(ratios):+.1%})",
+        f"two processes on two cores against one on one, {scaling['documents']} such documents": (
+            f"{scaling['speedup']:.2f} times as fast"
+        ),
+        f"what a launch adds to scoring the last of {resume['chunks']:,} chunks": f"{resume['overhead_seconds']:.2f} s",
+    } | {
+        f"peak memory for {int(count):,} rows, short and long": f"{peak:.2f} GiB"
+        for count, peak in result["memory"]["peak_gib"].items()
+    }
+    lines = [f"| `benchmarks/runner.py`, {result['cores']} cores, ladm-nano | |", "|---|---|"]
+    return "\n".join(lines + [f"| {name} | {value} |" for name, value in rows.items()])
+
+
+def soak(result: dict[str, Any]) -> str:
+    """What a run that was killed again and again came to."""
+    worlds = ", ".join(str(kill["world"]) for kill in result["kills"])
+    assert result["equal_to_the_bit"]
+    return (
+        f"`benchmarks/soak.py`: a run over {result['documents']:,} documents, killed {len(result['kills'])} times at "
+        f"random moments ({worlds} processes) and ended with {result['last_world']}, gave the rows of an uninterrupted "
+        "one, in order, scores equal to the bit."
+    )
+
+
 def quality_summary(result: dict[str, Any]) -> str:
     """Of the quality table: the mean, how far LADM is ahead, and the seconds."""
     rows = [line.strip("| ").split("|") for line in render_quality(result).splitlines() if line.startswith("|")]
@@ -102,6 +133,8 @@ def gpu_summary(result: dict[str, Any]) -> str:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cpu": ("cpu.json", cpu),
     "batches": ("batch_invariance.json", batches),
+    "runner": ("runner.json", runner),
+    "soak": ("soak.json", soak),
     "quality": ("quality.json", render_quality),
     "quality_settings": ("quality.json", settings_markdown),
     "quality_domains": ("quality.json", domains_markdown),
