@@ -12,11 +12,13 @@ from conftest import SMALL, random_ids, tiny_model
 pytest.importorskip("triton")
 
 from ladm_hf import llama
-from ladm_hf.attention import LayerPlan, layer_plan, scoring_attention
+from ladm_hf.attention import LayerPlan, SpanRecorder, layer_plan, scoring_attention
 from ladm_hf.calculators import resolve
 from ladm_hf.engine import Engine, _rotates_by_length
 from ladm_hf.llama import LlamaForward, llama_forward
-from ladm_hf.ops import fused
+from ladm_hf.ops import BACKENDS, chunked, fused
+from ladm_hf.ops.causal import causal_attention
+from ladm_hf.spans import SpanGrid
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.skipif(DEVICE == "cpu" and not fused.INTERPRETED, reason="needs a GPU or TRITON_INTERPRET=1")
@@ -146,6 +148,29 @@ def test_the_engine_scores_the_same_by_either_forward_pass(monkeypatch: pytest.M
     monkeypatch.setattr(llama, "triton_runs_on", lambda device: False)
     np.testing.assert_allclose(fast, scores(), rtol=1e-5)
     assert passes == ["fast", "model"]
+
+
+def test_a_kernel_that_gives_the_focus_too_is_asked_for_all_but_the_last_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[SpanGrid] = []
+
+    def attention_and_focus(q, k, v, scale, grid):
+        asked.append(grid)
+        attended = causal_attention(q, k, v, scale)
+        return *attended, chunked.span_focus(q, k, grid, scale, attended[1])
+
+    model = tiny_model("llama", num_hidden_layers=3).to(DEVICE)
+    forward = LlamaForward(model)
+    ids = torch.tensor([random_ids(311, 0), random_ids(311, 1)], device=DEVICE)
+    recorders = []
+    for replacement in (None, attention_and_focus):
+        if replacement is not None:
+            monkeypatch.setattr(llama, "attention_and_focus", replacement)
+        recorders.append(SpanRecorder(SpanGrid([311, 300], SMALL), (0, 1, 2), {1: [0, 2]}, BACKENDS["fused"]))
+        with torch.inference_mode():
+            forward(ids, recorders[-1])
+    plain, focused = recorders
+    assert asked == [focused.grid] * 2
+    torch.testing.assert_close(focused.pfs, plain.pfs, rtol=1e-4, atol=1e-6)
 
 
 def test_lengths_are_padded_to_few_shapes_unless_the_rotation_would_change(monkeypatch: pytest.MonkeyPatch) -> None:
