@@ -103,7 +103,7 @@ class SpanRecorder:
 
     def keep(self, layer: int, pfs: Tensor) -> None:
         """Takes the PFS of all heads, `[B, H, R, S]`."""
-        self.pfs[layer] = (pfs[:, self.heads[layer]] if layer in self.heads else pfs).mean(1)
+        self.pfs[layer] = (_take(pfs, self.heads[layer]) if layer in self.heads else pfs).mean(1)
 
     def record(self, layer: int, q: Tensor, k: Tensor, scale: float, lse: Tensor | None, softcap: float | None) -> None:
         if layer in self.heads:

@@ -65,7 +65,10 @@ def attention_and_focus(
 
 
 def _chosen(q: Tensor, k: Tensor, v: Tensor) -> str | None:
-    if q.device.type != "cuda" or q.shape[-1] != v.shape[-1]:
+    if q.device.type != "cuda" or q.shape[-1] != v.shape[-1] or not q.dtype == k.dtype == v.dtype:
+        return None
+    # some of the kernels give no gradients, and none takes more documents
+    if not 0 < q.shape[0] < 1 << 16 or (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
         return None
     return kernel_name(q.device.index or 0, q.dtype, q.shape[-1], q.shape[1] // k.shape[1])
 
@@ -81,7 +84,8 @@ def kernel_name(device: int, dtype: torch.dtype, dim: int, group: int) -> str | 
         except torch.OutOfMemoryError:
             raise
         except Exception as problem:  # a compiler raises what it likes
-            logger.debug("%s attention cannot run with %s heads of %d: %s", name, dtype, dim, problem)
+            level = logging.WARNING if name == "hopper" else logging.DEBUG
+            logger.log(level, "%s attention cannot run with %s heads of %d: %s", name, dtype, dim, problem)
             continue
         if error <= TRIAL_TOLERANCE:
             return name

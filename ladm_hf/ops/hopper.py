@@ -1,8 +1,8 @@
 """Attention and span focus in one CUDA kernel: heads of 64 on Hopper GPUs, fp16 and bf16.
 
 `hopper.cu` is compiled at first use, in about a second, by NVRTC, which comes with PyTorch's CUDA builds; nothing else
-is needed, no compiler and no headers. The span focus costs next to nothing there, since its logits are those of the
-attention; it needs spans of 128 tokens, the default.
+is needed, no compiler and no headers. The span focus costs little there, since its logits are those of the attention;
+it needs spans of 128 tokens, the default.
 """
 
 from __future__ import annotations
@@ -22,17 +22,21 @@ from ladm_hf.spans import SpanGrid
 
 SPAN_LENGTH, HEAD_DIM = 128, 64
 DTYPES = (torch.float16, torch.bfloat16)
-# What the kernel keeps of sampled tiles until a row's denominator is known: beyond it the span focus is left to others.
-SCRATCH_BYTES = 1 << 29
+# What the kernel keeps of sampled tiles until a row's denominator is known: of the documents that go at a time, and of
+# one document, beyond which the span focus is left to others.
+SCRATCH_BYTES, DOCUMENT_BYTES = 1 << 29, 1 << 31
 # As in hopper.cu: queries of a block, threads, and shared memory.
 ROWS, THREADS, KEYS, STAGES = 192, 512, 128, 4
 SHARED_BYTES = ROWS * 128 + 2 * STAGES * KEYS * 128 + 8 * (1 + 4 * STAGES) + 16 + 1024
 LOG2_E = 1.4426950408889634
 MAX_DYNAMIC_SHARED_SIZE = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 FLOAT16, BFLOAT16 = 6, 9  # CUtensorMapDataType
 SWIZZLE_128B, PROMOTION_L2_128B = 3, 2
 
-_device_lengths: weakref.WeakKeyDictionary[SpanGrid, dict[torch.device, Tensor]] = weakref.WeakKeyDictionary()
+_device_lengths: weakref.WeakKeyDictionary[SpanGrid, dict[tuple[torch.device, int], Tensor]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def covers(device: int, dtype: torch.dtype, dim: int) -> bool:
@@ -61,17 +65,39 @@ def attention(
         fp32), and PFS `[B, H, R, S]` in fp32, or `None` without a grid or where [`focuses`] says no.
     """
     batch, heads, tokens, dim = q.shape
+    if grid is not None and (len(grid) not in (1, batch) or max(grid.num_tokens) > tokens):
+        raise ValueError(
+            f"a grid of {len(grid)} documents of {grid.num_tokens} tokens for a batch of {batch} x {tokens}"
+        )
+    q, k, v = map(_readable, (q, k, v))
     output = q.new_empty(batch, tokens, heads, dim)
     lse = torch.empty(batch, heads, tokens, dtype=torch.float32, device=q.device)
+    if grid is None or not focuses(q, grid):
+        _launch(q, k, v, scale, output, lse)
+        return output.transpose(1, 2), lse, None
+    # sums of 16 queries, the share of a warp
+    pfs = torch.empty(batch, heads, *grid.shape, SPAN_LENGTH // 16, dtype=torch.float32, device=q.device)
+    lengths = _lengths_on(grid, batch, q.device)
+    # some documents at a time, which share the scratch
+    step = min(batch, max(1, SCRATCH_BYTES // _scratch_bytes(heads, grid)))
+    scratch = torch.empty(step, heads, *grid.shape, SPAN_LENGTH, dtype=torch.float32, device=q.device)
+    for first in range(0, batch, step):
+        part = slice(first, first + step)
+        focus = lengths[part], scratch, pfs[part], grid
+        _launch(q[part], k[part], v[part], scale, output[part], lse[part], focus)
+    return output.transpose(1, 2), lse, pfs.sum(-1)
+
+
+def _launch(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, output: Tensor, lse: Tensor,
+    focus: tuple[Tensor, Tensor, Tensor, SpanGrid] | None = None,
+) -> None:  # fmt: skip
+    batch, heads, tokens, _ = q.shape
     lengths = scratch = pfs = None
     shape, strides = (0, 0), (1, 1)
-    if grid is not None and focuses(q, grid):
+    if focus is not None:
+        lengths, scratch, pfs, grid = focus
         shape, strides = grid.shape, (grid.query_stride // SPAN_LENGTH, grid.key_stride // SPAN_LENGTH)
-        lengths = _lengths_on(grid, batch, q.device)
-        scratch = torch.empty(batch, heads, *shape, SPAN_LENGTH, dtype=torch.float32, device=q.device)
-        # sums of 16 queries, the share of a warp
-        pfs = torch.empty(batch, heads, *shape, SPAN_LENGTH // 16, dtype=torch.float32, device=q.device)
-    q, k, v = map(_readable, (q, k, v))
     results = (output, lse, lengths, scratch, pfs)
     arguments = [
         *(_tensor_map(tensor, rows) for tensor, rows in ((q, 64), (k, KEYS), (v, KEYS))),
@@ -83,17 +109,29 @@ def attention(
     # tiles end where the document ends, so that one more may be needed
     blocks = -(-(tokens + (0 if lengths is None else SPAN_LENGTH - 1)) // ROWS)
     pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
+    context = ctypes.c_void_p()
+    _check("cuCtxGetCurrent", ctypes.byref(context))
+    if not context:
+        # a thread whose first work on the device this is: PyTorch makes its context current
+        torch.zeros(1, device=q.device)
     _check(
         "cuLaunchKernel", _function(q.device.index or 0, q.dtype), heads, batch, blocks, THREADS, 1, 1, SHARED_BYTES,
         ctypes.c_void_p(torch.cuda.current_stream(q.device).cuda_stream), pointers, None,
     )  # fmt: skip
-    return output.transpose(1, 2), lse, None if pfs is None else pfs.sum(-1)
 
 
 def focuses(q: Tensor, grid: SpanGrid) -> bool:
-    """Whether the kernel gives the span focus of a grid: spans of 128 tokens, and room for its scratch."""
-    size = q.shape[0] * q.shape[1] * grid.shape[0] * grid.shape[1] * SPAN_LENGTH * 4
-    return grid.span_length == SPAN_LENGTH and size <= SCRATCH_BYTES
+    """Whether the kernel gives the span focus of a grid: spans of 128 tokens, and room for a document's scratch.
+
+    It does not depend on how many documents a batch has, so that none has other bits in another batch.
+    """
+    return grid.span_length == SPAN_LENGTH and _scratch_bytes(q.shape[1], grid) <= DOCUMENT_BYTES
+
+
+def _scratch_bytes(heads: int, grid: SpanGrid) -> int:
+    """Scratch of one document."""
+    rows, columns = grid.shape
+    return heads * rows * columns * SPAN_LENGTH * 4
 
 
 @torch.inference_mode()
@@ -115,11 +153,11 @@ def focus_trial(device: torch.device, dtype: torch.dtype, group: int) -> float:
 def _lengths_on(grid: SpanGrid, batch: int, device: torch.device) -> Tensor:
     """`[B]` int32: tokens of every document."""
     known = _device_lengths.setdefault(grid, {})
-    if device not in known:
+    if (device, batch) not in known:
         lengths = torch.tensor(grid.num_tokens * (batch if len(grid) == 1 else 1), dtype=torch.int32)
         # pinned, or the copy would wait for everything the device has been given so far
-        known[device] = lengths.pin_memory().to(device, non_blocking=True)
-    return known[device]
+        known[device, batch] = lengths.pin_memory().to(device, non_blocking=True)
+    return known[device, batch]
 
 
 def _tensor_map(tensor: Tensor, rows: int) -> ctypes.Array[ctypes.c_byte]:
@@ -150,8 +188,9 @@ def _encoded_map(
 
 def _readable(tensor: Tensor) -> Tensor:
     """The tensor, or a copy where its rows are not of 16-byte alignment."""
-    fits = tensor.stride(-1) == 1 and tensor.data_ptr() % 16 == 0 and all(s % 8 == 0 for s in tensor.stride()[:-1])
-    return tensor if fits else tensor.contiguous()
+    strides = [stride for size, stride in zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True) if size > 1]
+    fits = tensor.stride(-1) == 1 and tensor.data_ptr() % 16 == 0 and all(s > 0 and s % 8 == 0 for s in strides)
+    return tensor if fits else tensor.clone(memory_format=torch.contiguous_format)
 
 
 @functools.cache
@@ -193,7 +232,9 @@ def compiled(dtype: torch.dtype) -> bytes:
 
 def _nvrtc() -> ctypes.CDLL:
     """NVRTC, from where PyTorch has it: on the loader's path, or in a package of NVIDIA's beside it."""
-    names = [f"libnvrtc.so.{major}" for major in (13, 12)]
+    # a driver takes what its own generation has compiled
+    own = (torch.version.cuda or "13").partition(".")[0]
+    names = [f"libnvrtc.so.{major}" for major in sorted(("13", "12"), key=lambda major: major != own)]
     package = importlib.util.find_spec("nvidia")
     for folder in package.submodule_search_locations or () if package else ():
         names += sorted(str(path) for path in Path(folder).glob("*/lib/libnvrtc.so.*"))
@@ -219,6 +260,8 @@ def _driver() -> ctypes.CDLL:
 def _check(function: str, *arguments: object) -> None:
     """Calls a function of the CUDA driver."""
     code = getattr(_driver(), function)(*arguments)
+    if code == OUT_OF_MEMORY:
+        raise torch.OutOfMemoryError(f"{function}: CUDA out of memory")
     if code:
         message = ctypes.c_char_p()
         _driver().cuGetErrorString(code, ctypes.byref(message))

@@ -169,9 +169,15 @@ def test_a_gpu_uses_the_kernel_that_was_chosen_for_its_heads(monkeypatch: pytest
     monkeypatch.setattr(causal, "kernel_name", lambda *key: asked.append(key) or "flash")
     monkeypatch.setitem(causal.KERNELS, "flash", lambda q, k, v, scale: ("output", scale))
     q, k = (
-        SimpleNamespace(device=torch.device("cuda:1"), dtype=torch.float16, shape=(1, heads, 9, 64)) for heads in (8, 2)
+        SimpleNamespace(
+            device=torch.device("cuda:1"), dtype=torch.float16, shape=(1, heads, 9, 64), requires_grad=False
+        )
+        for heads in (8, 2)
     )
     assert causal.causal_attention(q, k, k, 0.5) == ("output", 0.5)
     assert asked == [(1, torch.float16, 64, 4)]
+    # other dtypes, or gradients, are for PyTorch
+    for name, value in (("dtype", torch.bfloat16), ("requires_grad", True)):
+        assert causal.causal_attention(q, k, SimpleNamespace(**vars(k) | {name: value}), 0.5) is None
     monkeypatch.setattr(causal, "kernel_name", lambda *key: None)
     assert causal.causal_attention(q, k, k, 0.5) is None

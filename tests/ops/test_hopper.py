@@ -42,7 +42,10 @@ def test_the_span_focus_needs_spans_of_128_tokens_and_room_for_the_scratch() -> 
     longest = LadmConfig(max_length=131072)
     assert hopper.focuses(q, SpanGrid(32768))
     assert not hopper.focuses(q, SpanGrid(32768, LadmConfig(span_length=64)))
-    assert not hopper.focuses(q, SpanGrid(131072, longest))
+    assert hopper.focuses(q, SpanGrid(131072, longest))
+    assert not hopper.focuses(q, SpanGrid(262144, LadmConfig(max_length=262144)))
+    # nor does the number of documents decide
+    assert hopper.focuses(torch.empty(64, 32, 1, 64, device="meta"), SpanGrid([32768] * 64))
 
 
 class FakeDriver:
@@ -57,7 +60,7 @@ class FakeDriver:
     def cuModuleLoadData(self, module, image) -> int:  # noqa: N802
         return 0
 
-    cuModuleGetFunction = cuFuncSetAttribute = cuGetErrorString = lambda *_: 0  # noqa: N815
+    cuModuleGetFunction = cuFuncSetAttribute = cuGetErrorString = cuCtxGetCurrent = lambda *_: 0  # noqa: N815
 
     def cuTensorMapEncodeTiled(self, target, kind, rank, address, sizes, strides, box, *_) -> int:  # noqa: N802
         assert ctypes.addressof(target._obj) % 64 == 0
@@ -118,10 +121,7 @@ def test_without_spans_it_is_attention_alone(driver: FakeDriver) -> None:
     q = torch.zeros(1, 4, 385, 64, dtype=torch.float16)
     for grid in (None, SpanGrid(300, LadmConfig(span_length=16, d_afs=1))):
         assert hopper.attention(q, q, q, 0.125, grid)[2] is None
-        assert [driver.values[name] for name in ("*lengths", "*scratch", "*pfs") if name in driver.values] in (
-            [],
-            [None],
-        )
+        assert [driver.values[name] for name in ("lengths", "scratch", "pfs")] == [None] * 3
         assert driver.launch[2] == 3
 
 
@@ -131,6 +131,42 @@ def test_rows_that_are_not_aligned_are_copied() -> None:
     for odd in (x[..., 1:65], x.mT[..., :5]):
         torch.testing.assert_close(hopper._readable(odd), odd)
         assert hopper._readable(odd).is_contiguous()
+    # contiguous, but not where the rows may begin; and one row for all
+    odd = torch.arange(1 + 64 * 6, dtype=torch.float16)[1:].view(1, 2, 3, 64)
+    assert hopper._readable(odd).data_ptr() % 16 == 0
+    assert hopper._readable(x[:, :1, :, :64].expand(2, 3, 5, 64)).is_contiguous()
+
+
+def test_documents_that_need_much_scratch_go_in_turns(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    q = torch.zeros(5, 2, 3000, 64, dtype=torch.float16)
+    grid = SpanGrid([3000, 2900, 2800, 2700, 2600])
+    monkeypatch.setattr(hopper, "SCRATCH_BYTES", 2 * hopper._scratch_bytes(2, grid))
+    launches = []
+    launch = driver.cuLaunchKernel
+    monkeypatch.setattr(
+        driver, "cuLaunchKernel", lambda *a: launch(*a) or launches.append((driver.launch[1], driver.values)) or 0
+    )
+    _, _, pfs = hopper.attention(q, q, q, 0.125, grid)
+    assert pfs is not None
+    assert pfs.shape == (5, 2, *grid.shape)
+    assert [batch for batch, _ in launches] == [2, 2, 1]
+    starts = [values["pfs"] for _, values in launches]
+    assert starts[1] - starts[0] == starts[2] - starts[1] == 2 * 2 * grid.shape[0] * grid.shape[1] * 8 * 4
+    assert len({values["scratch"] for _, values in launches}) == 1
+
+
+def test_a_grid_of_other_documents_is_refused() -> None:
+    q = torch.zeros(2, 2, 3000, 64, dtype=torch.float16)
+    for grid in (SpanGrid([3000] * 3), SpanGrid([3100, 3000])):
+        with pytest.raises(ValueError, match="for a batch of 2 x 3000"):
+            hopper.attention(q, q, q, 0.125, grid)
+
+
+def test_running_out_of_memory_is_that(driver: FakeDriver) -> None:
+    driver.code = 2
+    q = torch.zeros(1, 1, 200, 64, dtype=torch.float16)
+    with pytest.raises(torch.OutOfMemoryError):
+        hopper.attention(q, q, q, 0.125)
 
 
 def test_a_call_of_the_driver_that_fails_is_named(driver: FakeDriver) -> None:
