@@ -257,6 +257,21 @@ DEV void keep(float* at, const Rows& r, float sum0, float sum1, int quad_lane) {
   }
 }
 
+// The key spans of a query span, from near to far: the next one's tile (-1 for none), its column, how many there are,
+// and the tiles from one to another.
+struct Samples { int next, column, count, stride; };
+
+// Adds a tile of the prefix to the rows' sums, and keeps its own where it is a sampled key span.
+DEV void add_to_prefix(Rows& r, float sum0, float sum1, int tile, float* kept, Samples& s, int quad_lane) {
+  r.sum0 += sum0;
+  r.sum1 += sum1;
+  if (tile == s.next) {
+    keep(kept + s.column * KEYS, r, sum0, sum1, quad_lane);
+    ++s.column;
+    s.next = s.column < s.count ? s.next - s.stride : -1;
+  }
+}
+
 // q, k, v: maps of [B, H or Hkv, T, 64]; out [B, T, H, 64]; lse [B, H, T]. With `lengths` [B] the span focus, too:
 // pfs [B, H, query spans, key spans, 8], sums of 16 queries each, and scratch [B, H, query spans, key spans, 128].
 // `scale` multiplies q . k and log2(e); strides are in spans.
@@ -358,8 +373,7 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_att
     r.sum0 = r.sum1 = 0.f;
     r.own0 = r.own1 = -infinity();
     r.scale = scale;
-    // the next key span's tile, and its column
-    int next = count ? own - key_stride : -1, place = 0;
+    Samples samples = {count ? own - key_stride : -1, 0, count, key_stride};
 #pragma unroll
     for (int i = 0; i < OUTPUT; ++i) o[i] = 0.f;
     barrier_wait(barriers, phase & 1);
@@ -394,13 +408,7 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_att
           r.own0 = log2_(quad_sum(sum0)) - r.m0;
           r.own1 = log2_(quad_sum(sum1)) - r.m1;
         } else {
-          r.sum0 += sum0;
-          r.sum1 += sum1;
-          if (tile == next) {
-            keep(kept + place * KEYS, r, sum0, sum1, quad_lane);
-            ++place;
-            next = place < count ? next - key_stride : -1;
-          }
+          add_to_prefix(r, sum0, sum1, tile, kept, samples, quad_lane);
         }
         pack_all(x, p);
       }
@@ -438,13 +446,7 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_att
         exponentials(x, r, sum0, sum1);
         pack_all(x, p);
         if (__any_sync(0xffffffffu, !(sum0 + sum1 <= LIMIT))) raise(x, p, o, r, sum0, sum1, flag);
-        r.sum0 += sum0;
-        r.sum1 += sum1;
-        if (tile == next) {
-          keep(kept + place * KEYS, r, sum0, sum1, quad_lane);
-          ++place;
-          next = place < count ? next - key_stride : -1;
-        }
+        add_to_prefix(r, sum0, sum1, tile, kept, samples, quad_lane);
       }
 #pragma unroll 1
       for (--tile; tile > 0; --tile, ++n) {
@@ -467,13 +469,7 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_att
           pack_all(x, p);
         }
         barrier_release(EMPTY_VALUES(n), lane);
-        r.sum0 += sum0;
-        r.sum1 += sum1;
-        if (tile == next) {
-          keep(kept + place * KEYS, r, sum0, sum1, quad_lane);
-          ++place;
-          next = place < count ? next - key_stride : -1;
-        }
+        add_to_prefix(r, sum0, sum1, tile, kept, samples, quad_lane);
       }
       barrier_wait(FULL_VALUES(n), PHASE(n));
       fence(o, p);
