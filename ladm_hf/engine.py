@@ -27,7 +27,7 @@ from ladm_hf.config import LadmConfig
 from ladm_hf.documents import Tokens
 from ladm_hf.errors import BackendError, CalculatorError
 from ladm_hf.llama import LlamaForward, llama_forward
-from ladm_hf.ops import choose_backend
+from ladm_hf.ops import choose_backend, sent_to
 from ladm_hf.scores import contextual_dependency_score
 from ladm_hf.spans import SpanGrid
 
@@ -166,7 +166,7 @@ class Engine:
         padded = np.zeros((len(documents), width), dtype=np.int64)
         for row, ids in zip(padded, documents, strict=True):
             row[: len(ids)] = ids
-        self._forward(self._on_device(torch.from_numpy(padded)), recorder)
+        self._forward(sent_to(self.model.device, torch.from_numpy(padded)), recorder)
         absent = [layer for layer in recorder.layers if layer not in recorder.pfs]
         if absent:
             raise CalculatorError(
@@ -210,11 +210,6 @@ class Engine:
                 # mask of ones says that nothing is packed either; without it transformers 4.57 builds one of T x T.
                 mask = torch.ones_like(input_ids)
                 self.model(input_ids=input_ids, attention_mask=mask, use_cache=False, ladm_recorder=recorder)
-
-    def _on_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self._asynchronous:
-            tensor = tensor.pin_memory()
-        return tensor.to(self.model.device, non_blocking=self._asynchronous)
 
     def _padded_length(self, length: int) -> int:
         """The length that a document is padded to."""

@@ -151,6 +151,14 @@ def launches_on(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
+def sent_to(device: torch.device, tensor: Tensor) -> Tensor:
+    """A tensor of the host on a device."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    # pinned, or the copy would wait for everything the device has been given so far
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def _is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ladm_hf.ops import chunked
+from ladm_hf.ops import chunked, sent_to
 from ladm_hf.spans import SpanGrid
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -100,10 +100,7 @@ def _spans_on(grid: SpanGrid, device: torch.device) -> Tensor:
     known = _device_spans.setdefault(grid, {})
     if device not in known:
         spans = torch.stack([torch.from_numpy(grid.query_starts), torch.from_numpy(grid.num_key_spans)], -1)
-        if device.type == "cuda":
-            # pinned, or the copy would wait for everything the device has been given so far
-            spans = spans.pin_memory()
-        known[device] = spans.to(device, non_blocking=True)
+        known[device] = sent_to(device, spans)
     return known[device]
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ladm_hf.config import LadmConfig
-from ladm_hf.ops import chunked, launches_on
+from ladm_hf.ops import chunked, launches_on, sent_to
 from ladm_hf.spans import SpanGrid
 
 SPAN_LENGTH, HEAD_DIM = 128, 64
@@ -155,8 +155,7 @@ def _lengths_on(grid: SpanGrid, batch: int, device: torch.device) -> Tensor:
     known = _device_lengths.setdefault(grid, {})
     if (device, batch) not in known:
         lengths = torch.tensor(grid.num_tokens * (batch if len(grid) == 1 else 1), dtype=torch.int32)
-        # pinned, or the copy would wait for everything the device has been given so far
-        known[device, batch] = lengths.pin_memory().to(device, non_blocking=True)
+        known[device, batch] = sent_to(device, lengths)
     return known[device, batch]
 
 
