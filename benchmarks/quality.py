@@ -313,8 +313,7 @@ def settings_markdown(result: dict[str, Any]) -> str:
     """Every setting, with the score that comes closest to the first one there."""
     (_, first), *others = result["methods"].items()
     lines = ["| setting | LADM | best of the others | | LADM is ahead by |", "|---|---|---|---|---|"]
-    names = [name for name in first if name not in ("headline", "all", "seconds", "domains")]
-    for key in [*names, "all"]:
+    for key in [*settings_of(first), "all"]:
         rival, row = max(others, key=lambda other: other[1][key]["auc"])
         ahead = interval(row[key]["behind_first"], "+.3f")
         shown = "mean of all" if key == "all" else key
@@ -341,6 +340,11 @@ def domains_markdown(result: dict[str, Any]) -> str:
             f"{weakest}: {areas[weakest]:.2f} | {rival}: {rivals[rival]:.2f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def settings_of(row: dict[str, Any]) -> list[str]:
+    """The settings that a score was measured at."""
+    return [name for name in row if name not in ("headline", "all", "seconds", "domains")]
 
 
 def interval(estimate: dict[str, float], shown: str = ".3f") -> str:

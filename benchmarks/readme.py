@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quality import domains_markdown, settings_markdown
+from quality import domains_markdown, interval, settings_markdown, settings_of
 from quality import markdown as render_quality
 from table import render as render_gpu
 
@@ -92,20 +92,17 @@ def second_seed(result: dict[str, Any]) -> str:
     (_, own), *others = result["methods"].items()
     shipped = dict(others)["LADM, ladm-nano"]
     lines = ["| setting | shipped | second seed | difference |", "|---|---|---|---|"]
-    for key in [name for name in own if name not in ("headline", "seconds", "domains")]:
-        ahead = shipped[key]["behind_first"]
+    for key in [*settings_of(own), "all"]:
+        ahead = interval(shipped[key]["behind_first"], "+.3f")
         shown = "mean of all" if key == "all" else key
-        lines.append(
-            f"| {shown} | {shipped[key]['auc']:.3f} | {own[key]['auc']:.3f} | "
-            f"{ahead['auc']:+.3f} ({ahead['low']:+.3f} to {ahead['high']:+.3f}) |"
-        )
+        lines.append(f"| {shown} | {shipped[key]['auc']:.3f} | {own[key]['auc']:.3f} | {ahead} |")
     return "\n".join(lines)
 
 
 def paper_recipe(result: dict[str, Any]) -> str:
     """Calculators that went through less than ladm-nano, each by its own configuration."""
     (_, first), *_ = result["methods"].items()
-    names = [name for name in first if name not in ("headline", "all", "seconds", "domains")]
+    names = settings_of(first)
     lines = ["| calculator | mean | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
     labels = {
         "LADM, calibrated heads": "ladm-nano",
@@ -113,13 +110,8 @@ def paper_recipe(result: dict[str, Any]) -> str:
         "LADM, paper-recipe": "the paper's recipe",
     }
     for name, row in result["methods"].items():
-        mean = row["all"]
         cells = [f"{row[setting]['auc']:.2f}" for setting in names]
-        lines.append(
-            f"| {labels[name]} | {mean['auc']:.3f} ({mean['low']:.3f} to {mean['high']:.3f}) | "
-            + " | ".join(cells)
-            + " |"
-        )
+        lines.append(f"| {labels[name]} | {interval(row['all'])} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
