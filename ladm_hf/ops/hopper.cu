@@ -27,6 +27,8 @@ constexpr int BARRIERS_AT = VALUES_AT + STAGES * TILE, FLAG_AT = BARRIERS_AT + 8
 constexpr float LIMIT = 16384.f;       // of a thread's sum of p over a tile: fp16 holds it
 constexpr float FAINT = 8e-28f;        // 2^-90: below it a prefix's sum has lost terms to underflow
 constexpr float LN2 = 0.6931471805599453f;
+constexpr int PARTS = KEYS / 16;       // warps of a query span
+constexpr int AHEAD = 8;               // sums that a thread reads at once, for each of its rows
 enum Pass { FAST = 0, EXACT = 1, PREFIX = 2 };
 
 struct alignas(64) TensorMap { char bytes[128]; };
@@ -77,6 +79,8 @@ DEV u32 pack(float low, float high) {
 }
 // The same in all lanes, said in a way that lets the compiler keep what follows from it in uniform registers.
 DEV int uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
+// The same, but what follows from it is computed where it stands: the end of a loop takes no registers from the loop.
+DEV int here(int x) { asm volatile("" : "+r"(x)); return x; }
 DEV float infinity() { return __int_as_float(0x7f800000); }
 
 // ------------------------------------------------------------------------------------------- matrix products
@@ -273,7 +277,7 @@ DEV void add_to_prefix(Rows& r, float sum0, float sum1, int tile, float* kept, S
 }
 
 // q, k, v: maps of [B, H or Hkv, T, 64]; out [B, T, H, 64]; lse [B, H, T]. With `lengths` [B] the span focus, too:
-// pfs [B, H, query spans, key spans, 8], sums of 16 queries each, and scratch [B, H, query spans, key spans, 128].
+// pfs [B, H, 8, query spans, key spans], sums of 16 queries each, and scratch [B, H, query spans, key spans, 128].
 // `scale` multiplies q . k and log2(e); strides are in spans.
 extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_attention(
     const __grid_constant__ TensorMap q_map, const __grid_constant__ TensorMap k_map,
@@ -351,15 +355,15 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_att
   const int own = min((first_row - base) / KEYS, tiles - 1);
   // of a query span: how many key spans it has, and where their sums go
   const int start = base + (first_row - base) / KEYS * KEYS;
-  int count = 0;
-  float *kept = scratch, *focused = pfs;
+  int count = 0, place = 0;
+  float* kept = scratch;
   if (lengths && start > KEYS + 4 * KEYS * key_stride && start < length) {
     const int back = (length - KEYS - start) / KEYS;
     if (back % query_stride == 0) {
       count = (start - KEYS) / (KEYS * key_stride);
-      const u64 place = ((u64)(sample * heads + head) * query_spans + back / query_stride) * key_spans;
-      kept += place * KEYS + (first_row - start) + 16 * warp + g;
-      focused += place * 8 + (first_row - start) / 16 + warp;
+      place = back / query_stride;
+      const u64 row_of_spans = (u64)(sample * heads + head) * query_spans + place;
+      kept += row_of_spans * key_spans * KEYS + (first_row - start) + 16 * warp + g;
     }
   }
 
@@ -481,19 +485,34 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_att
 
     // ----------------------------------------------------------------------------------------- results
     const float sum0 = quad_sum(r.sum0), sum1 = quad_sum(r.sum1);
+    const int late = here(thread), quad_lane = late & 3, g = late >> 2 & 7, warp = late >> 5 & 3, lane = late & 31;
+    const int row = here(first_row) + 16 * warp + g;
     if (count) {
       if (pass != PREFIX && !(sum0 > FAINT && sum1 > FAINT))
         asm volatile("atom.shared::cta.or.b32 _, [%0], %1;" ::"r"(flag), "r"((u32)PREFIX) : "memory");
       const float prefix0 = log2_(sum0) - r.m0, prefix1 = log2_(sum1) - r.m1;
+      const int part = ((first_row - base) & (KEYS - 1)) / 16 + warp;
+      float* const focused =
+          pfs + (((u64)(sample * heads + head) * PARTS + part) * query_spans + here(place)) * key_spans;
       __syncwarp();
 #pragma unroll 1
-      for (int i = quad_lane; i - quad_lane < key_spans; i += 4) {
-        float focus = 0.f;
-        if (i < count) focus = exp2_(kept[i * KEYS] - prefix0) + exp2_(kept[i * KEYS + 8] - prefix1);
-        focus += __shfl_xor_sync(0xffffffffu, focus, 4);
-        focus += __shfl_xor_sync(0xffffffffu, focus, 8);
-        focus += __shfl_xor_sync(0xffffffffu, focus, 16);
-        if (g == 0 && i < key_spans) focused[i * 8] = focus;
+      for (int first = 0; first < key_spans; first += 4 * AHEAD) {
+        float kept0[AHEAD], kept1[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+          const int column = first + 4 * i + quad_lane;
+          kept0[i] = column < count ? kept[column * KEYS] : 0.f;
+          kept1[i] = column < count ? kept[column * KEYS + 8] : 0.f;
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+          const int column = first + 4 * i + quad_lane;
+          float focus = column < count ? exp2_(kept0[i] - prefix0) + exp2_(kept1[i] - prefix1) : 0.f;
+          focus += __shfl_xor_sync(0xffffffffu, focus, 4);
+          focus += __shfl_xor_sync(0xffffffffu, focus, 8);
+          focus += __shfl_xor_sync(0xffffffffu, focus, 16);
+          if (g == 0 && column < key_spans) focused[column] = focus;
+        }
       }
     }
     if (pass != PREFIX) {
@@ -534,8 +553,9 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_att
   if (lengths && blockIdx.z == gridDim.z - 1) {
     const int lowest = KEYS + 4 * KEYS * key_stride, last = length - KEYS;
     const int present = last > lowest ? (last - lowest - 1) / (KEYS * query_stride) + 1 : 0;
-    float* const all = pfs + (u64)(sample * heads + head) * query_spans * key_spans * 8;
-    for (u64 i = (u64)present * key_spans * 8 + thread; i < (u64)query_spans * key_spans * 8; i += WARPGROUPS * 128)
-      all[i] = 0.f;
+    const int known = present * key_spans, all = query_spans * key_spans;
+    for (int part = 0; part < PARTS; ++part)
+      for (int i = known + thread; i < all; i += WARPGROUPS * 128)
+        pfs[((u64)(sample * heads + head) * PARTS + part) * all + i] = 0.f;
   }
 }

@@ -76,7 +76,7 @@ def attention(
         _launch(q, k, v, scale, output, lse)
         return output.transpose(1, 2), lse, None
     # sums of 16 queries, the share of a warp
-    pfs = torch.empty(batch, heads, *grid.shape, SPAN_LENGTH // 16, dtype=torch.float32, device=q.device)
+    pfs = torch.empty(batch, heads, SPAN_LENGTH // 16, *grid.shape, dtype=torch.float32, device=q.device)
     lengths = _lengths_on(grid, batch, q.device)
     # some documents at a time, which share the scratch
     step = min(batch, max(1, SCRATCH_BYTES // _scratch_bytes(heads, grid)))
@@ -85,7 +85,7 @@ def attention(
         part = slice(first, first + step)
         focus = lengths[part], scratch, pfs[part], grid
         _launch(q[part], k[part], v[part], scale, output[part], lse[part], focus)
-    return output.transpose(1, 2), lse, pfs.sum(-1)
+    return output.transpose(1, 2), lse, pfs.sum(2)
 
 
 def _launch(

@@ -230,13 +230,47 @@ def test_a_recorder_offers_its_spans_to_the_attention_of_the_layers_it_wants() -
     torch.testing.assert_close(every.pfs[0], pfs)
 
 
+def definition(q, k, v, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and log-sum-exp in fp64."""
+    group = q.shape[1] // k.shape[1]
+    logits = scale * q.double() @ k.double().repeat_interleave(group, 1).mT
+    logits.masked_fill_(torch.ones_like(logits, dtype=torch.bool).triu_(1), -torch.inf)
+    return logits.softmax(-1) @ v.double().repeat_interleave(group, 1), logits.logsumexp(-1)
+
+
+@pytest.fixture
+def uninitialized_memory_is_nan():
+    """Whatever is not written shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def assert_agrees(q, k, v, grid: SpanGrid) -> torch.Tensor:
+    """Compares the kernel with the definition on the tokens of the documents, and gives its PFS."""
+    output, lse, pfs = hopper.attention(q, k, v, 0.125, grid)
+    expected, expected_lse = definition(q, k, v, 0.125)
+    lengths = torch.tensor(grid.num_tokens, device="cuda")[:, None]
+    real = (torch.arange(q.shape[2], device="cuda") < lengths).expand(len(q), -1)
+    error = (output - expected).transpose(1, 2)[real].norm() / expected.transpose(1, 2)[real].norm()
+    assert error < (1e-3 if q.dtype == torch.float16 else 8e-3)
+    torch.testing.assert_close(lse.mT[real], expected_lse.float().mT[real], rtol=1e-5, atol=1e-5)
+    expected_pfs = naive.span_focus(q.double(), k.double(), grid, 0.125).float()
+    torch.testing.assert_close(pfs, expected_pfs, rtol=1e-4, atol=1e-7)
+    assert not (pfs[expected_pfs == 0]).any()
+    return pfs
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
+@pytest.mark.usefixtures("uninitialized_memory_is_nan")
+@pytest.mark.filterwarnings("ignore:.*deterministic")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     ("d_afs", "d_cds", "extra"), [(1, 1, [0]), (1, 1, [130, 7, 128]), (2, 3, [500, 600]), (4, 4, [0, 555])]
 )
-@pytest.mark.parametrize("kind", ["plain", "sink", "sharp", "own"])
+@pytest.mark.parametrize("kind", ["plain", "sink", "sharp", "own", "past"])
 def test_it_agrees_with_the_definition(dtype, d_afs, d_cds, extra, kind) -> None:
     config = LadmConfig(d_afs=d_afs, d_cds=d_cds, max_length=65536)
     lengths = [config.min_tokens + more for more in extra]
@@ -246,29 +280,69 @@ def test_it_agrees_with_the_definition(dtype, d_afs, d_cds, extra, kind) -> None
         packed[:, :3, 8:10] *= 6
     elif kind == "sharp":
         packed[:, :, :8] *= 30
-    elif kind == "own":
-        # a query finds the keys of its own span so much better that what lies before them is out of fp32's sight
+    elif kind in ("own", "past"):
+        # A query finds the keys of one span so much better that fp32 does not hold the others beside them: its own
+        # span, where the prefix is lost, or one that is neither its own nor the first, where the sum overflows.
         spans = torch.arange(packed.shape[1], device="cuda") // 128
         code = torch.randn(int(spans.max()) + 1, 64, generator=generator, device="cuda")
-        packed[:, :, :10] += 40 * torch.nn.functional.normalize(code, dim=1)[spans][:, None]
+        code = 40 * torch.nn.functional.normalize(code, dim=1)
+        packed[:, :, :8] += code[spans - (2 if kind == "past" else 0)][:, None]
+        packed[:, :, 8:10] += code[spans][:, None]
     q, k, v = packed.to(dtype).transpose(1, 2).split([8, 2, 2], 1)
-    grid = SpanGrid(lengths, config)
-    # whatever is not written shows
-    torch.full((1 << 28,), torch.nan, device="cuda")
-    output, lse, pfs = hopper.attention(q, k, v, 0.125, grid)
-    logits = 0.125 * q.double() @ k.double().repeat_interleave(4, 1).mT
-    logits.masked_fill_(torch.ones_like(logits, dtype=torch.bool).triu_(1), -torch.inf)
-    real = torch.arange(q.shape[2], device="cuda") < torch.tensor(lengths, device="cuda")[:, None]
-    expected = logits.softmax(-1) @ v.double().repeat_interleave(4, 1)
-    error = (output - expected).transpose(1, 2)[real].norm() / expected.transpose(1, 2)[real].norm()
-    assert error < (1e-3 if dtype == torch.float16 else 8e-3)
-    torch.testing.assert_close(lse.mT[real], logits.logsumexp(-1).float().mT[real], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(pfs, naive.span_focus(q.double(), k.double(), grid, 0.125).float(), rtol=1e-4, atol=1e-7)
+    pfs = assert_agrees(q, k, v, SpanGrid(lengths, config))
+    batch = hopper.attention(q, k, v, 0.125, SpanGrid(lengths, config))[0]
     for i, length in enumerate(lengths):
         one = slice(i, i + 1)
         alone = hopper.attention(
             q[one, :, :length], k[one, :, :length], v[one, :, :length], 0.125, SpanGrid(length, config)
         )
         rows, columns = SpanGrid(length, config).shape
-        assert torch.equal(alone[0], output[one, :, :length])
+        assert torch.equal(alone[0], batch[one, :, :length])
         assert torch.equal(alone[2], pfs[one, :, :rows, :columns])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
+@pytest.mark.usefixtures("uninitialized_memory_is_nan")
+@pytest.mark.filterwarnings("ignore:.*deterministic")
+@pytest.mark.parametrize("kv_heads", [1, 6])
+@pytest.mark.parametrize("heads_outside", [False, True])
+def test_it_takes_any_groups_of_heads_and_one_grid_for_all(kv_heads: int, heads_outside: bool) -> None:
+    packed = torch.randn(3, 2500, 6 + 2 * kv_heads, 64, device="cuda").half()
+    q, k, v = packed.transpose(1, 2).split([6, kv_heads, kv_heads], 1)
+    if heads_outside:
+        q, k, v = (tensor.contiguous() for tensor in (q, k, v))
+    grid = SpanGrid([2500] * 3)
+    pfs = assert_agrees(q, k, v, grid)
+    shared = hopper.attention(q, k, v, 0.125, SpanGrid(2500))[2]
+    assert torch.equal(shared, pfs)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
+@pytest.mark.usefixtures("uninitialized_memory_is_nan")
+@pytest.mark.filterwarnings("ignore:.*deterministic")
+def test_documents_in_turns_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = torch.randn(3, 2800, 8, 64, device="cuda").half().transpose(1, 2).split([4, 2, 2], 1)
+    grid = SpanGrid([2800, 2400, 2600])
+    together = hopper.attention(q, k, v, 0.125, grid)
+    monkeypatch.setattr(hopper, "SCRATCH_BYTES", 2 * hopper._scratch_bytes(4, grid))
+    in_turns = hopper.attention(q, k, v, 0.125, grid)
+    for length, *results in zip(grid.num_tokens, *together, *in_turns, strict=True):
+        output, lse, pfs, *others = results
+        assert torch.equal(output[:, :length], others[0][:, :length])
+        assert torch.equal(lse[:, :length], others[1][:, :length])
+        assert torch.equal(pfs, others[2])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_HOPPER or torch.cuda.device_count() < 2, reason="needs two Hopper GPUs")
+def test_each_device_has_its_own_kernel_whichever_is_current() -> None:
+    tensors = [torch.randn(1, 2500, 8, 64).half().transpose(1, 2).split([4, 2, 2], 1)] * 2
+    found = [
+        causal.attention_and_focus(*(x.to(f"cuda:{index}") for x in qkv), 0.125, SpanGrid(2500))
+        for index, qkv in enumerate(tensors)
+    ]
+    for one, other in zip(*found, strict=True):
+        assert other.device.index == 1
+        assert torch.equal(one.cpu(), other.cpu())
