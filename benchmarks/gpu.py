@@ -67,9 +67,11 @@ class Unscored:
         pass
 
 
-def without_lse(focus: Any) -> Any:
-    """A backend that does not get the log-sum-exp: the exact prefix pass."""
-    return lambda q, k, grid, scale, lse=None, softcap=None: focus(q, k, grid, scale, None, softcap)
+def beside(focus: Any, reuse_lse: bool) -> Any:
+    """A backend that runs beside the attention, never inside it; without the log-sum-exp it is the exact pass."""
+    return lambda q, k, grid, scale, lse=None, softcap=None: focus(
+        q, k, grid, scale, lse if reuse_lse else None, softcap
+    )
 
 
 @contextlib.contextmanager
@@ -292,8 +294,9 @@ def variants(engine: Engine, length: int, count: int = 1) -> dict[str, Callable[
         "plain_flash": plain(SDPBackend.FLASH_ATTENTION),
         "plain_cudnn": plain(SDPBackend.CUDNN_ATTENTION),
         "model_forward_naive": own_forward(BACKENDS["naive"]),
-        "model_forward_exact": own_forward(without_lse(BACKENDS["fused"])),
-        "model_forward_lse": own_forward(BACKENDS["fused"]),
+        "model_forward_exact": own_forward(beside(BACKENDS["fused"], reuse_lse=False)),
+        "model_forward_lse": own_forward(beside(BACKENDS["fused"], reuse_lse=True)),
+        "model_forward_focus": own_forward(BACKENDS["fused"]),
         # the engine's forward pass without scoring: to the end of the last layer, and to its queries and keys
         "engine_unscored_whole": unscored(last + 1),
         "engine_unscored": unscored(last),
@@ -312,6 +315,18 @@ def by_length(engine: Engine, lengths: tuple[int, ...], only: tuple[str, ...] = 
                 continue
             times.setdefault(name, {})[str(length)] = seconds(run, 1 if length > 65536 else 2 if length > 32768 else 3)
             print(f"{length:7d} {name:24s} {times[name][str(length)]:.4f} s", flush=True)
+            torch.cuda.empty_cache()
+    return times
+
+
+def in_batches(engine: Engine, lengths: tuple[int, ...]) -> dict[str, dict[str, float]]:
+    """Seconds a document where as many go at a time as a batch holds, so that the host is no limit."""
+    times: dict[str, dict[str, float]] = {}
+    for length in lengths:
+        count = max(1, engine.budget.max_tokens // length)
+        runs = variants(engine, length, count)
+        for name in ("plain_cudnn", "engine"):
+            times.setdefault(name, {})[str(length)] = seconds(runs[name], 1 if length > 32768 else 2) / count
             torch.cuda.empty_cache()
     return times
 
@@ -521,6 +536,7 @@ def main() -> None:
     section("memory", lambda: memory(engine))
     section("steady_float16", lambda: steady_state(engine, 32768, 24))
     section("seconds", lambda: by_length(engine, LENGTHS))
+    section("seconds_in_batches", lambda: in_batches(engine, LENGTHS))
     section("mixed_stream", lambda: mixed_stream(engine))
     section("profile", lambda: layer_profile(engine))
     del engine

@@ -16,6 +16,7 @@ VARIANTS = {
     "model_forward_naive": "the model's own forward + materialised softmax",
     "model_forward_exact": "the model's own forward + exact prefix pass",
     "model_forward_lse": "the model's own forward + log-sum-exp reused",
+    "model_forward_focus": "the model's own forward + span focus inside the attention",
     "engine_unscored_whole": "our forward, unscored, to the end of the last layer",
     "engine_unscored": "our forward, unscored, to the last layer's queries and keys",
     "engine": "**our forward, scored**",
@@ -26,6 +27,7 @@ def render(result: dict[str, Any]) -> str:
     """The Markdown of one result file."""
     env, times = result["environment"], result["seconds"]
     lengths = sorted({length for row in times.values() for length in row}, key=int)
+    batches = result.get("seconds_in_batches", {})
     lines = [
         f"One {env['device']}, fp16, TinyLlama-1.1B shape with random weights, seconds a document "
         f"(torch {env['torch']}, cuDNN {env['cudnn']}, Triton {env['triton']}, transformers {env['transformers']}):",
@@ -37,6 +39,9 @@ def render(result: dict[str, Any]) -> str:
         if name in times:
             cells = (f"{times[name][length]:.4f}" if length in times[name] else "" for length in lengths)
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    for name, row in batches.items():
+        cells = (f"{row[length]:.4f}" for length in lengths)
+        lines.append(f"| in full batches: {VARIANTS[name]} | " + " | ".join(cells) + " |")
     lines += ["", *_sentences(result)]
     return "\n".join(lines) + "\n"
 

@@ -22,7 +22,7 @@ from transformers.masking_utils import sdpa_mask
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import ConfigError, NoFullAttentionError, UnsupportedModelError
 from ladm_hf.ops import BACKENDS, SpanFocus, causal, triton_problem
-from ladm_hf.ops.causal import causal_attention
+from ladm_hf.ops.causal import attention_and_focus, causal_attention
 from ladm_hf.spans import SpanGrid
 
 NAME = "ladm"
@@ -159,10 +159,31 @@ def ladm_attention(
         if ladm_recorder.is_last(layer):
             ladm_recorder.record(layer, query, key, scale, None, softcap)
             raise ForwardDone
+        if _is_plain_causal(module, query, key, attention_mask, dropout, kwargs):
+            focused = focused_attention(layer, query, key, value, scale, ladm_recorder)
+            if focused is not None:
+                return focused.transpose(1, 2).contiguous(), None
         output, lse = attend(module, query, key, value, attention_mask, scale, dropout, **kwargs)
         ladm_recorder.record(layer, query, key, scale, lse, softcap)
         return output, None
     return attend(module, query, key, value, attention_mask, scale, dropout, **kwargs)[0], None
+
+
+def focused_attention(
+    layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, recorder: Recorder
+) -> Tensor | None:
+    """Plain causal attention from a kernel that gives the span focus too, which the recorder keeps.
+
+    Returns:
+        The output `[B, H, T, D]`, or `None` where there is no such kernel or the recorder wants no focus.
+    """
+    grid = recorder.grid_in_attention(layer)
+    focused = None if grid is None else attention_and_focus(query, key, value, scale, grid)
+    if focused is None:
+        return None
+    output, _, pfs = focused
+    recorder.keep(layer, pfs)
+    return output
 
 
 def attend(
@@ -408,7 +429,7 @@ def _is_plain_causal(
     return (
         mask is None
         and dropout == 0.0
-        and kwargs.get("position_bias") is None
+        and all(kwargs.get(name) is None for name in ("position_bias", "softcap", "s_aux"))
         and query.shape[2] == key.shape[2] > 1
         and (causal if causal is not None else getattr(module, "is_causal", True))
         and not (torch.is_grad_enabled() and query.requires_grad)

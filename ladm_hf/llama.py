@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ladm_hf.attention import ForwardDone, LayerPlan, Recorder, scoring_attention
+from ladm_hf.attention import ForwardDone, LayerPlan, Recorder, focused_attention, scoring_attention
 from ladm_hf.ops import launches_on, triton_runs_on
-from ladm_hf.ops.causal import attention_and_focus, causal_attention
+from ladm_hf.ops.causal import causal_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -117,12 +117,9 @@ class LlamaForward:
 
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, recorder: Recorder) -> Tensor:
         """The attention's output `[B, H, T, D]`; the recorder gets what it wants."""
-        grid = recorder.grid_in_attention(layer)
-        focused = None if grid is None else attention_and_focus(q, k, v, self.scale, grid)
+        focused = focused_attention(layer, q, k, v, self.scale, recorder)
         if focused is not None:
-            output, _, pfs = focused
-            recorder.keep(layer, pfs)
-            return output
+            return focused
         attended = causal_attention(q, k, v, self.scale)
         if attended is None:
             output = nn.functional.scaled_dot_product_attention(

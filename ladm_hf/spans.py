@@ -12,6 +12,7 @@ column 0).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -69,7 +70,7 @@ class SpanGrid:
     def __len__(self) -> int:
         return len(self.num_tokens)
 
-    @property
+    @functools.cached_property
     def shape(self) -> tuple[int, int]:
         """`(R, S)`: the most query spans and key spans of any document of the batch."""
         return self.query_starts.shape[1], int(self.num_key_spans.max())

@@ -11,8 +11,8 @@ from conftest import SMALL, random_ids, tiny_model
 
 pytest.importorskip("triton")
 
-from ladm_hf import llama
-from ladm_hf.attention import LayerPlan, SpanRecorder, layer_plan, scoring_attention
+from ladm_hf import attention, llama
+from ladm_hf.attention import ForwardDone, LayerPlan, SpanRecorder, layer_plan, scoring_attention
 from ladm_hf.calculators import resolve
 from ladm_hf.engine import Engine, _rotates_by_length
 from ladm_hf.llama import LlamaForward, llama_forward
@@ -150,7 +150,10 @@ def test_the_engine_scores_the_same_by_either_forward_pass(monkeypatch: pytest.M
     assert passes == ["fast", "model"]
 
 
-def test_a_kernel_that_gives_the_focus_too_is_asked_for_all_but_the_last_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("own", [False, True])
+def test_a_kernel_that_gives_the_focus_too_is_asked_for_all_but_the_last_layer(
+    monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
     asked: list[SpanGrid] = []
 
     def attention_and_focus(q, k, v, scale, grid):
@@ -164,10 +167,14 @@ def test_a_kernel_that_gives_the_focus_too_is_asked_for_all_but_the_last_layer(m
     recorders = []
     for replacement in (None, attention_and_focus):
         if replacement is not None:
-            monkeypatch.setattr(llama, "attention_and_focus", replacement)
+            monkeypatch.setattr(attention, "attention_and_focus", replacement)
         recorders.append(SpanRecorder(SpanGrid([311, 300], SMALL), (0, 1, 2), {1: [0, 2]}, BACKENDS["fused"]))
         with torch.inference_mode():
-            forward(ids, recorders[-1])
+            if own:
+                with scoring_attention(model), pytest.raises(ForwardDone):
+                    model(input_ids=ids, use_cache=False, ladm_recorder=recorders[-1])
+            else:
+                forward(ids, recorders[-1])
     plain, focused = recorders
     assert asked == [focused.grid] * 2
     torch.testing.assert_close(focused.pfs, plain.pfs, rtol=1e-4, atol=1e-6)

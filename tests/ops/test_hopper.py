@@ -9,9 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import random_ids, tiny_model
 
 from ladm_hf.attention import SpanRecorder
+from ladm_hf.calculators import resolve
 from ladm_hf.config import LadmConfig
+from ladm_hf.engine import Engine
 from ladm_hf.ops import BACKENDS, causal, hopper, naive
 from ladm_hf.spans import SpanGrid
 from ladm_hf.training.calibration import HeadRecorder
@@ -333,6 +336,25 @@ def test_documents_in_turns_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) 
         assert torch.equal(output[:, :length], others[0][:, :length])
         assert torch.equal(lse[:, :length], others[1][:, :length])
         assert torch.equal(pfs, others[2])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
+def test_a_model_with_its_own_forward_pass_takes_the_kernel_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("gpt_neox", hidden_size=128, num_attention_heads=2, head_dim=64, initializer_range=0.05)
+    documents = [random_ids(2900), random_ids(2500, 1)]
+    kernel, grids = hopper.attention, []
+    monkeypatch.setattr(hopper, "attention", lambda *a: grids.append(len(a) > 4) or kernel(*a))
+    pfs = {}
+    for backend in ("auto", "chunked"):
+        engine = Engine(resolve(model), LadmConfig(), "float16", "cuda:0", backend, None, None)
+        assert engine.forward_pass == "model"
+        grids.clear()
+        pfs[backend] = engine.pfs(documents)[1]
+        # the last layer's attention is not needed
+        assert grids == [backend == "auto"] * 2
+    for layer, found, expected in zip(range(3), pfs["auto"], pfs["chunked"], strict=True):
+        assert (found - expected).norm() <= (5e-2 if layer else 1e-3) * expected.norm()
 
 
 @pytest.mark.gpu
