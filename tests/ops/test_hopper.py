@@ -342,6 +342,7 @@ def test_documents_in_turns_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
 def test_a_model_with_its_own_forward_pass_takes_the_kernel_too(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("gpt_neox", hidden_size=128, num_attention_heads=2, head_dim=64, initializer_range=0.05)
+    model = model.half().to("cuda")
     documents = [random_ids(2900), random_ids(2500, 1)]
     kernel, grids = hopper.attention, []
     monkeypatch.setattr(hopper, "attention", lambda *a: grids.append(len(a) > 4) or kernel(*a))
