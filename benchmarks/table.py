@@ -55,6 +55,12 @@ def _sentences(result: dict[str, Any]) -> list[str]:
                 f"score ({steady['tokens_per_second']:,.0f} tokens/s). Scoring adds {steady['scoring_adds']:.1%} to "
                 f"our own forward cut at the same place, {steady['scoring_adds_to_whole_forward']:+.1%} to a whole one."
             )
+    if batches := result.get("seconds_in_batches"):
+        ratios = (
+            f"{batches['engine'][length] / plain:.2f} at {int(length):,}"
+            for length, plain in batches["plain_cudnn"].items()
+        )
+        lines.append(f"- In full batches, a scored document beside the plain cuDNN forward: {', '.join(ratios)} tokens.")
     if memory := result.get("memory"):
         lines.append(
             f"- Peak memory of 4 documents of 32,768 tokens, weights included: {memory['ratio']:.2f} of the plain "
