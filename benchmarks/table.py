@@ -60,7 +60,10 @@ def _sentences(result: dict[str, Any]) -> list[str]:
             f"{batches['engine'][length] / plain:.2f} at {int(length):,}"
             for length, plain in batches["plain_cudnn"].items()
         )
-        lines.append(f"- In full batches, a scored document beside the plain cuDNN forward: {', '.join(ratios)} tokens.")
+        lines.append(
+            "- In full batches, a scored document beside the plain forward with cuDNN attention: "
+            f"{', '.join(ratios)} tokens."
+        )
     if memory := result.get("memory"):
         lines.append(
             f"- Peak memory of 4 documents of 32,768 tokens, weights included: {memory['ratio']:.2f} of the plain "
