@@ -30,7 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import LlamaConfig, LlamaModel
 
 from ladm_hf import attention
-from ladm_hf.attention import ForwardDone, SpanRecorder, scoring_attention
+from ladm_hf.attention import ForwardDone, Recorder, SpanRecorder, scoring_attention
 from ladm_hf.calculators import Calculator, resolve
 from ladm_hf.config import LadmConfig
 from ladm_hf.engine import Engine
@@ -48,7 +48,7 @@ PARITY_FP32 = 2e-5
 OWN_KERNELS = ("ladm_attention", "_focus_kernel", "_rms_norm_kernel", "_rotate_kernel", "_silu_mul_kernel")
 
 
-class Unscored:
+class Unscored(Recorder):
     """A recorder that records nothing: the forward pass without its scoring."""
 
     def __init__(self, last: int) -> None:
@@ -59,9 +59,6 @@ class Unscored:
 
     def is_last(self, layer: int) -> bool:
         return layer == self.last
-
-    def grid_in_attention(self, layer: int) -> None:
-        return None
 
     def record(self, *_: Any) -> None:
         pass
@@ -279,7 +276,8 @@ def variants(engine: Engine, length: int, count: int = 1) -> dict[str, Callable[
         def run() -> None:
             recorder = SpanRecorder(SpanGrid([length] * count, LONG), engine.layers, {}, focus)
             with torch.inference_mode(), scoring_attention(model), contextlib.suppress(ForwardDone):
-                model(input_ids=ids, use_cache=False, ladm_recorder=recorder)
+                # the mask of ones says that nothing is packed; transformers 4.57 builds one of T x T without it
+                model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, ladm_recorder=recorder)
 
         return run
 

@@ -40,7 +40,7 @@ def render(result: dict[str, Any]) -> str:
             cells = (f"{times[name][length]:.4f}" if length in times[name] else "" for length in lengths)
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
     for name, row in batches.items():
-        cells = (f"{row[length]:.4f}" for length in lengths)
+        cells = (f"{row[length]:.4f}" if length in row else "" for length in lengths)
         lines.append(f"| in full batches: {VARIANTS[name]} | " + " | ".join(cells) + " |")
     lines += ["", *_sentences(result)]
     return "\n".join(lines) + "\n"

@@ -1,9 +1,10 @@
-"""The attention function "ladm": the platform's own attention, and beside it the span focus of its queries and keys.
+"""The attention function "ladm": the platform's attention, and the span focus of its queries and keys.
 
-The layer's output always comes from the platform's kernel. What the score needs travels to every layer as a keyword
-of the forward pass, `ladm_recorder`, a plain object; there is no global state. A layer is scored only if it sees the
-whole document: sliding-window, chunked, biased and bidirectional layers are left out, and `layer_plan` says why. The
-forward pass ends at the last scored layer, as soon as its queries and keys are known.
+The layer's output comes from the platform's kernel, and the span focus is computed beside it; where one kernel gives
+both, from that. What the score needs travels to every layer as a keyword of the forward pass, `ladm_recorder`, a plain
+object; there is no global state. A layer is scored only if it sees the whole document: sliding-window, chunked, biased
+and bidirectional layers are left out, and `layer_plan` says why. The forward pass ends at the last scored layer, as
+soon as its queries and keys are known.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ class Recorder(Protocol):
 
     def grid_in_attention(self, layer: int) -> SpanGrid | None:
         """The spans whose focus the layer's attention may compute by itself, for `keep`."""
-        ...
+        return None
 
-    def keep(self, layer: int, pfs: Tensor) -> None: ...
+    def keep(self, layer: int, pfs: Tensor) -> None:
+        """Takes the PFS of all heads, `[B, H, R, S]`, in place of [`record`]."""
+        raise TypeError(f"{type(self).__name__} offered no spans")
 
     def record(
         self, layer: int, q: Tensor, k: Tensor, scale: float, lse: Tensor | None, softcap: float | None
@@ -139,7 +142,8 @@ def ladm_attention(
     Args:
         query (`Tensor` `[B, H, T, D]`), key and value (`Tensor` `[B, Hkv, S, D]`): after the rotary embedding.
         attention_mask (`Tensor` `[B, 1, T, S]`, *optional*): `True` attends; `None` is causal.
-        ladm_recorder ([`SpanRecorder`], *optional*): receives the queries and keys of the layers it wants.
+        ladm_recorder ([`SpanRecorder`], *optional*): receives the queries and keys of the layers it wants, or their
+            PFS where the attention's kernel gives it.
 
     Returns:
         The attention output `[B, T, H, D]` and `None` in place of the weights.

@@ -241,7 +241,7 @@ def _norm(x: Tensor, module: Any) -> Tensor:
     return pointwise.rms_norm(x, module.weight, module.variance_epsilon)
 
 
-class _Catch:
+class _Catch(Recorder):
     """A recorder that keeps the queries and keys of the first and the last layer."""
 
     def __init__(self, layers: tuple[int, ...]) -> None:
@@ -253,12 +253,6 @@ class _Catch:
 
     def is_last(self, layer: int) -> bool:
         return layer == self.layers[-1]
-
-    def grid_in_attention(self, layer: int) -> None:
-        return None
-
-    def keep(self, layer: int, pfs: Tensor) -> None:
-        raise NotImplementedError
 
     def record(self, layer: int, q: Tensor, k: Tensor, scale: float, lse: Tensor | None, softcap: float | None) -> None:
         self.caught += [q.double().flatten(), k.double().flatten()]

@@ -164,6 +164,7 @@ def test_a_kernel_that_gives_the_focus_too_is_asked_for_all_but_the_last_layer(
     model = tiny_model("llama", num_hidden_layers=3).to(DEVICE)
     forward = LlamaForward(model)
     ids = torch.tensor([random_ids(311, 0), random_ids(311, 1)], device=DEVICE)
+    ones = torch.ones_like(ids)
     recorders = []
     for replacement in (None, attention_and_focus):
         if replacement is not None:
@@ -172,7 +173,7 @@ def test_a_kernel_that_gives_the_focus_too_is_asked_for_all_but_the_last_layer(
         with torch.inference_mode():
             if own:
                 with scoring_attention(model), pytest.raises(ForwardDone):
-                    model(input_ids=ids, use_cache=False, ladm_recorder=recorders[-1])
+                    model(input_ids=ids, attention_mask=ones, use_cache=False, ladm_recorder=recorders[-1])
             else:
                 forward(ids, recorders[-1])
     plain, focused = recorders

@@ -17,8 +17,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ladm_hf.attention import Recorder
 
-class FocusRecorder:
+
+class FocusRecorder(Recorder):
     """Keeps the queries and keys of the supervised layers during one forward pass, with their gradients.
 
     Args:

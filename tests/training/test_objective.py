@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import random_ids, tiny_model
 
+from ladm_hf.attention import scoring_attention
 from ladm_hf.training.objective import FocusRecorder, same_document_loss
 
 
@@ -72,3 +74,15 @@ def test_recorder_keeps_the_layers_it_wants_with_their_gradient() -> None:
     q = torch.zeros(1, 1, 4, 2, requires_grad=True)
     recorder.record(2, q, q, 0.5, None, None)
     assert recorder.kept[2][0].requires_grad
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_recorder_goes_through_a_model(gradients: bool) -> None:
+    model = tiny_model(num_hidden_layers=2)
+    recorder = FocusRecorder((1,))
+    ids = torch.tensor([random_ids(40)])
+    with scoring_attention(model), torch.set_grad_enabled(gradients):
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, ladm_recorder=recorder)
+    q, k, _ = recorder.kept[1]
+    assert (q.shape, k.shape) == ((1, 4, 40, 16), (1, 2, 40, 16))
+    assert q.requires_grad == gradients
