@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -235,6 +236,12 @@ def out_of_memory(engine: Engine) -> dict[str, Any]:
     return {"budget_before": count * 32768, "budget_after": after, "scored": len(found), "spread": spread}
 
 
+def score_stream(engine: Engine, documents: list[Any]) -> None:
+    """Scores documents in batches, one after the other, and keeps nothing."""
+    for _ in engine.score_all(documents):
+        pass
+
+
 def by_document(engine: Engine, documents: list[Any]) -> dict[int, Any]:
     """Layer scores of every document that got any, by index."""
     return {
@@ -303,29 +310,21 @@ def variants(engine: Engine, length: int, count: int = 1) -> dict[str, Callable[
     }
 
 
-def by_length(engine: Engine, lengths: tuple[int, ...], only: tuple[str, ...] = ()) -> dict[str, dict[str, float]]:
-    """Median seconds of one document by variant and length, each run alone."""
+def by_length(
+    engine: Engine, lengths: tuple[int, ...], only: tuple[str, ...] = (), in_batches: bool = False
+) -> dict[str, dict[str, float]]:
+    """Median seconds of one document by variant and length, alone or in a full batch, where the host is no limit."""
     times: dict[str, dict[str, float]] = {}
     for length in lengths:
-        for name, run in variants(engine, length).items():
+        count = max(1, engine.budget.max_tokens // length) if in_batches else 1
+        repeats = 1 if count * length > 65536 else 2 if count * length > 32768 else 3
+        for name, run in variants(engine, length, count).items():
             if (only and name not in only) or (length > 65536 and name not in ("plain_cudnn", "engine")):
                 continue
             if length > 32768 and name == "model_forward_naive":
                 continue
-            times.setdefault(name, {})[str(length)] = seconds(run, 1 if length > 65536 else 2 if length > 32768 else 3)
+            times.setdefault(name, {})[str(length)] = seconds(run, repeats) / count
             print(f"{length:7d} {name:24s} {times[name][str(length)]:.4f} s", flush=True)
-            torch.cuda.empty_cache()
-    return times
-
-
-def in_batches(engine: Engine, lengths: tuple[int, ...]) -> dict[str, dict[str, float]]:
-    """Seconds a document where as many go at a time as a batch holds, so that the host is no limit."""
-    times: dict[str, dict[str, float]] = {}
-    for length in lengths:
-        count = max(1, engine.budget.max_tokens // length)
-        runs = variants(engine, length, count)
-        for name in ("plain_cudnn", "engine"):
-            times.setdefault(name, {})[str(length)] = seconds(runs[name], 1) / count
             torch.cuda.empty_cache()
     return times
 
@@ -333,13 +332,9 @@ def in_batches(engine: Engine, lengths: tuple[int, ...]) -> dict[str, dict[str, 
 def steady_state(engine: Engine, length: int, count: int) -> dict[str, Any]:
     """Seconds a document from token ids to scores, several batches in a row, and its parts measured in turns."""
     per_batch = max(1, min(count, engine.budget.max_tokens // length))
-    batches = max(1, count // per_batch)
+    batches = count // per_batch
     count = batches * per_batch
     documents = random_documents([length] * count)
-
-    def scored() -> None:
-        for _ in engine.score_all(documents):
-            pass
 
     def unscored(name: str) -> Callable[[], None]:
         forward = variants(engine, length, per_batch)[name]
@@ -351,7 +346,7 @@ def steady_state(engine: Engine, length: int, count: int) -> dict[str, Any]:
         return run
 
     kinds = {
-        "scored": scored,
+        "scored": partial(score_stream, engine, documents),
         "unscored": unscored("engine_unscored"),
         "unscored_whole": unscored("engine_unscored_whole"),
     }
@@ -394,12 +389,7 @@ def mixed_stream(engine: Engine) -> dict[str, Any]:
     per_token = []
     for length in knots:
         documents = random_documents([length] * max(1, 262_144 // length))
-
-        def run(documents: Any = documents) -> None:
-            for _ in engine.score_all(documents):
-                pass
-
-        per_token.append(seconds(run, 1) / sum(map(len, documents)))
+        per_token.append(seconds(partial(score_stream, engine, documents), 1) / sum(map(len, documents)))
     predicted = float((lengths * np.interp(np.log(lengths), np.log(knots), per_token)).sum())
     documents = random_documents(lengths)
     padded: list[int] = []
@@ -412,8 +402,7 @@ def mixed_stream(engine: Engine) -> dict[str, Any]:
     torch.cuda.synchronize()
     start = time.perf_counter()
     with mock.patch.object(engine, "_start", counted):
-        for _ in engine.score_all(documents):
-            pass
+        score_stream(engine, documents)
     took = time.perf_counter() - start
     return {
         "documents": 512, "tokens": int(lengths.sum()), "batches": len(padded),
@@ -429,12 +418,7 @@ def nano() -> dict[str, Any]:
     calculator = resolve("ladm-nano")
     for name, config in {"calibrated": calculator.config, "all_heads": LadmConfig()}.items():
         engine = Engine(calculator, config, "float16", "cuda:0", "auto", None, None)
-        documents = random_documents([8192] * 256, 8192)
-
-        def run(engine: Engine = engine, documents: Any = documents) -> None:
-            for _ in engine.score_all(documents):
-                pass
-
+        run = partial(score_stream, engine, random_documents([8192] * 256, 8192))
         took = seconds(run, 3)
         shares = kernel_times(run)
         own = sum(ms for kernel, ms in shares.items() if kernel.startswith(OWN_KERNELS))
@@ -535,7 +519,7 @@ def main() -> None:
     section("memory", lambda: memory(engine))
     section("steady_float16", lambda: steady_state(engine, 32768, 24))
     section("seconds", lambda: by_length(engine, LENGTHS))
-    section("seconds_in_batches", lambda: in_batches(engine, LENGTHS))
+    section("seconds_in_batches", lambda: by_length(engine, LENGTHS, ("plain_cudnn", "engine"), in_batches=True))
     section("mixed_stream", lambda: mixed_stream(engine))
     section("profile", lambda: layer_profile(engine))
     del engine

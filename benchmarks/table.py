@@ -27,7 +27,8 @@ def render(result: dict[str, Any]) -> str:
     """The Markdown of one result file."""
     env, times = result["environment"], result["seconds"]
     lengths = sorted({length for row in times.values() for length in row}, key=int)
-    batches = result.get("seconds_in_batches", {})
+    rows = [(label, times[name]) for name, label in VARIANTS.items() if name in times]
+    rows += [(f"in full batches: {VARIANTS[name]}", row) for name, row in result.get("seconds_in_batches", {}).items()]
     lines = [
         f"One {env['device']}, fp16, TinyLlama-1.1B shape with random weights, seconds a document "
         f"(torch {env['torch']}, cuDNN {env['cudnn']}, Triton {env['triton']}, transformers {env['transformers']}):",
@@ -35,13 +36,9 @@ def render(result: dict[str, Any]) -> str:
         "| T | " + " | ".join(f"{int(length):,}" for length in lengths) + " |",
         "|---" * (len(lengths) + 1) + "|",
     ]
-    for name, label in VARIANTS.items():
-        if name in times:
-            cells = (f"{times[name][length]:.4f}" if length in times[name] else "" for length in lengths)
-            lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    for name, row in batches.items():
+    for label, row in rows:
         cells = (f"{row[length]:.4f}" if length in row else "" for length in lengths)
-        lines.append(f"| in full batches: {VARIANTS[name]} | " + " | ".join(cells) + " |")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
     lines += ["", *_sentences(result)]
     return "\n".join(lines) + "\n"
 

@@ -250,8 +250,8 @@ def uninitialized_memory_is_nan():
     torch.use_deterministic_algorithms(before, warn_only=warned)
 
 
-def assert_agrees(q, k, v, grid: SpanGrid) -> torch.Tensor:
-    """Compares the kernel with the definition on the tokens of the documents, and gives its PFS."""
+def assert_agrees(q, k, v, grid: SpanGrid) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compares the kernel with the definition on the tokens of the documents, and gives its output and PFS."""
     output, lse, pfs = hopper.attention(q, k, v, 0.125, grid)
     expected, expected_lse = definition(q, k, v, 0.125)
     lengths = torch.tensor(grid.num_tokens, device="cuda")[:, None]
@@ -262,7 +262,7 @@ def assert_agrees(q, k, v, grid: SpanGrid) -> torch.Tensor:
     expected_pfs = naive.span_focus(q.double(), k.double(), grid, 0.125).float()
     torch.testing.assert_close(pfs, expected_pfs, rtol=1e-4, atol=1e-7)
     assert not (pfs[expected_pfs == 0]).any()
-    return pfs
+    return output, pfs
 
 
 @pytest.mark.gpu
@@ -294,15 +294,14 @@ def test_it_agrees_with_the_definition(dtype, d_afs, d_cds, extra, kind) -> None
         packed[:, :, :8] += code[spans - (2 if kind == "past" else 0)][:, None]
         packed[:, :, 8:10] += code[spans][:, None]
     q, k, v = packed.to(dtype).transpose(1, 2).split([8, 2, 2], 1)
-    pfs = assert_agrees(q, k, v, SpanGrid(lengths, config))
-    batch = hopper.attention(q, k, v, 0.125, SpanGrid(lengths, config))[0]
+    output, pfs = assert_agrees(q, k, v, SpanGrid(lengths, config))
     for i, length in enumerate(lengths):
         one = slice(i, i + 1)
         alone = hopper.attention(
             q[one, :, :length], k[one, :, :length], v[one, :, :length], 0.125, SpanGrid(length, config)
         )
         rows, columns = SpanGrid(length, config).shape
-        assert torch.equal(alone[0], batch[one, :, :length])
+        assert torch.equal(alone[0], output[one, :, :length])
         assert torch.equal(alone[2], pfs[one, :, :rows, :columns])
 
 
@@ -317,8 +316,7 @@ def test_it_takes_any_groups_of_heads_and_one_grid_for_all(kv_heads: int, heads_
     q, k, v = packed.transpose(1, 2).split([6, kv_heads, kv_heads], 1)
     if heads_outside:
         q, k, v = (tensor.contiguous() for tensor in (q, k, v))
-    grid = SpanGrid([2500] * 3)
-    pfs = assert_agrees(q, k, v, grid)
+    _, pfs = assert_agrees(q, k, v, SpanGrid([2500] * 3))
     shared = hopper.attention(q, k, v, 0.125, SpanGrid(2500))[2]
     assert torch.equal(shared, pfs)
 
