@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ladm_hf.config import LadmConfig
@@ -22,6 +22,7 @@ def pairs_by_definition(length: int, config: LadmConfig) -> list[tuple[int, int,
     return pairs
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=4), st.integers(2, 40), st.integers(1, 6), st.integers(1, 6))
 def test_grid_is_the_definition(extra: list[int], span_length: int, d_afs: int, d_cds: int) -> None:
     config = LadmConfig(span_length=span_length, d_afs=d_afs, d_cds=d_cds)
