@@ -79,7 +79,7 @@ def answer_name(loading: "Any") -> None:
         ours = path == NAME and module_type in (None, "metric") and not args and kwargs.get("revision") is None
         if not ours or os.path.isfile(os.path.join(NAME, f"{NAME}.py")):
             return original(path, module_type, *args, **kwargs)
-        from ladm_hf import __version__
+        from ladm_hf.version import __version__
 
         return loading.ImportableModule("ladm_hf.metric", hashlib.sha256(f"ladm_hf {__version__}".encode()).hexdigest())
 

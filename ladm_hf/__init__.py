@@ -13,8 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import _ladm_hf_autoload
-
-__version__ = "0.1.0"
+from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
     from ladm_hf.attention import register_attention

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ladm_hf import __version__
 from ladm_hf.card_block import Figure
 from ladm_hf.errors import ConfigError, InputError, MissingExtraError
+from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetInfo

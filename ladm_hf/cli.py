@@ -12,8 +12,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ladm_hf import __version__
 from ladm_hf.errors import LadmError
+from ladm_hf.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,

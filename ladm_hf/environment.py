@@ -8,10 +8,10 @@ import platform
 
 import torch
 
-from ladm_hf import __version__
 from ladm_hf.attention import describe
 from ladm_hf.calculators import CONFIG_FILE, resolve
 from ladm_hf.errors import LadmError
+from ladm_hf.version import __version__
 
 PACKAGES = (
     "torch", "transformers", "datasets", "evaluate", "accelerate", "huggingface_hub", "tokenizers", "pyarrow", "numpy",

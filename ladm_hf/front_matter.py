@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from ladm_hf.version import __version__
+
 if TYPE_CHECKING:
     from datasets import DatasetInfo
     from huggingface_hub import DatasetCard
@@ -169,8 +171,6 @@ def _plain(value: Any) -> Any:
 def package_version(package: str) -> str:
     """The version of an installed package, `""` where it is not installed."""
     if package == "ladm_hf":
-        from ladm_hf import __version__
-
         return __version__
     try:
         return version(package)

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ladm_hf import __version__, plots
+from ladm_hf import plots
 from ladm_hf.errors import InputError, LadmError
 from ladm_hf.selection import DROP_REASONS, Selection, one_line
+from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
     import jinja2

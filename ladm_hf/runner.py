@@ -33,7 +33,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from ladm_hf import __version__
 from ladm_hf.chunks import (
     SCORE_COLUMNS,
     SCORE_FIELDS,
@@ -53,6 +52,7 @@ from ladm_hf.run_folder import FORMAT, RunFolder, num_chunks, run_id, storage_er
 from ladm_hf.run_lock import RunLock
 from ladm_hf.scorer import LadmScorer
 from ladm_hf.sources import DatasetSource, Rows, Source, document_column, lengths, pick, root_column
+from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

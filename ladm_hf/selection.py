@@ -31,11 +31,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ladm_hf import __version__
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.options import DIVIDES_BUDGET, Shares, Strategy, checked_options
 from ladm_hf.pool import SCORE, SELECTION_FILE, Bools, Pool, column, read_parquet, read_pool, with_positions
 from ladm_hf.ranking import STRATEGIES, Budgets, divide, rank, tally
+from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -31,7 +31,7 @@ LAYERS = [
     ["ops", "scores"],
     ["spans"],
     ["config"],
-    ["errors"],
+    ["errors", "version"],
 ]
 FREE_OF_TORCH = ["errors", "config", "spans", "selection", "card", "plots", "cli"]
 

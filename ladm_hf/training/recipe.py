@@ -33,12 +33,12 @@ from transformers import (
 from transformers.masking_utils import sdpa_mask
 from transformers.trainer_utils import get_last_checkpoint
 
-from ladm_hf import __version__
 from ladm_hf.attention import ladm_attention, layer_plan, scoring_attention
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.training.batches import Curriculum
 from ladm_hf.training.objective import FocusRecorder, same_document_loss
 from ladm_hf.training.windows import TokenizedDocument, WindowDataset, WindowMix, held_out
+from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
