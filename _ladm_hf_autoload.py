@@ -1,9 +1,9 @@
-"""Makes `evaluate.load("ladm")` find `ladm_hf.metric`: one hook, on the import of `evaluate.loading`.
+"""Makes `evaluate.load("ladm")` find `ladm_hf.integrations.evaluate`: one hook, on the import of `evaluate.loading`.
 
 `evaluate` reads no entry points, so the wheel carries a start-up line (`ladm_hf.pth`, and `ladm_hf.start` for Pythons
 with PEP 829) that calls [`install`]. It adds one finder, which does nothing until `evaluate.loading` is imported and
-then wraps its `evaluation_module_factory`: the name `ladm` is answered by `ladm_hf.metric`, every other by the
-original. `import ladm_hf` does the same where start-up lines do not run. `LADM_HF_NO_AUTOLOAD=1` turns both off.
+then wraps its `evaluation_module_factory`: the name `ladm` is answered by `ladm_hf.integrations.evaluate`, every other
+by the original. `import ladm_hf` does the same where start-up lines do not run. `LADM_HF_NO_AUTOLOAD=1` turns both off.
 
 This module stands beside the package, not inside it: an interpreter's start must leave `ladm_hf` itself unimported,
 or a checkout could no longer be put before the installed one on `sys.path`. And it imports nothing that a starting
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SWITCH = "LADM_HF_NO_AUTOLOAD"
 NAME = "ladm"
 TARGET = "evaluate.loading"
+METRIC = "ladm_hf.integrations.evaluate"
 
 
 def install() -> None:
@@ -81,7 +82,7 @@ def answer_name(loading: "Any") -> None:
             return original(path, module_type, *args, **kwargs)
         from ladm_hf.version import __version__
 
-        return loading.ImportableModule("ladm_hf.metric", hashlib.sha256(f"ladm_hf {__version__}".encode()).hexdigest())
+        return loading.ImportableModule(METRIC, hashlib.sha256(f"ladm_hf {__version__}".encode()).hexdigest())
 
     evaluation_module_factory.answers_ladm = True  # type: ignore[attr-defined]
     loading.evaluation_module_factory = evaluation_module_factory

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ladm_hf import LadmConfig, LadmScorer, __version__
-from ladm_hf.demo import demo_documents
+from ladm_hf.checks.demo import demo_documents
 
 RESULTS = Path(__file__).parent / "results"
 

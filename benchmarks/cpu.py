@@ -25,8 +25,8 @@ import torch
 import transformers
 
 from ladm_hf import LadmConfig, LadmScorer, __version__
-from ladm_hf.engine import Engine
 from ladm_hf.ops import chunked, naive
+from ladm_hf.scoring.engine import Engine
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -30,13 +30,13 @@ import triton
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import LlamaConfig, LlamaModel
 
-from ladm_hf import attention
-from ladm_hf.attention import ForwardDone, Recorder, SpanRecorder, scoring_attention
-from ladm_hf.calculators import Calculator, resolve
+from ladm_hf.calculators.calculator import Calculator, resolve
 from ladm_hf.config import LadmConfig
-from ladm_hf.engine import Engine
 from ladm_hf.ops import BACKENDS, causal
-from ladm_hf.spans import SpanGrid
+from ladm_hf.ops.spans import SpanGrid
+from ladm_hf.scoring import attention
+from ladm_hf.scoring.attention import ForwardDone, Recorder, SpanRecorder, scoring_attention
+from ladm_hf.scoring.engine import Engine
 
 ABLATIONS = {"No": None, "no_std": "no_std", "no_len_weight": "no_length_weight"}
 TINY_LLAMA = {

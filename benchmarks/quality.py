@@ -40,9 +40,9 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from ladm_hf import LadmConfig, __version__
-from ladm_hf.attention import ForwardDone, scoring_attention
-from ladm_hf.calculators import resolve
-from ladm_hf.engine import Engine
+from ladm_hf.calculators.calculator import resolve
+from ladm_hf.scoring.attention import ForwardDone, scoring_attention
+from ladm_hf.scoring.engine import Engine
 from ladm_hf.training.calibration import FocusTable, HeadRecorder, setting_areas
 from ladm_hf.training.windows import LabelledWindow, TokenizedDocument, labelled_windows
 

@@ -31,8 +31,8 @@ import pyarrow.parquet as pq
 import torch
 
 from ladm_hf import LadmConfig, LadmScorer, __version__, run_status
-from ladm_hf.run_folder import RunFolder
-from ladm_hf.runner import run_scoring
+from ladm_hf.runs.folder import RunFolder
+from ladm_hf.runs.runner import run_scoring
 
 RESULTS = Path(__file__).parent / "results"
 WORDS = "the of a river stone light under window never answer seven green paper walks slowly machine".split()

@@ -51,7 +51,7 @@ def score_rows(rows: int, seed: int) -> pa.Table:
 
 
 def _measure(name: str, rows: int, seed: int, results: Any) -> None:
-    from ladm_hf.selection import select
+    from ladm_hf.selection.selection import select
 
     table = score_rows(rows, seed)
     options = dict(STRATEGIES[name])

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from runner import RESULTS, launch, write
 
 from ladm_hf import run_status
-from ladm_hf.inputs import open_source
+from ladm_hf.data.open import open_source
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

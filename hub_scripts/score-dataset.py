@@ -59,8 +59,8 @@ def main() -> None:
     from datasets import load_dataset
 
     from ladm_hf import LadmError, LadmScorer, publish, score_dataset, select
-    from ladm_hf.options import parse_tokens
     from ladm_hf.ranks import is_first_rank
+    from ladm_hf.selection.options import parse_tokens
 
     work = args.work_dir or os.path.join(tempfile.gettempdir(), "ladm-" + args.output.replace("/", "--"))
     try:

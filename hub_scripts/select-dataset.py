@@ -44,7 +44,7 @@ def main() -> None:
     from datasets import load_dataset
 
     from ladm_hf import LadmError, publish, select
-    from ladm_hf.options import parse_bands, parse_tokens
+    from ladm_hf.selection.options import parse_bands, parse_tokens
 
     local = os.path.exists(args.input)
     try:

@@ -46,7 +46,7 @@ def main() -> None:
     if not torch.cuda.is_available() and not args.allow_cpu:
         sys.exit("error: no CUDA device. On Jobs ask for one (--flavor h100), or pass --allow-cpu for a small trial.")
     from ladm_hf import LadmError
-    from ladm_hf.calculators import resolve
+    from ladm_hf.calculators.calculator import resolve
     from ladm_hf.ranks import is_first_rank
     from ladm_hf.training import (
         PAPER,

@@ -16,35 +16,35 @@ import _ladm_hf_autoload
 from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
-    from ladm_hf.attention import register_attention
-    from ladm_hf.card import build_card
     from ladm_hf.config import LadmConfig
     from ladm_hf.errors import LadmError
-    from ladm_hf.hub import publish
-    from ladm_hf.prepare import prepare_dataset
-    from ladm_hf.progress import RunStatus, run_status
-    from ladm_hf.runner import score_dataset
-    from ladm_hf.scorer import DocumentScore, FocusMap, LadmScorer, ladm_score
-    from ladm_hf.selection import Selection, select
-    from ladm_hf.spans import SpanGrid
+    from ladm_hf.ops.spans import SpanGrid
+    from ladm_hf.publishing.card import build_card
+    from ladm_hf.publishing.publish import publish
+    from ladm_hf.runs.prepare import prepare_dataset
+    from ladm_hf.runs.progress import RunStatus, run_status
+    from ladm_hf.runs.runner import score_dataset
+    from ladm_hf.scoring.attention import register_attention
+    from ladm_hf.scoring.scorer import DocumentScore, FocusMap, LadmScorer, ladm_score
+    from ladm_hf.selection.selection import Selection, select
 
 _HOMES = {
-    "DocumentScore": "ladm_hf.scorer",
-    "FocusMap": "ladm_hf.scorer",
+    "DocumentScore": "ladm_hf.scoring.scorer",
+    "FocusMap": "ladm_hf.scoring.scorer",
     "LadmConfig": "ladm_hf.config",
     "LadmError": "ladm_hf.errors",
-    "LadmScorer": "ladm_hf.scorer",
-    "Selection": "ladm_hf.selection",
-    "RunStatus": "ladm_hf.progress",
-    "SpanGrid": "ladm_hf.spans",
-    "build_card": "ladm_hf.card",
-    "ladm_score": "ladm_hf.scorer",
-    "prepare_dataset": "ladm_hf.prepare",
-    "publish": "ladm_hf.hub",
-    "register_attention": "ladm_hf.attention",
-    "select": "ladm_hf.selection",
-    "run_status": "ladm_hf.progress",
-    "score_dataset": "ladm_hf.runner",
+    "LadmScorer": "ladm_hf.scoring.scorer",
+    "Selection": "ladm_hf.selection.selection",
+    "RunStatus": "ladm_hf.runs.progress",
+    "SpanGrid": "ladm_hf.ops.spans",
+    "build_card": "ladm_hf.publishing.card",
+    "ladm_score": "ladm_hf.scoring.scorer",
+    "prepare_dataset": "ladm_hf.runs.prepare",
+    "publish": "ladm_hf.publishing.publish",
+    "register_attention": "ladm_hf.scoring.attention",
+    "select": "ladm_hf.selection.selection",
+    "run_status": "ladm_hf.runs.progress",
+    "score_dataset": "ladm_hf.runs.runner",
 }
 
 __all__ = [

@@ -1,6 +1,6 @@
 """`python -m ladm_hf` is `ladm`."""
 
-from ladm_hf.cli import app
+from ladm_hf.cli.app import app
 
 if __name__ == "__main__":
     app(prog_name="ladm")

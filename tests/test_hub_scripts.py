@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard
 from typer.testing import CliRunner
 
 from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
-from ladm_hf.cli import app
+from ladm_hf.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "hub_scripts").glob("*.py"))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ladm_hf.errors import BackendError
-from ladm_hf.scorer import LadmScorer
+from ladm_hf.scoring.scorer import LadmScorer
 
 try:
     from datatrove.pipeline.base import PipelineStep

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ladm_hf.scorer import LadmScorer
+from ladm_hf.scoring.scorer import LadmScorer
 
 
 class RowScorer(LadmScorer):

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ladm_hf.errors import BackendError
 from ladm_hf.ops import chunked, naive
-from ladm_hf.spans import SpanGrid
+from ladm_hf.ops.spans import SpanGrid
 
 logger = logging.getLogger(__name__)
 # Tokens of the trial, a little above the fewest that have a score, and how far its largest value may be off.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ladm_hf.ops import hopper, launches_on
-from ladm_hf.spans import SpanGrid
+from ladm_hf.ops.spans import SpanGrid
 
 logger = logging.getLogger(__name__)
 aten = torch.ops.aten

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ladm_hf.spans import SpanGrid
+from ladm_hf.ops.spans import SpanGrid
 
 # Share of a row's attention below which the prefix is summed again rather than taken as a difference: the relative
 # error of the difference is the error of the log-sum-exp (about 1e-6 in fp32) over this share.

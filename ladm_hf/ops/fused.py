@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ladm_hf.ops import chunked, sent_to
-from ladm_hf.spans import SpanGrid
+from ladm_hf.ops.spans import SpanGrid
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MAX_HEAD_DIM = 256

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ladm_hf.config import LadmConfig
 from ladm_hf.ops import chunked, launches_on, sent_to
-from ladm_hf.spans import SpanGrid
+from ladm_hf.ops.spans import SpanGrid
 
 SPAN_LENGTH, HEAD_DIM = 128, 64
 DTYPES = (torch.float16, torch.bfloat16)

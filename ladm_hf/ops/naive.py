@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ladm_hf.spans import SpanGrid
+from ladm_hf.ops.spans import SpanGrid
 
 
 def span_focus(

@@ -22,14 +22,14 @@ import xxhash
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ladm_hf.attention import SpanRecorder
-from ladm_hf.calculators import CONFIG_FILE, resolve
+from ladm_hf.calculators.calculator import CONFIG_FILE, resolve
 from ladm_hf.config import Ablation, LadmConfig
-from ladm_hf.engine import Engine
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.ops import SpanFocus
-from ladm_hf.scores import contextual_dependency_score
-from ladm_hf.spans import SpanGrid
+from ladm_hf.ops.scores import contextual_dependency_score
+from ladm_hf.ops.spans import SpanGrid
+from ladm_hf.scoring.attention import SpanRecorder
+from ladm_hf.scoring.engine import Engine
 from ladm_hf.training.windows import LabelledWindow, TokenizedDocument, labelled_windows, source_units
 
 Head = tuple[int, int]

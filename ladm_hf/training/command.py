@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ladm_hf.calculators import resolve
+from ladm_hf.calculators.calculator import resolve
 from ladm_hf.errors import ConfigError
 from ladm_hf.training.calibration import Calibration, Setting, calibrate, write_calibration
 from ladm_hf.training.documents import load_documents, tokenize_documents

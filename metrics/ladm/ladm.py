@@ -1,5 +1,5 @@
-"""LADM score of long documents: `ladm_hf.metric.Ladm`, where `evaluate` looks for it in a folder or a Space."""
+"""LADM score of long documents: `ladm_hf.integrations.evaluate.Ladm`, where `evaluate` looks for a folder or Space."""
 
-from ladm_hf.metric import Ladm
+from ladm_hf.integrations.evaluate import Ladm
 
 __all__ = ["Ladm"]

@@ -11,8 +11,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from ladm_hf import attention
 from ladm_hf.ops import causal
+from ladm_hf.scoring import attention
 
 HAS_GPU = torch.cuda.is_available()
 

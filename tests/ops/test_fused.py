@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
-from ladm_hf import attention, ops
+from ladm_hf import ops
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import BackendError
 from ladm_hf.ops import BACKENDS, causal, choose_backend, chunked, fused, naive
-from ladm_hf.spans import SpanGrid
+from ladm_hf.ops.spans import SpanGrid
+from ladm_hf.scoring import attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.skipif(DEVICE == "cpu" and not fused.INTERPRETED, reason="needs a GPU or TRITON_INTERPRET=1")

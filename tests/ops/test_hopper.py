@@ -11,12 +11,12 @@ import pytest
 import torch
 from conftest import random_ids, tiny_model
 
-from ladm_hf.attention import SpanRecorder
-from ladm_hf.calculators import resolve
+from ladm_hf.calculators.calculator import resolve
 from ladm_hf.config import LadmConfig
-from ladm_hf.engine import Engine
 from ladm_hf.ops import BACKENDS, causal, hopper, naive
-from ladm_hf.spans import SpanGrid
+from ladm_hf.ops.spans import SpanGrid
+from ladm_hf.scoring.attention import SpanRecorder
+from ladm_hf.scoring.engine import Engine
 from ladm_hf.training.calibration import HeadRecorder
 
 HAS_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)

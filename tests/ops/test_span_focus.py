@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ladm_hf.config import LadmConfig
 from ladm_hf.ops import chunked, naive
-from ladm_hf.spans import SpanGrid
+from ladm_hf.ops.spans import SpanGrid
 
 
 @st.composite

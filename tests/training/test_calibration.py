@@ -9,11 +9,11 @@ import torch
 from conftest import random_ids, tiny_model
 
 from ladm_hf import LadmConfig, LadmScorer
-from ladm_hf.attention import ForwardDone, scoring_attention
-from ladm_hf.calculators import resolve
-from ladm_hf.engine import Engine
+from ladm_hf.calculators.calculator import resolve
 from ladm_hf.errors import ConfigError, InputError
-from ladm_hf.spans import SpanGrid
+from ladm_hf.ops.spans import SpanGrid
+from ladm_hf.scoring.attention import ForwardDone, scoring_attention
+from ladm_hf.scoring.engine import Engine
 from ladm_hf.training import calibration as module
 from ladm_hf.training.calibration import (
     Calibration,

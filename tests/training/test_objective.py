@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import random_ids, tiny_model
 
-from ladm_hf.attention import scoring_attention
+from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.training.objective import FocusRecorder, same_document_loss
 
 

@@ -1,0 +1,1 @@
+"""Does it work here: the demonstration, the environment, the published scores."""

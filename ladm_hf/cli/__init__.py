@@ -1,0 +1,1 @@
+"""The commands of `ladm`, one file a family of them."""

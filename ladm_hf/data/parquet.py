@@ -1,0 +1,113 @@
+"""Parquet files as a source: rows by row group, read page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ladm_hf.data import sources
+from ladm_hf.data.sources import (
+    Cost,
+    FileSource,
+    Positions,
+    Rows,
+    Survey,
+    conform,
+    document_column,
+    pick,
+    root_column,
+    rows_per_table,
+    unify,
+)
+from ladm_hf.errors import InputError
+
+
+class ParquetSource(FileSource):
+    """Rows of parquet files, in the order of their paths."""
+
+    kind = "parquet"
+
+    def _file(self, path: str, columns_buffer: bool = True) -> pq.ParquetFile:
+        try:
+            handle = path if self.local else self.fs.open(path, "rb")
+            return pq.ParquetFile(handle, pre_buffer=False, buffer_size=(1 << 20) if columns_buffer else 0)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(f"cannot read {path} as parquet: {error}") from error
+
+    def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
+        files = self._of_each(self._footer)
+        self._schema = unify([schema for schema, _ in files], self.name, "default")
+        column = document_column(self._schema, candidates)
+        self._offsets = np.cumsum([0] + [meta.num_rows for _, meta in files]).astype(np.int64)
+        positions, cost, size = self._footer_cost([meta for _, meta in files], column, max_tokens)
+        if self.local and size <= sources.SURVEY_BYTES:
+            rows = Cost(max_tokens)
+            for found in self.read(0, int(self._offsets[-1]), [root_column(self._schema, column)]):
+                rows.add(pick(found.table, column))
+            self._open = None
+            positions, cost = rows.cumulative()
+            return Survey(self._schema, positions, cost, self._layout())
+        return Survey(self._schema, positions, cost, self._layout(), exact=False)
+
+    def _fingerprint_of(self, path: str) -> bytes:
+        schema, meta = self._footer(path)
+        return f"{schema.remove_metadata()}:{meta.to_dict()}".encode()
+
+    def _footer(self, path: str) -> tuple[pa.Schema, pq.FileMetaData]:
+        file = self._file(path, columns_buffer=False)
+        return file.schema_arrow, file.metadata
+
+    def _footer_cost(
+        self, metas: list[pq.FileMetaData], column: str, max_tokens: int
+    ) -> tuple[Positions, npt.NDArray[np.float64], int]:
+        """Cost at the borders of row groups, rows within one taken as equal; and the bytes of the column."""
+        rows, costs, size = [0], [0.0], 0
+        for meta in metas:
+            for g in range(meta.num_row_groups):
+                group = meta.row_group(g)
+                chunks = [group.column(c) for c in range(group.num_columns)]
+                mine = [c for c in chunks if c.path_in_schema == column or c.path_in_schema.startswith(column + ".")]
+                bytes_ = sum(c.total_uncompressed_size for c in mine)
+                size += bytes_
+                is_list = any(c.path_in_schema != column for c in mine)
+                tokens = sum(c.num_values for c in mine) if is_list else bytes_ / sources.BYTES_PER_TOKEN
+                rows.append(rows[-1] + group.num_rows)
+                costs.append(costs[-1] + group.num_rows + min(tokens, group.num_rows * max_tokens))
+        return np.array(rows, dtype=np.int64), np.array(costs), size
+
+    def read(self, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[Rows]:
+        assert self._schema is not None
+        schema = self._schema if columns is None else pa.schema([self._schema.field(c) for c in columns])
+        for file, low, high in self._segments(start, stop):
+            first, tables = self._reader(file, low, columns)
+            for table in self._forward((file, columns), first, low, high, tables):
+                yield Rows(conform(table, schema, self.paths[file]))
+
+    def _reader(
+        self, file: int, low: int, columns: Sequence[str] | None
+    ) -> tuple[int, Callable[[], Iterator[pa.Table]]]:
+        """The first row of the row group that holds row `low` of a file, and a reader from there on."""
+        if self._open is not None and self._open[:2] == ((file, columns), low):
+            return low, lambda: iter(())
+        opened = self._file(self.paths[file])
+        meta = opened.metadata
+        starts = np.cumsum([0] + [meta.row_group(g).num_rows for g in range(meta.num_row_groups)])
+        group = int(np.searchsorted(starts, low, "right")) - 1
+        size = sum(meta.row_group(g).total_byte_size for g in range(meta.num_row_groups))
+        wanted = None if columns is None else [c for c in columns if c in opened.schema_arrow.names]
+
+        def tables() -> Iterator[pa.Table]:
+            batches = opened.iter_batches(
+                batch_size=rows_per_table(size, meta.num_rows),
+                row_groups=list(range(group, meta.num_row_groups)),
+                columns=wanted,
+                use_threads=False,
+            )
+            for batch in batches:
+                yield pa.Table.from_batches([batch])
+
+        return int(starts[group]), tables

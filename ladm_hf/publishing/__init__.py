@@ -1,0 +1,1 @@
+"""Scored and selected data on the Hub: [`publish`]."""

@@ -1,0 +1,355 @@
+"""What is about to be published, as files: parquet of each split, figures, and a manifest of everything with its hash.
+
+The same input gives the same bytes, so that a second run recognises what the first one left on the Hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ladm_hf.errors import ConfigError, InputError, MissingExtraError
+from ladm_hf.publishing.card_block import Figure
+from ladm_hf.version import __version__
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetInfo
+
+    from ladm_hf.selection.selection import Selection
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "ladm_manifest.json"
+ASSETS = "assets"
+SHARD_BYTES = 500_000_000
+_SHARD_NAME = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}\.parquet")
+_SPLIT = re.compile(r"\w+(\.\w+)*")
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
+_CONFIG = re.compile(r"[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Files to publish.
+
+    Attributes:
+        files (`dict[str, Path]`): path in the repository -> local file, without the README.
+        info (`DatasetInfo`): features, rows and bytes of the splits.
+        config_name (`str`): configuration they belong to.
+        figures (`tuple[Figure, ...]`): the images among the files.
+        selection (`Selection`, *optional*), run (`dict`): what the card tells about their making.
+        sizes, hashes (`dict`): bytes, and (sha256, git object id), of each file.
+    """
+
+    files: dict[str, Path]
+    info: DatasetInfo
+    config_name: str
+    figures: tuple[Figure, ...] = ()
+    selection: Selection | None = None
+    run: Mapping[str, Any] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    hashes: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Names this content: the first 16 digits of the manifest's sha256."""
+        return self.hashes[MANIFEST][0][:16]
+
+    @property
+    def num_rows(self) -> int:
+        return sum(split.num_examples for split in self.info.splits.values())
+
+    @property
+    def data_dir(self) -> str:
+        return "data" if self.config_name == "default" else self.config_name
+
+    def data_files(self, split: str) -> list[Path]:
+        prefix = f"{self.data_dir}/{split}-"
+        return [file for path, file in sorted(self.files.items()) if path.startswith(prefix)]
+
+    def is_in(self, path: str, tree: Mapping[str, Any]) -> bool:
+        """Whether a file of ours is among the files on the Hub, [`Repository.tree`], with the same content."""
+        return path in tree and _same_content(tree[path], self.hashes[path])
+
+    def stale(self, path: str, old_manifest: Mapping[str, Any]) -> bool:
+        """Whether a file on the Hub is an older version of what is published: a shard of one of the splits, or a
+        figure of the last time."""
+        if path in self.files:
+            return False
+        folder, _, name = path.rpartition("/")
+        shard = _SHARD_NAME.fullmatch(name)
+        if folder == self.data_dir and shard:
+            return shard["split"] in (self.info.splits or {})
+        return folder == ASSETS and path in old_manifest.get("files", {})
+
+
+def make_bundle(
+    source: Any,
+    work: Path,
+    *,
+    config_name: str = "default",
+    run: Mapping[str, Any] | None = None,
+    source_dataset: str | None = None,
+    figures: Sequence[tuple[Path, str, str]] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    token: str | None = None,
+) -> Bundle:
+    """Lays out `source` as files; new ones are written into the folder `work`.
+
+    Args:
+        source: a `Dataset`, a `DatasetDict`, a [`Selection`], or a folder: of `ladm select`, of `ladm score`, of
+            `save_to_disk`, or with parquet files (in `data/` or at its top).
+        work (`Path`): an empty folder.
+        config_name (`str`, *optional*, defaults to `"default"`): configuration of the published rows.
+        run (mapping, *optional*): how the rows were scored; defaults to the folder's or the selection's `run.json`.
+        source_dataset (`str`, *optional*): Hub id of the data set that was scored; defaults to the one that
+            `run` names.
+        figures (sequence of `(file, alt, caption)`, *optional*): images for the card; `None` draws a selection's.
+        shard_bytes (`int`, *optional*): about the most bytes of one parquet file, before compression.
+        token (`str`, *optional*): access token, to be blacked out wherever it got into `run`.
+
+    Raises:
+        InputError: there is no row to publish, or the source is of another kind.
+        ConfigError: a split or configuration has a name that the Hub does not take.
+    """
+    if not _CONFIG.fullmatch(config_name) or config_name in ("data", ASSETS):
+        raise ConfigError(
+            f"config_name={config_name!r} cannot name a folder of data: use letters, digits, '_', '-', '.'"
+        )
+    parts, selection, found_run = _opened(source)
+    run = redacted(_with_source(run_facts(run or found_run), source_dataset), token)
+    data_dir = "data" if config_name == "default" else config_name
+    files: dict[str, Path] = {}
+    for split, part in parts.items():
+        if not _SPLIT.fullmatch(split):
+            raise ConfigError(f"split {split!r} cannot be published: use letters, digits, '_' and '.' in between")
+        shards = part if isinstance(part, list) else _write_shards(part, split, work / data_dir, shard_bytes)
+        files.update(
+            {f"{data_dir}/{split}-{i:05d}-of-{len(shards):05d}.parquet": file for i, file in enumerate(shards)}
+        )
+    info = _parquet_info(files, list(parts))
+    shown = []
+    for file, alt, caption in _drawn(selection, work) if figures is None else figures:
+        files[f"{ASSETS}/{file.name}"] = file
+        shown.append(Figure(f"{ASSETS}/{file.name}", alt, caption))
+    bundle = Bundle(files, info, config_name, tuple(shown), selection, run)
+    if not bundle.num_rows:
+        raise InputError("there is nothing to publish: no split has a row")
+    bundle.files[MANIFEST] = work / MANIFEST
+    for path, file in files.items():
+        if path != MANIFEST:
+            _measure(bundle, path, file)
+    bundle.files[MANIFEST].write_text(_manifest(bundle), encoding="utf-8")
+    _measure(bundle, MANIFEST, bundle.files[MANIFEST])
+    return bundle
+
+
+def run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader wants to know of a `run.json`: `dataset`, `model`, `config`, `versions` and `command`.
+
+    A record that has these already is taken as it is.
+    """
+    identity = run.get("identity")
+    if not isinstance(identity, Mapping):
+        return dict(run)
+    # only the run knows whether `my/pool` was a data set of the Hub or a path; a path gives its last part, and no id
+    hub = run.get("hub") or {}
+    name = str(run.get("input") or identity.get("data") or "").rstrip("/").rpartition("/")[2]
+    dataset = {
+        "id": hub.get("id"), "name": None if hub else name or None,
+        "revision": hub.get("revision") or identity.get("revision"), "split": run.get("split"),
+        "fingerprint": identity.get("data"),
+    }  # fmt: skip
+    config = {name.removeprefix("config."): value for name, value in identity.items() if name.startswith("config.")}
+    facts = {
+        "dataset": {key: value for key, value in dataset.items() if value is not None},
+        "model": {"id": identity.get("model"), "dtype": identity.get("dtype")},
+        "config": {key: value for key, value in config.items() if value is not None},
+        "versions": {"ladm_hf": run.get("ladm_hf")},
+        "command": run.get("command"),
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def redacted(value: Any, token: str | None) -> Any:
+    """A JSON-like value without access tokens: neither the given one nor anything that looks like one."""
+    if isinstance(value, Mapping):
+        return {redacted(str(key), token): redacted(item, token) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redacted(item, token) for item in value]
+    if isinstance(value, str):
+        return _TOKEN.sub("hf_***", value.replace(token, "hf_***") if token else value)
+    return value
+
+
+def _with_source(run: Mapping[str, Any], source: str | None) -> dict[str, Any]:
+    """The run record with the id of the source data set, if it is known from anywhere."""
+    named = run.get("dataset")
+    record = dict(named) if isinstance(named, Mapping) else {"id": named} if named else {}
+    if source:
+        record = {**(record if record.get("id") == source else {}), "id": source}
+    return {**run, **({"dataset": record} if record else {})}
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The `run.json` that `ladm score` leaves in its output folder, empty if there is none."""
+    try:
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InputError(f"{folder / 'run.json'} is not valid JSON: {error}") from error
+    return run if isinstance(run, dict) else {}
+
+
+def _opened(source: Any) -> tuple[dict[str, Any], Selection | None, Mapping[str, Any]]:
+    """Splits (each a data set, or a list of parquet files), the selection, and the run record."""
+    from datasets import Dataset, DatasetDict, load_from_disk
+
+    if isinstance(source, Dataset):
+        return {str(source.split or "train").partition("[")[0]: source}, None, {}
+    if isinstance(source, DatasetDict):
+        return {str(name): part for name, part in source.items()}, None, {}
+    if hasattr(source, "selected") and hasattr(source, "dropped"):
+        return {"train": source.selected}, source, source.run or {}
+    if not isinstance(source, (str, Path)):
+        raise InputError(
+            f"expected a Dataset, a DatasetDict, a Selection or a folder to publish, got {type(source).__name__}"
+            + ("; load it without streaming first" if "Iterable" in type(source).__name__ else "")
+        )
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: expected the output of `ladm score` or `ladm select`, or parquet")
+    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+        return _opened(load_from_disk(str(folder)))
+    selection = None
+    if (folder / "selection.json").exists():
+        from ladm_hf.selection.selection import Selection
+
+        selection = Selection.load(folder)
+    files = sorted((folder / "data").glob("*.parquet")) or sorted(folder.glob("*.parquet"))
+    if not files:
+        raise InputError(f"{folder} holds no parquet file, neither at its top nor in data/")
+    run = read_run(folder) or (selection.run if selection is not None else None)
+    return _by_split(files), selection, run or {}
+
+
+def _by_split(files: list[Path]) -> dict[str, Any]:
+    """Files called `split-00000-of-00002.parquet` belong to that split, if all are called so; else all are `train`."""
+    names = [_SHARD_NAME.fullmatch(file.name) for file in files]
+    splits: dict[str, Any] = {}
+    for file, name in zip(files, names, strict=True):
+        splits.setdefault(name["split"] if name and all(names) else "train", []).append(file)
+    return splits
+
+
+def _write_shards(dataset: Dataset, split: str, folder: Path, shard_bytes: int) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    # An index mapping (after select, shuffle or filter) leaves the table at its full size.
+    bytes_here = dataset.data.nbytes * dataset.num_rows / max(1, dataset.data.num_rows)
+    count = max(1, min(dataset.num_rows, -(-int(bytes_here) // shard_bytes)))
+    files = [folder / f"{split}-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
+    for i, file in enumerate(files):
+        dataset.shard(count, i, contiguous=True).to_parquet(file)
+    return files
+
+
+def _drawn(selection: Selection | None, work: Path) -> list[tuple[Path, str, str]]:
+    """The figures of a selection, as files with what they show."""
+    from ladm_hf.report import plots
+
+    if selection is None:
+        return []
+    kinds = [(plots.domain_mix, "Share of each domain in the tokens of the pool and of the documents kept.")]
+    if any(record["scored_documents"] for record in selection.table):
+        kinds.insert(0, (plots.score_by_domain, "Scores of each domain; the documents kept are marked."))
+        kinds.append((plots.score_against_length, "Score against length, and their correlation over all documents."))
+    shown = []
+    for draw, caption in kinds:
+        try:
+            figure = draw(selection)
+        except MissingExtraError as error:
+            logger.warning("the card gets no figures: %s", error)
+            return []
+        file = work / f"ladm_{draw.__name__}.png"
+        file.write_bytes(plots.to_png(figure))
+        shown.append((file, str(figure.get_label()), caption))
+    return shown
+
+
+def _parquet_info(files: Mapping[str, Path], splits: Sequence[str]) -> DatasetInfo:
+    """Counts rows and bytes in the files' footers; all files must have the same columns."""
+    import pyarrow.parquet as pq
+    from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+
+    features, first = None, None
+    info = SplitDict()
+    for split in splits:
+        rows = size = 0
+        for path, file in files.items():
+            if not path.rpartition("/")[2].startswith(f"{split}-"):
+                continue
+            footer = pq.read_metadata(file)
+            found = Features.from_arrow_schema(pq.read_schema(file))
+            if features is None:
+                features, first = found, file
+            elif found != features:
+                raise InputError(f"{file} has other columns than {first}; publish them as different configurations")
+            rows += footer.num_rows
+            size += sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
+        info[split] = SplitInfo(name=split, num_bytes=size, num_examples=rows)
+    download = sum(file.stat().st_size for file in files.values())
+    total = sum(split.num_bytes for split in info.values())
+    return DatasetInfo(features=features, splits=info, download_size=download, dataset_size=total)
+
+
+def _manifest(bundle: Bundle) -> str:
+    selection = bundle.selection
+    record: dict[str, Any] = {
+        "format": 1,
+        "ladm_hf": __version__,
+        "config_name": bundle.config_name,
+        "rows": {name: split.num_examples for name, split in bundle.info.splits.items()},
+        "files": {
+            path: {"size": bundle.sizes[path], "sha256": bundle.hashes[path][0]}
+            for path in sorted(bundle.files)
+            if path != MANIFEST
+        },
+        "run": dict(bundle.run),
+    }
+    if selection is not None:
+        record["selection"] = {
+            "strategy": selection.strategy, "by": selection.by, "budget_tokens": selection.budget_tokens,
+            "selected_tokens": selection.selected_tokens, "options": selection.options, "table": selection.table,
+        }  # fmt: skip
+    return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n"
+
+
+def _measure(bundle: Bundle, path: str, file: Path) -> None:
+    bundle.sizes[path] = file.stat().st_size
+    bundle.hashes[path] = content_hashes(_blocks(file), bundle.sizes[path])
+
+
+def content_hashes(blocks: Iterator[bytes] | Sequence[bytes], size: int) -> tuple[str, str]:
+    """What the Hub names a file by: its sha256 if it is an LFS file, its git object id if it is not."""
+    sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
+    for block in blocks:
+        sha256.update(block)
+        git.update(block)
+    return sha256.hexdigest(), git.hexdigest()
+
+
+def _same_content(entry: Any, hashes: tuple[str, str]) -> bool:
+    return bool(entry.lfs.sha256 == hashes[0] if entry.lfs else entry.blob_id == hashes[1])
+
+
+def _blocks(file: Path, size: int = 1 << 20) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        while block := opened.read(size):
+            yield block

@@ -1,0 +1,303 @@
+"""One publication: everything is uploaded first, then committed on top of the head that was looked at.
+
+When the answer to a commit is lost, nobody knows whether it happened; so before every try we look at the head, and only
+if the content is not there do we commit again. A commit that arrives late finds another parent (`parent_commit`) and is
+refused by the Hub.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ladm_hf.errors import PublishError
+from ladm_hf.publishing.bundle import MANIFEST, Bundle
+from ladm_hf.publishing.card import build_card, card_diff
+from ladm_hf.publishing.repository import REPO_ID, Repository
+from ladm_hf.publishing.retry import patient_hub
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+logger = logging.getLogger(__name__)
+
+README = "README.md"
+# Files uploaded at a time: what is done is not sent again if a later one fails.
+_UPLOAD_TOGETHER = 16
+# Bytes a second below which a Xet upload counts as stuck.
+SLOWEST_UPLOAD = 250_000
+
+
+@dataclass
+class Publication:
+    """One publish: what goes where, and how far it has come."""
+
+    repo: Repository
+    bundle: Bundle
+    private: bool
+    revision: str
+    create_pr: bool
+    tag: str | None
+    message: str
+    card_options: dict[str, Any]
+    commit_oid: str | None = None
+    asked_to_commit: bool = False
+    source_card: str | None = None
+    operations: dict[str, Any] = field(default_factory=dict)
+
+    def state(self) -> str:
+        """What the Hub holds, as a sentence."""
+        if self.commit_oid:
+            return f"The data is on the Hub, in commit {self.commit_oid} of {self.repo.id}; what came after it failed."
+        if self.asked_to_commit:
+            return "The commit may or may not have happened; the next run finds out and does not repeat it."
+        return "Nothing was committed; what was uploaded is kept by the Hub and not sent again."
+
+    # --- the whole course
+
+    def publish(self) -> CommitInfo:
+        from huggingface_hub import CommitInfo
+
+        with patient_hub(self.repo.patience):
+            self.source_card = self._read_source_card()
+            self._check_visibility(self.repo.there(lambda: self.repo.info(None), self._create_repo))
+            if self.create_pr:
+                self.revision = f"refs/pr/{self._pull_request()}"
+            elif self.revision != "main":
+                self.repo.there(lambda: self.repo.info(self.revision), self._create_branch)
+            if self.tag:
+                self._check_tag()
+            self.commit_oid = self._commit()
+            if self.tag:
+                self._put_tag(self.commit_oid)
+        url = f"{self.repo.api.endpoint}/datasets/{self.repo.id}"
+        number = self.revision.removeprefix("refs/pr/")
+        return CommitInfo(
+            commit_url=f"{url}/commit/{self.commit_oid}",
+            commit_message=self.message,
+            commit_description=self._description(),
+            oid=self.commit_oid,
+            pr_url=f"{url}/discussions/{number}" if self.create_pr else None,
+        )
+
+    def preview(self) -> str:
+        """The files with their sizes, and the card's diff against the Hub's; only reads."""
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+        tree: dict[str, Any] = {}
+        head: Any = None
+        with patient_hub(self.repo.few_tries):
+            self.source_card = self._read_source_card()
+            try:
+                head = self.repo.info(None if self.create_pr else self.revision)
+                tree = self.repo.tree(head.sha)
+            except (RepositoryNotFoundError, RevisionNotFoundError):
+                pass
+            old = self.repo.download(README, head.sha) if README in tree else ""
+            manifest = self._old_manifest(tree, head.sha if head else "")
+        where = "new" if head is None else "private" if head.private else "public"
+        card = self._card(old)
+        lines = [f"{self.repo.id} ({where} repository; to be {'private' if self.private else 'public'})", ""]
+        for path in sorted(self.bundle.files):
+            mark = "same" if self.bundle.is_in(path, tree) else "change" if path in tree else "add"
+            lines.append(f"  {mark:<7} {self.bundle.sizes[path]:>15,} bytes  {path}")
+        lines += [f"  delete  {'':>15}        {path}" for path in tree if self.bundle.stale(path, manifest)]
+        lines.append(
+            f"  {'same' if old == card else 'change' if old else 'add':<7} {len(card.encode()):>15,} bytes  {README}"
+        )
+        return "\n".join(lines) + "\n\n" + card_diff(old, card)
+
+    # --- repository, branch, pull request, tag
+
+    def _create_repo(self) -> None:
+        # "It exists already" may come without the address that huggingface_hub expects; we look ourselves anyway.
+        with suppress(KeyError):
+            self.repo.api.create_repo(self.repo.id, repo_type="dataset", private=self.private, exist_ok=True)
+
+    def _create_branch(self) -> None:
+        self.repo.api.create_branch(self.repo.id, repo_type="dataset", branch=self.revision, exist_ok=True)
+
+    def _check_visibility(self, info: Any) -> None:
+        if bool(info.private) != self.private:
+            raise PublishError(
+                f"{self.repo.id} is {'public' if self.private else 'private'} already, but was to be "
+                f"{'private' if self.private else 'public'}: "
+                + ("pass private=False (--public)" if self.private else "leave out private=False (--public)")
+                + ", or change its visibility in its settings"
+            )
+
+    def _pull_request(self) -> int:
+        """The number of our pull request: the one that an interrupted run left, else a new one."""
+        title = f"{self.message[:160].strip()} [{self.bundle.id}]"
+        for attempt in range(self.repo.patience.tries):
+            for found in self.repo.api.get_repo_discussions(self.repo.id, repo_type="dataset"):
+                if found.is_pull_request and found.status in ("open", "draft") and found.title == title:
+                    return int(found.num)
+            try:
+                description = f"{self._description()}\n\nOpened by `ladm publish`."
+                opened = self.repo.api.create_pull_request(
+                    self.repo.id, title, repo_type="dataset", description=description
+                )
+                return int(opened.num)
+            except Exception as error:
+                self.repo.wait_if_it_may_pass(error, attempt, "opening a pull request")
+        raise AssertionError("pause() ends the last try")
+
+    def _check_tag(self) -> None:
+        """Refuses, before anything is uploaded, a tag that is on other content."""
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        try:
+            tagged = self.repo.info(self.tag)
+        except RevisionNotFoundError:
+            return
+        if self._changes(tagged.sha):
+            raise PublishError(
+                f"tag {self.tag!r} of {self.repo.id} is on other content, commit {tagged.sha}: choose another tag"
+            )
+
+    def _put_tag(self, oid: str) -> None:
+        def look() -> str:
+            return str(self.repo.info(self.tag).sha)
+
+        def make() -> None:
+            self.repo.api.create_tag(self.repo.id, tag=self.tag, revision=oid, repo_type="dataset", exist_ok=True)
+
+        found = self.repo.there(look, make)
+        if found != oid:
+            raise PublishError(
+                f"tag {self.tag!r} of {self.repo.id} is on commit {found}, not on {oid}: choose another tag"
+            )
+
+    # --- the commit
+
+    def _commit(self) -> str:
+        """Commits what is not there yet; returns the commit that holds the data."""
+        first_head = None
+        for attempt in range(self.repo.patience.tries):
+            head = str(self.repo.info(self.revision).sha)
+            first_head = first_head or head
+            mine = self._mine(since=first_head) if self.asked_to_commit else None
+            changes = None if mine else self._changes(head)
+            if not changes:
+                return mine or self._mine() or head
+            try:
+                self._upload([change for change in changes if hasattr(change, "upload_info")])
+                self.asked_to_commit = True
+                commit = self.repo.api.create_commit(
+                    self.repo.id, changes, repo_type="dataset", revision=self.revision, parent_commit=head,
+                    commit_message=self.message, commit_description=self._description(),
+                )  # fmt: skip
+                return str(commit.oid)
+            except Exception as error:
+                # Upload modes were asked for another head; ask again.
+                self.operations.clear()
+                self.repo.wait_if_it_may_pass(error, attempt, "the commit")
+        raise AssertionError("pause() ends the last try")
+
+    def _description(self) -> str:
+        return f"ladm-publication: {self.bundle.id}"
+
+    def _mine(self, since: str | None = None) -> str | None:
+        """The newest commit of the branch that made this publication, if it is newer than `since`."""
+        for commit in self.repo.api.list_repo_commits(self.repo.id, repo_type="dataset", revision=self.revision):
+            if commit.commit_id == since:
+                return None
+            if self._description() in f"{commit.title}\n{commit.message}".splitlines():
+                return str(commit.commit_id)
+        return None
+
+    def _changes(self, head: str) -> list[Any]:
+        """The operations that turn the tree at `head` into what we publish; empty if it is that already."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        tree = self.repo.tree(head)
+        old = self.repo.download(README, head) if README in tree else ""
+        card = self._card(old)
+        changes = []
+        for path, file in sorted(self.bundle.files.items()):
+            if not self.bundle.is_in(path, tree):
+                if path not in self.operations:
+                    self.operations[path] = CommitOperationAdd(path, str(file))
+                changes.append(self.operations[path])
+        if card != old:
+            changes.append(CommitOperationAdd(README, card.encode()))
+        manifest = self._old_manifest(tree, head)
+        changes += [CommitOperationDelete(path) for path in tree if self.bundle.stale(path, manifest)]
+        return changes
+
+    def _upload(self, additions: list[Any]) -> None:
+        """Sends the content of large files; a file that the Hub has already is not sent."""
+        patience = self.repo.few_tries
+        for start in range(0, len(additions), _UPLOAD_TOGETHER):
+            together = additions[start : start + _UPLOAD_TOGETHER]
+            for attempt in range(patience.tries):
+                try:
+                    with self._xet_watched(sum(each.upload_info.size for each in together)):
+                        self.repo.api.preupload_lfs_files(
+                            self.repo.id, together, repo_type="dataset", revision=self.revision, free_memory=False
+                        )
+                    break
+                except Exception as error:
+                    self.repo.stop_if_final(error)
+                    patience.pause(attempt, "uploading", self.repo.brief(error))
+
+    @contextmanager
+    def _xet_watched(self, size: int) -> Iterator[None]:
+        """Ends a Xet upload of `size` bytes that takes unreasonably long; `hf_xet` waits for some answers for ever."""
+        try:
+            from huggingface_hub.utils._xet import abort_xet_session
+        except ImportError:
+            yield
+            return
+        watchdog = threading.Timer(5 * self.repo.patience.timeout + size / SLOWEST_UPLOAD, abort_xet_session)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+
+    def _old_manifest(self, tree: Mapping[str, Any], revision: str) -> dict[str, Any]:
+        if MANIFEST not in tree or self.bundle.is_in(MANIFEST, tree):
+            return {}
+        try:
+            manifest = json.loads(self.repo.download(MANIFEST, revision))
+        except ValueError:
+            return {}
+        return manifest if isinstance(manifest, dict) else {}
+
+    # --- the card
+
+    def _card(self, old: str) -> str:
+        card = build_card(
+            self.bundle.run, self.bundle.selection, data=self.bundle.info, repo_id=self.repo.id,
+            config_name=self.bundle.config_name, source_card=self.source_card, existing=old or None,
+            figures=self.bundle.figures, **self.card_options,
+        )  # fmt: skip
+        return str(card).replace(self.repo.api.token, "hf_***") if self.repo.api.token else str(card)
+
+    def _read_source_card(self) -> str | None:
+        """The README of the source data set: language and licence come from there."""
+        source = (self.bundle.run.get("dataset") or {}).get("id")
+        if not source:
+            if not self.card_options.get("license"):
+                logger.warning("the source data set is not known, so no licence is carried over: name either of them")
+            return None
+        if not REPO_ID.fullmatch(str(source)):
+            return None
+        from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+
+        try:
+            return Repository(self.repo.api, str(source), self.repo.patience).download(README, "main")
+        except (EntryNotFoundError, GatedRepoError, RepositoryNotFoundError) as error:
+            logger.warning(
+                "the card of %s could not be read (%s): its language and licence are not carried over; give them",
+                source, type(error).__name__,
+            )  # fmt: skip
+            return None

@@ -1,0 +1,177 @@
+"""`publish()`: data, card, figures and manifest in one commit that happens once, whatever the network does.
+
+A source becomes a `Bundle` of files, a `Publication` uploads and commits them, and `check_commit` compares what the Hub
+then shows.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ladm_hf.errors import ConfigError, HubUnavailableError, LadmError, PublishError
+from ladm_hf.publishing.bundle import SHARD_BYTES, make_bundle, redacted
+from ladm_hf.publishing.publication import Publication
+from ladm_hf.publishing.repository import REPO_ID, Repository, chain
+from ladm_hf.publishing.retry import Patience
+from ladm_hf.publishing.verify import check_commit
+from ladm_hf.ranks import is_first_rank
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+
+def publish(
+    source: Any,
+    repo_id: str,
+    *,
+    private: bool = True,
+    revision: str | None = None,
+    create_pr: bool = False,
+    tag: str | None = None,
+    config_name: str = "default",
+    commit_message: str | None = None,
+    run: Mapping[str, Any] | None = None,
+    source_dataset: str | None = None,
+    language: str | Sequence[str] | None = None,
+    license: str | None = None,
+    pretty_name: str | None = None,
+    figures: Sequence[tuple[Path, str, str]] | None = None,
+    command: str | None = None,
+    token: str | None = None,
+    read_back: bool = True,
+    patience: Patience | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    dry_run: bool = False,
+) -> CommitInfo | None:
+    """Publishes a data set with its card, in one commit, and reads it back.
+
+    Calling it again with the same input changes nothing on the Hub; calling it after an interruption finishes the job
+    without sending again what is there already.
+
+    Args:
+        source (`Dataset`, `DatasetDict`, [`Selection`] or path):
+            What to publish; a path is a folder of `ladm score`, `ladm select` or `save_to_disk`, or with parquet files.
+        repo_id (`str`):
+            `user/name` of the data set on the Hub; it is created if it does not exist.
+        private (`bool`, *optional*, defaults to `True`):
+            Visibility. An existing repository of the other visibility is refused, not changed.
+        revision (`str`, *optional*):
+            Branch to commit to, created from `main` if need be. Defaults to `main`.
+        create_pr (`bool`, *optional*, defaults to `False`):
+            Open a pull request (or continue the one that an interrupted call left) instead of committing to a branch.
+        tag (`str`, *optional*):
+            Tag to put on the commit. A tag that is on another commit is refused.
+        config_name (`str`, *optional*, defaults to `"default"`):
+            Configuration of the rows; other configurations of the repository are kept.
+        commit_message (`str`, *optional*): first line of the commit.
+        run (mapping, *optional*): how the rows were scored; defaults to the `run.json` found with them.
+        source_dataset (`str`, *optional*):
+            Hub id of the data set that was scored, whose language and licence are carried over; defaults to the one
+            that `run` names.
+        language, license, pretty_name (`str`, *optional*): YAML values of the card that win over all others.
+        figures (sequence of `(file, alt, caption)`, *optional*):
+            Images for the card. `None` draws those of a selection, if matplotlib is there.
+        command (`str`, *optional*): shell commands that make the data again, for the card.
+        token (`str`, *optional*): access token; defaults to `HF_TOKEN` or the one of `hf auth login`.
+        read_back (`bool`, *optional*, defaults to `True`):
+            Check visibility, hashes and `load_dataset` afterwards.
+        patience ([`Patience`], *optional*): time limits and retries.
+        shard_bytes (`int`, *optional*): about the most bytes of one parquet file, before compression.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Print the files, their sizes and the changes to the card, and publish nothing.
+
+    Returns:
+        `CommitInfo` of the commit that holds the data; `None` after a dry run. In a process that is not the first of
+        several, as `torchrun` or `mpirun` start them, nothing happens and `None` is returned.
+
+    Raises:
+        PublishError: it did not work; the message says what the Hub holds now and what finishes the job.
+        InputError, ConfigError: there is nothing to publish, or a name cannot be.
+    """
+    if not is_first_rank():
+        return None
+    from huggingface_hub import HfApi, get_token
+
+    if not REPO_ID.fullmatch(repo_id):
+        raise ConfigError(f"repo_id must be 'user/name', got {repo_id!r}")
+    if revision and create_pr:
+        raise ConfigError("create_pr opens a pull request on main: leave revision out, or commit to the branch itself")
+    token = token or get_token()
+    again = _command(
+        source, repo_id, private=private, create_pr=create_pr, revision=revision, tag=tag,
+        config_name="" if config_name == "default" else config_name, message=commit_message, source=source_dataset,
+        language=language, license=license, pretty_name=pretty_name,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="ladm-publish-") as work:
+        bundle = make_bundle(
+            source, Path(work), config_name=config_name, run=run, source_dataset=source_dataset, figures=figures,
+            shard_bytes=shard_bytes, token=token,
+        )  # fmt: skip
+        publication = Publication(
+            repo=Repository(HfApi(token=token), repo_id, patience or Patience()),
+            bundle=bundle,
+            private=private,
+            revision=revision or "main",
+            create_pr=create_pr,
+            tag=tag,
+            message=commit_message or f"Publish {bundle.num_rows:,} rows with LADM",
+            card_options={
+                "language": language, "license": license, "pretty_name": pretty_name,
+                "command": redacted(command, token),
+            },
+        )  # fmt: skip
+        with _explained(publication, again):
+            if dry_run:
+                sys.stdout.write(publication.preview())
+                return None
+            commit = publication.publish()
+            if read_back:
+                check_commit(publication.repo, commit.oid, bundle, private)
+            return commit
+
+
+class _explained:  # noqa: N801 - reads as a verb
+    """Turns whatever went wrong into one error that says what the Hub holds now and what finishes the job.
+
+    The token is in no message: where a server echoed it, its own error is not even kept as the cause.
+    """
+
+    def __init__(self, publication: Publication, again: str) -> None:
+        self.publication, self.again = publication, again
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, Exception):
+            self._raise(error)
+
+    def _raise(self, error: Exception) -> NoReturn:
+        token = self.publication.repo.api.token
+        errors = list(chain(error))
+        told = next((each for each in errors if isinstance(each, LadmError)), error)
+        message = str(redacted(" ".join(str(told).split()), token)) or type(told).__name__
+        # A refusal says itself what to do; the same call again would be refused again.
+        refused = type(told) is PublishError and self.publication.commit_oid is None
+        text = f"{message}. {self.publication.state()}" + ("" if refused else f" To finish: {self.again}")
+        failure = HubUnavailableError if isinstance(told, HubUnavailableError) else PublishError
+        leaks = token and any(token in str(each) for each in errors)
+        raise failure(text) from (None if leaks else error)
+
+
+def _command(folder: Any, repo_id: str, *, private: bool, create_pr: bool, **options: Any) -> str:
+    """What a user types to finish an interrupted publish."""
+    if not isinstance(folder, (str, Path)):
+        return "call publish() again with the same arguments"
+    words = ["ladm", "publish", str(folder), repo_id]
+    words += [] if private else ["--public"]
+    words += ["--pr"] if create_pr else []
+    for name, value in options.items():
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            words += [f"--{name.replace('_', '-')}", str(each)] if each else []
+    return shlex.join(words)

@@ -1,0 +1,1 @@
+"""A selection as figures and one page."""

@@ -1,0 +1,320 @@
+"""`report()`: figures of a selection, and one HTML page that holds all of them and needs no other file.
+
+Selection -> figures/*.png
+          -> index.html: budget table, scores by domain with the cut, domain mix, length bias, openings of the best,
+             median and worst documents, two focus maps, reasons, options
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ladm_hf.errors import InputError, LadmError
+from ladm_hf.report import plots
+from ladm_hf.selection.selection import DROP_REASONS, Selection, one_line
+from ladm_hf.version import __version__
+
+if TYPE_CHECKING:
+    import jinja2
+    from matplotlib.figure import Figure
+
+    from ladm_hf.scoring.scorer import LadmScorer
+
+OPENING_CHARS = 500
+DOCUMENTS_EACH = 2
+MAX_TABLE_ROWS = 200
+MAX_REASONS = 30
+# A focus map made by the calculator that scored the data repeats the score to about this.
+SAME_SCORE = 0.01
+
+
+def report(
+    selection: Selection | str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    scorer: LadmScorer | None = None,
+    text_column: str = "text",
+    title: str = "LADM selection report",
+) -> Path:
+    """Writes figures and one self-contained HTML page about a selection.
+
+    Args:
+        selection ([`Selection`], `str` or path): a selection, or the folder of one.
+        output (`str` or path): folder for `index.html` and `figures/*.png`. Its other files are left alone.
+        scorer ([`LadmScorer`], *optional*):
+            The calculator for the focus maps of the best and the worst document; without it there are none. Two
+            forward passes: a minute or so on a CPU for documents of 32k tokens.
+        text_column (`str`, *optional*, defaults to `"text"`): column of the documents' text.
+        title (`str`, *optional*): title of the page.
+
+    Returns:
+        `Path` of `index.html`.
+
+    Raises:
+        InputError: the folder holds no selection, or the output cannot be written.
+        MissingExtraError: matplotlib is not installed.
+    """
+    if not isinstance(selection, Selection):
+        selection = Selection.load(selection)
+    output = Path(output).expanduser()
+    chosen = _documents(selection, text_column)
+    figures = _selection_figures(selection)
+    heat_maps, no_heat_maps = _heat_maps(scorer, chosen)
+    page = _template().render(
+        title=title,
+        version=__version__,
+        numbers=_numbers(selection),
+        notes=selection.notes,
+        budget=_budget_table(selection),
+        strata=_strata_table(selection),
+        figures=figures,
+        documents=chosen,
+        heat_maps=heat_maps,
+        no_heat_maps=no_heat_maps,
+        reasons=_reasons_table(selection),
+        options=json.dumps(selection.options, indent=2, ensure_ascii=False),
+    )
+    try:
+        (output / "figures").mkdir(parents=True, exist_ok=True)
+        for figure in [*figures, *heat_maps]:
+            (output / "figures" / f"{figure.name}.png").write_bytes(figure.png)
+        (output / "index.html").write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"the report cannot be written to {output}: {error}") from error
+    return output / "index.html"
+
+
+def _template() -> jinja2.Template:
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(files("ladm_hf.report").joinpath("report_template.html").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """A drawn figure, as file and as part of the page."""
+
+    name: str
+    title: str
+    caption: str
+    png: bytes
+    alt: str
+
+    @property
+    def src(self) -> str:
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+
+def _drawn(figure: Figure, name: str, title: str, caption: str) -> _Figure:
+    return _Figure(name, title, caption, plots.to_png(figure), str(figure.get_label()))
+
+
+def _selection_figures(selection: Selection) -> list[_Figure]:
+    mix = _drawn(
+        plots.domain_mix(selection), "domain_mix", "Domain mix",
+        "Share of each domain in the tokens of the whole pool (grey) and of the documents kept (blue).",
+    )  # fmt: skip
+    if not any(record["scored_documents"] for record in selection.table):
+        return [mix]
+    by_domain = _drawn(
+        plots.score_by_domain(selection), "score_by_domain", "Scores by domain",
+        "Histogram of the scored documents of each domain, each row to its own height. Blue: kept.",
+    )  # fmt: skip
+    length = _drawn(
+        plots.score_against_length(selection), "score_against_length", "Score and length",
+        "The score of a long document has more distant spans to draw on, so that it tends to grow with length: a "
+        "strong correlation means that part of the selection is by length. Ranking within length bands "
+        f"(--length-bands) removes it. At most {plots.MAX_POINTS:,} documents are drawn; the correlation is over all.",
+    )  # fmt: skip
+    return [by_domain, mix, length]
+
+
+@dataclass(frozen=True)
+class _Document:
+    """One document of the pool, for the page."""
+
+    rank: str
+    score: str
+    tokens: str
+    domain: str
+    fate: str
+    opening: str | None
+    text: str | None
+    value: float
+
+
+def _documents(selection: Selection, text_column: str) -> list[_Document]:
+    """The best, median and worst documents that have a score."""
+    frame = selection.frame()
+    score = frame["score"].to_numpy()
+    rows = np.flatnonzero(np.isfinite(score))
+    # of equal scores the first row comes first, as in the ranking
+    rows = rows[np.argsort(-score[rows], kind="stable")]
+    count = len(rows)
+    middle = max(0, count // 2 - DOCUMENTS_EACH // 2)
+    places = [("Best", i) for i in range(DOCUMENTS_EACH)]
+    places += [("Median", i) for i in range(middle, middle + DOCUMENTS_EACH)]
+    places += [("Worst", i) for i in range(count - DOCUMENTS_EACH, count)]
+    chosen, seen = [], set()
+    for name, place in places:
+        if not 0 <= place < count or place in seen:
+            continue
+        seen.add(place)
+        row = int(rows[place])
+        record = frame.slice(row, 1).to_pylist()[0]
+        text = _text(selection, row, text_column)
+        reason = record["reason"]
+        chosen.append(
+            _Document(
+                rank=f"{name}: number {place + 1:,} of {count:,}",
+                score=f"{record['score']:.4g}",
+                tokens=f"{record['tokens']:,}",
+                domain=one_line(record["domain"], 80),
+                fate="kept" if record["kept"] else f"dropped ({DROP_REASONS.get(reason, one_line(reason, 80))})",
+                opening=None if text is None else _opening(text),
+                text=text,
+                value=record["score"],
+            )
+        )
+    return chosen
+
+
+def _text(selection: Selection, row: int, text_column: str) -> str | None:
+    kept = len(selection.selected)
+    dataset = selection.selected if row < kept else selection.dropped
+    if text_column not in dataset.column_names:
+        return None
+    value = dataset.select_columns([text_column]).with_format(None)[row if row < kept else row - kept][text_column]
+    return value if isinstance(value, str) else None
+
+
+def _opening(text: str) -> str:
+    """The beginning of a text, characters that a page cannot show replaced."""
+    start = text[:OPENING_CHARS].strip()
+    shown = "".join(c if c.isprintable() or c in "\n\t" else " " for c in start.replace("\r\n", "\n"))
+    return shown + ("…" if len(text) > OPENING_CHARS else "")
+
+
+def _heat_maps(scorer: LadmScorer | None, documents: Sequence[_Document]) -> tuple[list[_Figure], str]:
+    """Focus maps of the best and the worst document, or why there are none."""
+    if scorer is None:
+        return (
+            [],
+            "No calculator was given for focus maps: report(..., scorer=LadmScorer()) or `ladm report` draws them.",
+        )
+    texts = [document for document in documents if document.text]
+    if not texts:
+        return [], "There is no text here to draw focus maps of."
+    maps, problems = [], []
+    for name, document in {"best": texts[0], "worst": texts[-1]}.items():
+        try:
+            focus_map = scorer.focus_map(document.text or "")
+        except LadmError as error:
+            problems.append(f"No focus map of the {name} document: {error}")
+            continue
+        here = focus_map.score.score
+        caption = (
+            f"{document.rank}. How much each query span attends to each distant span before it; the score is made of "
+            "this. Colours end at the 99th percentile."
+        )
+        if abs(here - document.value) > SAME_SCORE * abs(document.value):
+            caption += (
+                f" This map is by {scorer.calculator.name}, whose score of the document is {here:.4g}; the data's "
+                f"{document.value:.4g} comes from another calculator, configuration or text."
+            )
+        title = f"{name.capitalize()} document: score {here:.4g}, {focus_map.score.num_tokens:,} tokens"
+        figure = plots.focus_heatmap(focus_map, title=title)
+        maps.append(_drawn(figure, f"focus_{name}", title, caption))
+        if len(texts) == 1:
+            break
+    return maps, " ".join(problems)
+
+
+def _numbers(selection: Selection) -> list[tuple[str, str]]:
+    """The figures at the head of the page."""
+    pool = len(selection.selected) + len(selection.dropped)
+    budget = selection.budget_tokens
+    numbers = [
+        (f"documents kept of {pool:,}", f"{len(selection.selected):,}"),
+        ("tokens kept" + (f" of a budget of {budget:,}" if budget else ""), f"{selection.selected_tokens:,}"),
+        ("strategy", selection.strategy),
+        ("domains" + (f" (column {selection.by})" if selection.by else ""), f"{len(selection.table):,}"),
+    ]
+    if selection.percent is not None:
+        numbers.insert(3, ("of each domain's documents", f"{selection.percent} %"))
+    return numbers
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _budget_table(selection: Selection) -> dict[str, Any]:
+    columns = ["domain", "documents", "tokens", "share", "budget", "kept", "kept tokens", "cut", "mean", "mean kept"]
+    records = sorted(selection.table, key=lambda record: (-record["tokens"], record["domain"]))
+    rows = [
+        [
+            one_line(record["domain"], 60),
+            *map(_cell, (record["documents"], record["tokens"])),
+            "–" if record["share"] is None else f"{100 * record['share']:.1f} %",
+            *map(_cell, (record["budget_tokens"], record["selected_documents"], record["selected_tokens"])),
+            *map(_cell, (record["threshold"], record["mean_score"], record["mean_selected_score"])),
+        ]
+        for record in records[:MAX_TABLE_ROWS]
+    ]
+    if len(records) > MAX_TABLE_ROWS:
+        rows.append([f"{len(records) - MAX_TABLE_ROWS:,} smaller domains", *["…"] * (len(columns) - 1)])
+    documents, tokens, kept, kept_tokens = (
+        _cell(sum(record[name] for record in records))
+        for name in ("documents", "tokens", "selected_documents", "selected_tokens")
+    )
+    total = ["total", documents, tokens, "", _cell(selection.budget_tokens), kept, kept_tokens, "", "", ""]
+    return {"columns": columns, "rows": rows, "total": total, "text": []}
+
+
+def _strata_table(selection: Selection) -> dict[str, Any] | None:
+    if not selection.strata:
+        return None
+    rows = [
+        [
+            one_line(record["domain"], 60),
+            f"{record['min_tokens']:,} to {record['max_tokens']:,}",
+            *map(_cell, (record["scored_documents"], record["scored_tokens"], record["budget_tokens"])),
+            *map(_cell, (record["selected_documents"], record["selected_tokens"], record["threshold"])),
+        ]
+        for record in selection.strata[:MAX_TABLE_ROWS]
+    ]
+    columns = ["domain", "length in tokens", "documents", "tokens", "budget", "kept", "kept tokens", "cut"]
+    if len(selection.strata) > MAX_TABLE_ROWS:
+        rows.append([f"{len(selection.strata) - MAX_TABLE_ROWS:,} more", *["…"] * (len(columns) - 1)])
+    return {"columns": columns, "rows": rows, "total": None, "text": []}
+
+
+def _reasons_table(selection: Selection) -> dict[str, Any]:
+    reasons = list(selection.reasons().items())
+    rows = [
+        [one_line(reason, 80), f"{count:,}", DROP_REASONS.get(reason, "its status, as the scoring left it")]
+        for reason, count in reasons[:MAX_REASONS]
+    ]
+    if len(reasons) > MAX_REASONS:
+        rest = sum(count for _, count in reasons[MAX_REASONS:])
+        rows.append([f"{len(reasons) - MAX_REASONS:,} other reasons", f"{rest:,}", ""])
+    columns = ["reason", "documents", "meaning"]
+    return {
+        "columns": columns,
+        "rows": rows or [["none", "0", "every document was kept"]],
+        "total": None,
+        "text": columns[2:],
+    }

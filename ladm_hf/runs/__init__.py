@@ -1,0 +1,1 @@
+"""Data sets of any size scored on any number of processes: [`score_dataset`]."""

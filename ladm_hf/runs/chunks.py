@@ -1,0 +1,150 @@
+"""Chunks: where to cut a source, and the rows of one as documents, scores and row groups."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ladm_hf.data.sources import Survey
+from ladm_hf.errors import ColumnError
+from ladm_hf.runs.folder import storage_errors
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ladm_hf.scoring.scorer import LadmScorer
+
+# Estimated tokens of a chunk, where that makes between MIN_CHUNKS and MAX_CHUNKS of them.
+CHUNK_TOKENS = 4_000_000
+MIN_CHUNKS, MAX_CHUNKS = 64, 9_999
+# Bytes in memory of a row group: small enough for the Hub's viewer, whatever the length of the rows.
+ROW_GROUP_BYTES = 32 << 20
+SCORE_FIELDS = (
+    pa.field("ladm_score", pa.float64()),
+    pa.field("ladm_num_tokens", pa.int32()),
+    pa.field("ladm_status", pa.string()),
+)
+SCORE_COLUMNS = tuple(field.name for field in SCORE_FIELDS)
+
+
+class GroupWriter:
+    """Writes tables into a parquet file in row groups of about [`ROW_GROUP_BYTES`].
+
+    Args:
+        path (`Path`): the file.
+        schema (`pa.Schema`): its columns.
+        folder (`Path`): what an error of the file system is told to be about.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, folder: Path) -> None:
+        self.schema = schema
+        self.folder = folder
+        self.tables: list[pa.Table] = []
+        self.bytes = 0
+        with storage_errors(folder, path.name):
+            self.writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_index=True)
+
+    def __enter__(self) -> GroupWriter:
+        return self
+
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        if kind is None:
+            self._flush()
+            with storage_errors(self.folder, "a chunk"):
+                self.writer.close()
+        else:
+            with contextlib.suppress(OSError):
+                self.writer.close()
+
+    def write(self, table: pa.Table) -> None:
+        if self.tables and self.bytes + table.nbytes > ROW_GROUP_BYTES:
+            self._flush()
+        self.tables.append(table)
+        self.bytes += table.nbytes
+
+    def _flush(self) -> None:
+        # a row group without rows is more than the readers of some libraries can take
+        if self.tables:
+            table = pa.concat_tables(self.tables)
+            with storage_errors(self.folder, "a chunk"):
+                self.writer.write_table(table, row_group_size=table.num_rows)
+            self.tables, self.bytes = [], 0
+
+
+def balanced_edges(survey: Survey, chunks: int | None = None) -> list[int]:
+    """Units at which to cut a source into pieces of about equal cost.
+
+    Args:
+        survey ([`Survey`]): cost by position.
+        chunks (`int`, *optional*): how many pieces; fewer where there are not so many rows.
+
+    Returns:
+        `list[int]`: ascending, from 0 to the size of the source.
+    """
+    size, total = int(survey.positions[-1]), float(survey.cost[-1])
+    if size == 0:
+        return [0, 0]
+    wanted = chunks or int(np.clip(np.ceil(total / CHUNK_TOKENS), MIN_CHUNKS, MAX_CHUNKS))
+    targets = np.linspace(0.0, total, wanted + 1)[1:-1]
+    if survey.exact:
+        after = np.clip(np.searchsorted(survey.cost, targets), 1, len(survey.cost) - 1)
+        nearer = targets - survey.cost[after - 1] < survey.cost[after] - targets
+        cuts = survey.positions[after - nearer]
+    else:
+        cuts = np.round(np.interp(targets, survey.cost, survey.positions)).astype(np.int64)
+    inner: list[int] = sorted({int(cut) for cut in cuts} - {0, size})
+    return [0, *inner, size]
+
+
+def documents(values: pa.ChunkedArray) -> list[Any]:
+    """Texts as `str`, token ids as arrays; a text that is no valid UTF-8 stays bytes, which has a status of its own."""
+    kind = values.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return [value.values.to_numpy(zero_copy_only=False) if value.is_valid else None for value in values]
+    try:
+        documents: list[Any] = values.to_pylist()
+        return documents
+    except UnicodeDecodeError:
+        return [_text(value) for value in values]
+
+
+def _text(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return value.as_buffer().to_pybytes()
+
+
+def output_schema(schema: pa.Schema, scorer: LadmScorer, scores_only: bool) -> pa.Schema:
+    """The columns of the result, with the features that `datasets` reads from the file."""
+    from datasets import Features
+
+    if scores_only:
+        return pa.schema([pa.field("index", pa.int64()), *SCORE_FIELDS])
+    taken = [name for name in SCORE_COLUMNS if name in schema.names]
+    if taken:
+        raise ColumnError(
+            f"the data have a column {taken[0]!r} already: remove or rename it, or write the scores alone with "
+            "--scores-only (scores_only=True)"
+        )
+    metadata = dict(schema.metadata or {})
+    if b"huggingface" in metadata:
+        features = Features({**Features.from_arrow_schema(schema), **scorer.features})
+        metadata.update(features.arrow_schema.metadata)
+    return pa.schema([*schema, *SCORE_FIELDS], metadata=metadata)
+
+
+def load_files(files: Sequence[Path], split: str) -> Dataset:
+    """Parquet files as one data set, also where they hold no row, which `load_dataset` does not take."""
+    from datasets import Dataset, load_dataset
+
+    if not any(pq.read_metadata(file).num_rows for file in files):
+        return Dataset(pq.read_table(files[0]))
+    return load_dataset("parquet", data_files={split: [glob.escape(str(file)) for file in files]}, split=split)

@@ -1,0 +1,132 @@
+"""What goes on beside the work of a rank: signs of life, reports, its log and, on rank 0, the bar of the run."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import socket
+import threading
+import time
+import traceback
+from typing import Any
+
+from ladm_hf.errors import RunError
+from ladm_hf.ranks import Ranks
+from ladm_hf.runs.folder import RunFolder
+from ladm_hf.runs.lock import HEARTBEAT, RunLock
+from ladm_hf.runs.progress import ProgressBar
+
+
+class Heartbeat:
+    """What goes on beside the work: signs of life, reports, the log of the rank and, on rank 0, the bar."""
+
+    def __init__(
+        self, folder: RunFolder, run: dict[str, Any], launch: str, ranks: Ranks, lock: RunLock | None,
+        progress: bool | None,
+    ) -> None:  # fmt: skip
+        self.thread = threading.Thread(target=self._beat, name="ladm-heartbeat", daemon=True)
+        self.folder, self.run, self.launch, self.ranks, self.lock = folder, run, launch, ranks, lock
+        self.total = float(sum(run["costs"]))
+        self.bar = ProgressBar(self.total, progress if ranks.is_main else False)
+        self.stopped = threading.Event()
+        self.lost = False
+        self.began = time.time()
+        self.state = "starting"
+        self.chunk = -1
+        # Of this launch: estimated tokens and scored tokens of finished rows, and of these the chunk at hand.
+        self.done, self.tokens, self.chunks, self.cost = 0.0, 0, 0, 0.0
+        self.parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        self.log(
+            f"launch {launch}: rank {ranks.index} of {ranks.world}, process {os.getpid()} on {socket.gethostname()}"
+        )
+
+    def start(self) -> None:
+        self.report()
+        self.thread.start()
+
+    def _beat(self) -> None:
+        beats = 0
+        while not self.stopped.wait(1.0):
+            if self.parent is not None and os.getppid() != self.parent:
+                # the launcher was killed, and nobody would ever stop this process
+                self.log("the launcher is gone: leaving")
+                os._exit(1)
+            beats += 1
+            if beats % HEARTBEAT == 0:
+                self.report()
+                if self.lock is not None:
+                    self.lost = self.lost or not self.lock.held()
+                    self.lock.beat()
+                    self.show()
+
+    def check(self) -> None:
+        """Stops the work where another launch has taken the run over."""
+        if self.lost:
+            raise RunError(
+                f"another launch has taken over {self.folder.path}, since this one gave no sign of life for long. "
+                "Nothing is lost; let the other one go on."
+            )
+
+    def begin_chunk(self, chunk: int) -> None:
+        self.chunk, self.cost, self.state = chunk, 0.0, f"at chunk {chunk}"
+        self.log(f"chunk {chunk} begun")
+
+    def advance(self, tokens: int, cost: float) -> None:
+        cost = min(cost, max(0.0, self.run["costs"][self.chunk] - self.cost))
+        self.cost += cost
+        self.done += cost
+        self.tokens += tokens
+
+    def end_chunk(self, record: dict[str, Any]) -> None:
+        self.chunks += 1
+        self.log(f"chunk {self.chunk} finished: {json.dumps(record)}")
+        self.chunk, self.cost, self.state = -1, 0.0, "between chunks"
+
+    def report(self) -> None:
+        values = {
+            "state": self.state, "host": socket.gethostname(), "pid": os.getpid(), "launch": self.launch,
+            "began": self.began, "chunk": self.chunk, "cost": self.cost, "done": self.done, "tokens": self.tokens,
+            "chunks": self.chunks,
+        }  # fmt: skip
+        self.folder.report(self.ranks.index, values)
+
+    def show(self, *, now: bool = False) -> None:
+        """Brings the bar up to date with all ranks."""
+        finished = self.folder.finished(self.run)
+        reports = self.folder.ranks().values()
+        costs = self.run["costs"]
+        partial = sum(report["cost"] for report in reports if report["chunk"] not in finished)
+        done = sum(costs[chunk] for chunk in finished) + partial
+        seconds = max(1e-9, time.time() - self.began)
+        here = sum(report["done"] for report in reports)
+        left = (self.total - done) / (here / seconds) if here else None
+        rate = sum(report["tokens"] for report in reports) / seconds
+        self.bar.update(done, rate, left, f"{len(finished):,}/{len(costs):,} chunks", now=now)
+
+    def log(self, message: str) -> None:
+        """A line in the rank's own file. A full disk does not stop it."""
+        stamp = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
+        with (
+            contextlib.suppress(OSError),
+            open(self.folder.path / "logs" / f"rank-{self.ranks.index:05d}.log", "a", encoding="utf-8") as file,
+        ):
+            file.write(f"{stamp} {message}\n")
+
+    def end(self, error: BaseException | None) -> None:
+        self.stopped.set()
+        if self.thread.is_alive():
+            self.thread.join()
+        if error is None:
+            self.state = "finished"
+        elif isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self.state = "interrupted"
+        else:
+            self.state = f"failed: {type(error).__name__}: {error}"
+            self.log("".join(traceback.format_exception(error)).rstrip())
+        self.log(self.state.splitlines()[0])
+        self.report()
+        if error is None and self.ranks.is_main:
+            self.show(now=True)
+        self.bar.close()

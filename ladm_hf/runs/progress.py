@@ -1,0 +1,197 @@
+"""How far a run is: a bar for a terminal, lines for a log, and the status of any run, alive or dead."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from tqdm.auto import tqdm
+
+from ladm_hf.errors import RunError
+from ladm_hf.runs.folder import RunFolder, num_chunks
+from ladm_hf.runs.lock import RunLock, describe_owner
+
+# Seconds between two lines in a log: the first soon, then at longer and longer intervals.
+FIRST_LINE = 10.0
+LAST_INTERVAL = 300.0
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """The state of a run.
+
+    Attributes:
+        state (`str`): `"running"`, `"finished"`, or `"stopped"`, from where the same command goes on.
+        chunks_done, chunks (`int`): finished chunks and all of them.
+        fraction (`float`): share of the estimated tokens in finished chunks and in the rows done of running ones.
+        rows, tokens (`int`): rows finished, and tokens scored in them.
+        statuses (`dict[str, int]`): finished rows by `ladm_status`; errors count as one.
+        tokens_per_second (`float`): of the running launch, all ranks together; else of the finished chunks.
+        seconds_left (`float`, *optional*): estimate, `None` where nothing tells.
+        ranks (`dict[int, dict]`): the last report of each rank.
+        owner (`str`): process and host of the running launch.
+        command (`str`): what started the run last.
+    """
+
+    state: str
+    chunks_done: int
+    chunks: int
+    fraction: float
+    rows: int
+    tokens: int
+    statuses: dict[str, int]
+    tokens_per_second: float
+    seconds_left: float | None
+    ranks: dict[int, dict[str, Any]] = field(repr=False)
+    owner: str = ""
+    command: str = ""
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.state}: {100 * self.fraction:.1f} %, {self.chunks_done:,} of {self.chunks:,} chunks, "
+            f"{self.rows:,} rows, {count(self.tokens)} tokens"
+        ]
+        if self.tokens_per_second:
+            left = f", {duration(self.seconds_left)} left" if self.seconds_left and self.state != "finished" else ""
+            lines.append(f"speed: {count(self.tokens_per_second)} tokens/s{left}")
+        if self.statuses:
+            lines.append("rows: " + ", ".join(f"{number:,} {name}" for name, number in self.statuses.items()))
+        if self.state == "running":
+            lines.append(f"held by {self.owner}")
+        now = time.time()
+        for rank, report in self.ranks.items():
+            seen = duration(max(0.0, now - report.get("time", now)))
+            lines.append(
+                f"rank {rank} ({report.get('host')}, process {report.get('pid')}): {report.get('state')}, "
+                f"{report.get('chunks', 0)} chunks, seen {seen} ago"
+            )
+        if self.state == "stopped" and self.command:
+            lines.append(f"to go on: {self.command}")
+        return "\n".join(lines)
+
+
+def run_status(output_dir: str | os.PathLike[str]) -> RunStatus:
+    """The state of the run in a folder, whoever runs it.
+
+    Args:
+        output_dir (`str` or path): the folder given to [`score_dataset`].
+
+    Raises:
+        RunError: there is no run.
+    """
+    folder = RunFolder(output_dir)
+    run = folder.load()
+    if run is None:
+        raise RunError(f"no run in {folder.path}: it has no run.json")
+    lock = RunLock(folder)
+    alive = lock.is_alive()
+    records = folder.records(run)
+    reports = folder.ranks()
+    costs = run["costs"]
+    done = sum(costs[chunk] for chunk in records)
+    if alive:
+        done += sum(report.get("cost", 0.0) for report in reports.values() if report.get("chunk") not in records)
+    fraction = min(1.0, done / max(1.0, sum(costs)))
+    complete = len(records) == num_chunks(run) and folder.data.is_dir()
+    rate, left = 0.0, None
+    if alive:
+        rate, left = _live_rate(run, reports, fraction)
+    elif records:
+        rate = sum(r["tokens"] for r in records.values()) / max(1e-9, sum(r["seconds"] for r in records.values()))
+    statuses: dict[str, int] = {}
+    for record in records.values():
+        for name, number in record["statuses"].items():
+            statuses[name] = statuses.get(name, 0) + number
+    return RunStatus(
+        state="running" if alive else "finished" if complete else "stopped",
+        chunks_done=len(records),
+        chunks=num_chunks(run),
+        fraction=1.0 if complete else fraction,
+        rows=sum(record["rows"] for record in records.values()),
+        tokens=sum(record["tokens"] for record in records.values()),
+        statuses=statuses,
+        tokens_per_second=rate,
+        seconds_left=left,
+        ranks=reports,
+        owner=describe_owner(lock.owner()) if alive else "",
+        command=run.get("command", ""),
+    )
+
+
+def _live_rate(run: dict[str, Any], reports: dict[int, dict[str, Any]], fraction: float) -> tuple[float, float | None]:
+    """Tokens a second and seconds left, by what the ranks of the running launch have done so far."""
+    seconds = max((report["time"] - report["began"] for report in reports.values()), default=0.0)
+    if seconds <= 0.0:
+        return 0.0, None
+    rate = sum(report["tokens"] for report in reports.values()) / seconds
+    done = sum(report["done"] for report in reports.values())
+    left = (1.0 - fraction) * sum(run["costs"]) / (done / seconds) if done else None
+    return rate, left
+
+
+class ProgressBar:
+    """The bar of a whole run, on rank 0; in a log, a line now and then.
+
+    Args:
+        total (`float`): estimated tokens of the run.
+        show (`bool`, *optional*): `None` shows it, as a bar on a terminal and as lines elsewhere.
+        stream (text stream, *optional*): defaults to standard error.
+    """
+
+    def __init__(self, total: float, show: bool | None = None, stream: TextIO | None = None) -> None:
+        self.total = max(1.0, total)
+        self.stream = stream or sys.stderr
+        self.show = show is not False
+        self.interval = FIRST_LINE
+        self.last = time.monotonic()
+        self.bar: tqdm[Any] | None = None
+        if self.show and self.stream.isatty():
+            self.bar = tqdm(
+                total=round(self.total), unit="tok", unit_scale=True, desc="LADM", file=self.stream,
+                bar_format="{desc} {percentage:3.0f} %|{bar}| {postfix}",
+            )  # fmt: skip
+
+    def update(self, done: float, rate: float, left: float | None, chunks: str, *, now: bool = False) -> None:
+        """Shows a state: estimated tokens done, tokens a second, seconds left, and the chunks in words."""
+        told = f"{chunks}, {count(rate)} tokens/s" + ("" if left is None else f", {duration(left)} left")
+        if self.bar is not None:
+            self.bar.n = min(round(done), round(self.total))
+            self.bar.set_postfix_str(told)
+        elif self.show and (now or time.monotonic() - self.last >= self.interval):
+            self.say(f"{100 * min(1.0, done / self.total):.1f} %, {told}")
+            self.last = time.monotonic()
+            self.interval = min(LAST_INTERVAL, 2 * self.interval)
+
+    def say(self, message: str) -> None:
+        if self.bar is not None:
+            self.bar.write(f"ladm: {message}", file=self.stream)
+        elif self.show:
+            print(f"ladm: {message}", file=self.stream, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def count(number: float) -> str:
+    """A number of tokens for people: 8.2k, 3.1M."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """A duration for people: 12 s, 3 min, 2 h 05 min, 3 d 4 h."""
+    if seconds is None:
+        return "?"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

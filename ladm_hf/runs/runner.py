@@ -1,0 +1,536 @@
+"""`score_dataset`: a data set of any size into scored parquet, on any number of processes, losing nothing.
+
+    survey -> run.json: chunks of equal tokens, fixed -> every rank takes the next chunk nobody has
+    chunk -> rows -> scorer -> parquet under a temporary name -> checksum -> rename
+    all chunks there -> their folder is renamed to data/
+
+No rank waits for another while it works. A kill costs at most the chunk that each rank was at, and the next launch may
+have any number of ranks: finished chunks are recognised by their checksums.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import datetime
+import functools
+import json
+import os
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from ladm_hf.config import LadmConfig
+from ladm_hf.data.open import open_source
+from ladm_hf.data.sources import DatasetSource, Rows, Source, document_column, lengths, pick, root_column
+from ladm_hf.errors import ConfigError, InputError, LadmError, ResumeError, RowError, RunError
+from ladm_hf.ranks import Ranks, is_first_rank
+from ladm_hf.runs.chunks import (
+    SCORE_COLUMNS,
+    SCORE_FIELDS,
+    GroupWriter,
+    balanced_edges,
+    documents,
+    load_files,
+    output_schema,
+)
+from ladm_hf.runs.folder import FORMAT, RunFolder, num_chunks, run_id, storage_errors
+from ladm_hf.runs.lock import RunLock
+from ladm_hf.runs.monitor import Heartbeat
+from ladm_hf.runs.progress import run_status
+from ladm_hf.scoring.scorer import LadmScorer
+from ladm_hf.version import __version__
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+# Rows go to the scorer in parts: of so many estimated tokens at first, more where that takes less than some seconds.
+FIRST_PART_TOKENS = 32_768
+PART_SECONDS = 5.0
+
+
+def score_dataset(
+    dataset: Dataset | IterableDataset | str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    scorer: LadmScorer | None = None,
+    *,
+    split: str | None = None,
+    name: str | None = None,
+    revision: str | None = None,
+    num_chunks: int | None = None,
+    scores_only: bool = False,
+    jsonl: bool = False,
+    restart: bool = False,
+    progress: bool | None = None,
+) -> Dataset:
+    """Scores a data set into `output_dir/data/*.parquet`, or goes on where a launch before stopped.
+
+    Under `torchrun` or `accelerate launch`, call it on every rank with the same arguments and a folder that all ranks
+    share.
+
+    Args:
+        dataset (`Dataset`, `IterableDataset`, `str` or path):
+            The data: in memory, a stream, a folder of `save_to_disk`, a path, glob or URL of parquet or JSON lines, or
+            a Hub id, whose files are read where they lie.
+        output_dir (`str` or path):
+            Folder of the run.
+        scorer ([`LadmScorer`], *optional*):
+            Defaults to `LadmScorer()`.
+        split, name, revision (`str`, *optional*):
+            Split, configuration and revision of a Hub data set; the split also of a `DatasetDict`.
+        num_chunks (`int`, *optional*):
+            Pieces in which the work is handed out and kept. Defaults to pieces of about 4M tokens, 64 at least.
+        scores_only (`bool`, *optional*, defaults to `False`):
+            Writes only `index` (number of the row in the input, from 0) and the score columns, instead of all columns.
+        jsonl (`bool`, *optional*, defaults to `False`):
+            Writes `scores.jsonl` too, in the form of the published script: `index`, `chunked_index`, `score`, `meta`.
+        restart (`bool`, *optional*, defaults to `False`):
+            Throws away the run in `output_dir` and begins anew.
+        progress (`bool`, *optional*):
+            `None` shows a bar on a terminal and lines now and then elsewhere; `False` shows nothing.
+
+    Returns:
+        `Dataset`: the scored rows in the order of the input, on every rank.
+
+    Raises:
+        InputError: the data cannot be read.
+        ResumeError: the folder holds a run with other settings; the message names every difference.
+        RunLockedError: another launch is writing the folder.
+        StorageError: the disk is full or cannot be written.
+    """
+    run_scoring(
+        dataset, output_dir, scorer, split=split, name=name, revision=revision, chunks=num_chunks,
+        scores_only=scores_only, jsonl=jsonl, restart=restart, progress=progress,
+    )  # fmt: skip
+    return _load(RunFolder(output_dir))
+
+
+def run_scoring(
+    dataset: Any,
+    output_dir: str | os.PathLike[str],
+    scorer: LadmScorer | None = None,
+    *,
+    split: str | None = None,
+    name: str | None = None,
+    revision: str | None = None,
+    chunks: int | None = None,
+    scores_only: bool = False,
+    jsonl: bool = False,
+    restart: bool = False,
+    progress: bool | None = None,
+    command: str = "",
+) -> None:
+    """[`score_dataset`] without loading the result; `command` is what the user is told to run to go on."""
+    if chunks is not None and chunks < 1:
+        raise ConfigError(f"num_chunks must be positive, got {chunks}")
+    if scores_only and jsonl:
+        raise ConfigError("jsonl needs the columns index and meta, which scores_only leaves out: choose one")
+    ranks = Ranks()
+    launch = _Launch(RunFolder(output_dir), scorer or LadmScorer(), ranks, progress, command)
+    try:
+        with _terminable():
+            launch.source = open_source(dataset, split=split, name=name, revision=revision)
+            options = {"split": _split_name(dataset, split), "scores_only": scores_only}
+            if launch.begin(options, chunks, jsonl, restart):
+                launch.work()
+                launch.assemble(jsonl)
+    except BaseException as error:
+        launch.end(error)
+        raise
+    launch.end(None)
+
+
+class _Launch:
+    """One rank of one launch of a run."""
+
+    def __init__(
+        self, folder: RunFolder, scorer: LadmScorer, ranks: Ranks, progress: bool | None, command: str
+    ) -> None:
+        self.folder = folder
+        self.scorer = scorer
+        self.ranks = ranks
+        self.progress = progress
+        self.command = command or "the same call of score_dataset()"
+        self.source: Source
+        self.run: dict[str, Any] = {}
+        self.lock = RunLock(folder) if ranks.is_main else None
+        self.launch = ""
+        self.source_schema = self.schema = pa.schema([])
+        self.column = ""
+        self.part_tokens = FIRST_PART_TOKENS
+        self.heart: Heartbeat | None = None
+
+    @property
+    def _most_tokens(self) -> int:
+        """Tokens beyond which a document costs no more."""
+        config = self.scorer.config
+        return config.max_length if config.overflow == "truncate" else sys.maxsize
+
+    # Before the work
+
+    def begin(self, options: dict[str, Any], chunks: int | None, jsonl: bool, restart: bool) -> bool:
+        """Creates or resumes the run; false where it is finished already."""
+        found = self.ranks.share(lambda: self._create_or_resume(options, chunks, jsonl, restart))
+        if found is None:
+            return False
+        self.run, self.launch = found
+        if not self.ranks.is_main:
+            if isinstance(self.source, DatasetSource) and self.source.fingerprint() != self.run["identity"]["data"]:
+                raise InputError(
+                    f"rank {self.ranks.index} was given other rows than rank 0: a shuffle without a seed? "
+                    "Every rank must build the same data set."
+                )
+            self.source.adopt(self.run["layout"])
+        self.source_schema = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(self.run["schema"])))
+        self.column = document_column(self.source_schema, _candidates(self.scorer))
+        self.schema = output_schema(self.source_schema, self.scorer, self.run["identity"]["scores_only"])
+        self.heart = Heartbeat(self.folder, self.run, self.launch, self.ranks, self.lock, self.progress)
+        self.heart.start()
+        return True
+
+    def _create_or_resume(
+        self, options: dict[str, Any], chunks: int | None, jsonl: bool, restart: bool
+    ) -> tuple[dict[str, Any], str] | None:
+        assert self.lock is not None
+        with storage_errors(self.folder.path, "the folder"):
+            self.folder.path.mkdir(parents=True, exist_ok=True)
+        again = restart and self.folder.exists()
+        if again:
+            self.folder.check_own()
+        else:
+            # before the lock leaves its folder beside a run.json that is no run's
+            self.folder.load()
+        self.lock.acquire(self._say)
+        run = None if again else self.folder.load()
+        identity = {**options, **_identity(self.scorer)}
+        if run is None:
+            if not again:
+                self.folder.check_new()
+            run = self._plan(identity, chunks)
+            with storage_errors(self.folder.path, "the folder"):
+                self.folder.clear()
+        else:
+            _check_same(run, {**identity, "data": self.source.fingerprint()}, chunks, self.folder)
+            if self._is_complete(run):
+                self.run = run
+                if jsonl and not self.folder.jsonl.is_file():
+                    self._write_jsonl()
+                return None
+            self.source.adopt(run["layout"])
+        with storage_errors(self.folder.path, "run.json"):
+            self.folder.reopen()
+            self.folder.prepare(self.lock.launch)
+            self.folder.save({**run, "command": self.command})
+        done = len(self.folder.records(run))
+        if done:
+            self._say(f"going on with {done:,} of {num_chunks(run):,} chunks finished")
+        return run, self.lock.launch
+
+    def _plan(self, identity: dict[str, Any], chunks: int | None) -> dict[str, Any]:
+        """Looks at the data and fixes the chunks."""
+        survey = self.source.survey(_candidates(self.scorer), self._most_tokens)
+        output_schema(survey.schema, self.scorer, identity["scores_only"])
+        edges = balanced_edges(survey, chunks)
+        # a stream is hashed while it is surveyed
+        identity = {**identity, "data": self.source.fingerprint()}
+        run = {
+            "format": FORMAT,
+            "ladm_hf": __version__,
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "input": self.source.name,
+            "hub": self.source.hub,
+            "split": identity["split"],
+            "identity": identity,
+            "unit": self.source.unit,
+            "edges": edges,
+            "run_id": run_id(identity, edges),
+            "costs": np.diff(np.interp(edges, survey.positions, survey.cost)).tolist(),
+            "schema": survey.schema.serialize().to_pybytes().hex(),
+            "layout": survey.layout,
+        }
+        if identity["scores_only"]:
+            run["row_starts"] = self.source.row_starts(edges)
+        return run
+
+    def _is_complete(self, run: dict[str, Any]) -> bool:
+        if not self.folder.data.is_dir():
+            return False
+        broken = [chunk for chunk in range(num_chunks(run)) if not self.folder.is_sound(run, chunk)]
+        if broken:
+            self._say(f"{len(broken):,} chunks of the finished run are damaged and will be scored again")
+        return not broken
+
+    # The work
+
+    def work(self) -> None:
+        """Takes chunks until none is left."""
+        assert self.heart is not None
+        for chunk in range(num_chunks(self.run)):
+            self.heart.check()
+            if not self.folder.claim(self.launch, chunk):
+                continue
+            if self.folder.is_sound(self.run, chunk):
+                continue
+            if self.folder.record(chunk) is not None:
+                self.heart.log(f"chunk {chunk} is damaged or unfinished: scoring it again")
+            self.heart.begin_chunk(chunk)
+            write = functools.partial(self._score_chunk, chunk)
+            record = self.folder.finish(self.run, chunk, write, attempt=f"{self.launch}-{self.ranks.index}")
+            self.heart.end_chunk(record)
+
+    def _score_chunk(self, chunk: int, path: Path) -> dict[str, Any]:
+        """Scores the rows of a chunk into a parquet file."""
+        assert self.heart is not None
+        began = time.monotonic()
+        rows = tokens = 0
+        statuses: collections.Counter[str] = collections.Counter()
+        with GroupWriter(path, self.schema, self.folder.path) as writer:
+            for part, cost in self._parts(chunk):
+                self.heart.check()
+                scores = self._score(part, f"chunk {chunk}, rows from {rows} on")
+                if self.run["identity"]["scores_only"]:
+                    first = self.run["row_starts"][chunk] + rows
+                    columns = [pa.array(np.arange(first, first + part.table.num_rows))]
+                else:
+                    columns = part.table.columns
+                writer.write(pa.table([*columns, *scores], schema=self.schema))
+                ok = pc.equal(scores[2], "ok")
+                scored = pc.sum(pc.filter(scores[1], ok)).as_py() or 0
+                rows += part.table.num_rows
+                tokens += scored
+                statuses.update(status.split(":")[0] for status in scores[2].to_pylist())
+                self.heart.advance(scored, cost)
+        return {
+            "rows": rows, "tokens": tokens, "statuses": statuses, "seconds": time.monotonic() - began,
+            "rank": self.ranks.index, "host": socket.gethostname(),
+        }  # fmt: skip
+
+    def _parts(self, chunk: int) -> Iterator[tuple[Rows, float]]:
+        """The rows of a chunk in parts that take some seconds each, with their estimated cost."""
+        scores_only = self.run["identity"]["scores_only"]
+        columns = [root_column(self.source_schema, self.column)] if scores_only else None
+        start, stop = self.run["edges"][chunk : chunk + 2]
+        for found in self._read(start, stop, columns):
+            costs = 1 + np.minimum(lengths(pick(found.table, self.column)), self._most_tokens)
+            low = 0
+            while low < len(costs):
+                high = low + max(1, int(np.searchsorted(np.cumsum(costs[low:]), self.part_tokens, "right")))
+                began = time.monotonic()
+                yield found.slice(low, high), float(costs[low:high].sum())
+                if high < len(costs) and time.monotonic() - began < PART_SECONDS:
+                    self.part_tokens *= 2
+                low = high
+
+    def _read(self, start: int, stop: int, columns: list[str] | None) -> Iterator[Rows]:
+        try:
+            yield from self.source.read(start, stop, columns)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(
+                f"cannot read {self.source.unit} {start:,} to {stop:,} of {self.source.name}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _score(self, part: Rows, where: str) -> list[pa.Array]:
+        """The score columns of some rows."""
+        problems = part.problems
+        rows = documents(pick(part.table, self.column))
+        for row in problems:
+            rows[row] = None
+        try:
+            if problems and self.scorer.on_error == "raise":
+                row = min(problems)
+                raise RowError(f"row {row}: {problems[row]}. With on_error='status' such rows get NaN.")
+            found = self.scorer({self.column: rows}, rank=self.ranks.local)
+        except RowError as error:
+            raise RowError(f"in {where}: {error}") from error
+        columns = [np.array(found[name]) for name in SCORE_COLUMNS[:2]]
+        statuses = list(found["ladm_status"])
+        for row, problem in problems.items():
+            columns[0][row], columns[1][row], statuses[row] = np.nan, 0, problem
+        return [pa.array(values, field.type) for values, field in zip([*columns, statuses], SCORE_FIELDS, strict=True)]
+
+    # After the work
+
+    def assemble(self, jsonl: bool) -> None:
+        """Turns the finished chunks into the data set, on rank 0, once every rank has finished."""
+        assert self.heart is not None
+        self.heart.log("no chunk left, waiting for the other ranks")
+        self.ranks.wait()
+        self.ranks.share(lambda: self._assemble(jsonl))
+
+    def _assemble(self, jsonl: bool) -> None:
+        records = self.folder.records(self.run)
+        missing = num_chunks(self.run) - len(records)
+        if missing:
+            raise RunError(f"{missing:,} chunks are missing, perhaps removed meanwhile: run the same command again")
+        with storage_errors(self.folder.path, "the result"):
+            if jsonl:
+                self._write_jsonl()
+            else:
+                self.folder.jsonl.unlink(missing_ok=True)
+            self.folder.publish()
+
+    def _write_jsonl(self) -> None:
+        """`scores.jsonl`: index, chunked_index, score and meta of every row, as the published script writes them."""
+        temporary = self.folder.jsonl.with_name(f"{self.folder.jsonl.name}.tmp-{os.getpid()}")
+        wanted = ["index", "chunked_index", "meta", "ladm_score"]
+        number = 0
+        try:
+            with (
+                storage_errors(self.folder.path, self.folder.jsonl.name),
+                open(temporary, "w", encoding="utf-8") as out,
+            ):
+                for chunk in range(num_chunks(self.run)):
+                    file = pq.ParquetFile(self.folder.chunk_file(self.run, chunk))
+                    columns = [name for name in wanted if name in file.schema_arrow.names]
+                    for batch in file.iter_batches(columns=columns):
+                        for row in batch.to_pylist():
+                            score = row["ladm_score"]
+                            line = {
+                                "index": row.get("index", number),
+                                "chunked_index": row.get("chunked_index", 0),
+                                "score": score if np.isfinite(score) else None,
+                                "meta": row.get("meta"),
+                            }
+                            out.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+                            number += 1
+                out.flush()
+                os.fsync(out.fileno())
+                os.replace(temporary, self.folder.jsonl)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def end(self, error: BaseException | None) -> None:
+        """Stops the signs of life, lets go of the lock and, where work is left, says how to go on."""
+        if self.heart is not None:
+            self.heart.end(error)
+        if self.lock is None:
+            return
+        mine = self.lock.held()
+        self.lock.release()
+        if isinstance(error, (KeyboardInterrupt, SystemExit)) and mine and self.run:
+            records = self.folder.records(self.run)
+            self._say(f"stopped with {len(records):,} of {num_chunks(self.run):,} chunks finished and kept.")
+            self._say(f"to go on: {self.command}")
+
+    def _say(self, message: str) -> None:
+        if self.heart is not None:
+            self.heart.bar.say(message)
+        elif self.progress is not False:
+            print(f"ladm: {message}", file=sys.stderr, flush=True)
+
+
+def _candidates(scorer: LadmScorer) -> Sequence[str]:
+    return [name for name in (scorer.text_column, scorer.input_ids_column) if name is not None]
+
+
+def _identity(scorer: LadmScorer) -> dict[str, Any]:
+    """What determines the scores, each by a name for people."""
+    config = {f"config.{name}": value for name, value in scorer.config.to_dict().items()}
+    return {
+        "model": scorer.calculator.identity,
+        "dtype": scorer.dtype,
+        **config,
+        "text_column": scorer.text_column,
+        "input_ids_column": scorer.input_ids_column,
+        "schema_version": scorer.identity[1],
+    }
+
+
+def _check_same(run: dict[str, Any], identity: dict[str, Any], chunks: int | None, folder: RunFolder) -> None:
+    before = dict(run["identity"])
+    if chunks is not None and chunks != num_chunks(run):
+        before["num_chunks"], identity = num_chunks(run), {**identity, "num_chunks": chunks}
+    differences = [
+        f"  {name}: {before.get(name)!r} there, {identity.get(name)!r} now"
+        for name in dict.fromkeys([*before, *identity])
+        if before.get(name) != identity.get(name)
+    ]
+    if differences:
+        lines = "\n".join(differences)
+        raise ResumeError(
+            f"{folder.path} holds a run with other settings:\n{lines}\nUse the same settings to go on, another output "
+            f"folder, or --restart (restart=True) to throw away its {len(folder.records(run)):,} finished chunks."
+        )
+
+
+def _split_name(dataset: Any, split: str | None) -> str:
+    """The split that the result is written as."""
+    name = str(split or getattr(dataset, "split", None) or "train")
+    return name if name.isidentifier() else "train"
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Turns SIGTERM, which schedulers send before they preempt, into an orderly end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _load(folder: RunFolder) -> Dataset:
+    run = folder.load()
+    assert run is not None
+    return load_files([folder.chunk_file(run, chunk) for chunk in range(num_chunks(run))], run["split"])
+
+
+def rerun_command(arguments: Sequence[str]) -> str:
+    """The command line that goes on with this launch, as far as a process can know it."""
+    local, nodes = os.environ.get("LOCAL_WORLD_SIZE", "1"), os.environ.get("GROUP_WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return shlex.join(["ladm", *arguments])
+    where = f"--nnodes {nodes} ... " if nodes != "1" else ""
+    return f"torchrun {where}--nproc_per_node {local} -m ladm_hf {shlex.join(arguments)}"
+
+
+def score_command(
+    data: str,
+    output: str,
+    *,
+    scorer: dict[str, Any],
+    config_file: str | None,
+    geometry: dict[str, Any],
+    progress: bool,
+    **options: Any,
+) -> None:
+    """`ladm score`: builds the scorer from the command line and says at the end what there is."""
+    made = LadmScorer(**scorer)
+    if config_file is not None or geometry:
+        base = made.config if config_file is None else LadmConfig.from_json_file(config_file)
+        made = LadmScorer(**scorer, config=dataclasses.replace(base, **geometry))
+    main = is_first_rank()
+    try:
+        run_scoring(
+            data, output, made, **options, progress=None if progress else False, command=rerun_command(sys.argv[1:])
+        )
+    except LadmError:
+        if main:
+            raise
+        # rank 0 says it
+        raise SystemExit(1) from None
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if main and progress:
+        print(f"{run_status(output)}\nresult: {RunFolder(output).data}")

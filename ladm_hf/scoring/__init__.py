@@ -1,0 +1,1 @@
+"""LADM scores of documents: [`LadmScorer`]."""

@@ -1,0 +1,285 @@
+"""A calculator loaded on one device: token ids -> PFS -> CDS by layer, and what a worker process needs before that."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ladm_hf.calculators.calculator import Calculator
+from ladm_hf.config import LadmConfig
+from ladm_hf.errors import BackendError, CalculatorError
+from ladm_hf.ops import choose_backend, sent_to
+from ladm_hf.ops.scores import contextual_dependency_score
+from ladm_hf.ops.spans import SpanGrid
+from ladm_hf.scoring.attention import (
+    ForwardDone,
+    LayerPlan,
+    SpanRecorder,
+    check_reach,
+    chosen_heads,
+    layer_plan,
+    scoring_attention,
+)
+from ladm_hf.scoring.batching import TokenBudget
+from ladm_hf.scoring.llama import LlamaForward, llama_forward
+from ladm_hf.scoring.rows import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Padded tokens in a batch on an accelerator whose free memory is not known, and the most that is ever tried. On a CPU
+# every document runs alone: batching gains nothing there.
+DEVICE_BATCH_TOKENS = 131_072
+MAX_BATCH_TOKENS = 262_144
+# Share of the free memory that a batch may take, and the tokens of the batch whose memory is measured.
+MEMORY_SHARE, MEMORY_TRIAL_TOKENS = 0.5, 8192
+# On CUDA lengths are padded to one of this many steps in each octave (at most 1/32 more): the attention kernel
+# prepares itself for each new shape.
+STEPS_PER_OCTAVE = 32
+_IMPORTED_IN = os.getpid()
+
+
+class Engine:
+    """A loaded calculator on one device."""
+
+    def __init__(
+        self,
+        calculator: Calculator,
+        config: LadmConfig,
+        dtype: str,
+        device: str,
+        backend: str,
+        max_batch_tokens: int | None,
+        key: Any,
+    ) -> None:
+        self.key = key
+        self.calculator = calculator
+        self.config = config
+        try:
+            self.model = calculator.load_model(dtype, device)
+        except (AssertionError, RuntimeError) as error:
+            if isinstance(error, AssertionError) or "CUDA error: invalid device" in str(error):
+                raise BackendError(f"device {device!r} cannot be used here ({error}); see `ladm env`") from error
+            if "re-initialize CUDA in forked" in str(error):
+                raise BackendError(
+                    "CUDA was used before this worker was forked, so the worker cannot use it. Spawn workers instead: "
+                    "import multiprocess; multiprocess.set_start_method('spawn') before map(..., num_proc=...)"
+                ) from error
+            raise
+        self.span_focus = choose_backend(backend, self.model.device)
+        self.model_type: str = self.model.config.model_type
+        with scoring_attention(self.model), _evaluating(self.model):
+            self.plan: LayerPlan = layer_plan(self.model)
+        self.vocab_size: int = self.model.get_input_embeddings().weight.shape[0]
+        self.layers, self.heads = chosen_heads(self.plan, config, self.model_type)
+        self._asynchronous: bool = self.model.device.type == "cuda"
+        # where the rotary embedding depends on the longest of a batch, every document runs alone
+        self._alone = _rotates_by_length(self.model)
+        self._pads = self._asynchronous and not self._alone
+        with _evaluating(self.model):
+            self._fast: LlamaForward | None = llama_forward(self.model, self.plan)
+        self.budget = TokenBudget(1 if self._alone else max_batch_tokens or self._default_batch_tokens())
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        if self._tokenizer is None:
+            self._tokenizer = self.calculator.load_tokenizer()
+        return self._tokenizer
+
+    @property
+    def works_ahead(self) -> bool:
+        """Whether the device computes on its own while the host does something else."""
+        return self._asynchronous
+
+    @property
+    def forward_pass(self) -> str:
+        """Which forward pass runs, for people: `"fast"` or `"model"`."""
+        return "model" if self._fast is None else "fast"
+
+    def pfs(self, documents: list[Tokens]) -> tuple[SpanGrid, torch.Tensor]:
+        """PFS of a batch, averaged over heads, fp64 on the CPU: `[L, B, R, S]`."""
+        grid, pfs = self._start(documents)
+        return grid, pfs()
+
+    def score(self, documents: list[Tokens]) -> list[npt.NDArray[np.float64]]:
+        """CDS by layer of each document, `[L]` each."""
+        return self._start_score(documents)()
+
+    def score_all(self, documents: list[Tokens]) -> Iterator[tuple[list[int], list[npt.NDArray[np.float64]] | None]]:
+        """Scores documents in batches under the token budget.
+
+        While a GPU computes one batch the host finishes the one before and prepares the next.
+
+        Yields:
+            `(indices, CDS by layer of each)`, with `None` where a single document does not fit in memory.
+        """
+        lengths = [self._padded_length(len(document)) for document in documents]
+        running: tuple[list[int], Callable[[], list[npt.NDArray[np.float64]]]] | None = None
+
+        def start(batch: list[int]) -> Callable[[], list[npt.NDArray[np.float64]]]:
+            chosen = [documents[i] for i in batch]
+            if self._asynchronous:
+                return self._start_score(chosen)
+            # all of it here, where running out of memory is dealt with
+            results = self.score(chosen)
+            return lambda: results
+
+        for batch, scores in self.budget.run(lengths, start):
+            if running is not None:
+                yield running[0], running[1]()
+                running = None
+            if scores is None:
+                yield batch, None
+            elif self._asynchronous:
+                running = batch, scores
+            else:
+                yield batch, scores()
+        if running is not None:
+            yield running[0], running[1]()
+
+    def _start_score(self, documents: list[Tokens]) -> Callable[[], list[npt.NDArray[np.float64]]]:
+        """Starts a batch; the function returned waits for its scores."""
+        grid, pfs = self._start(documents)
+        return lambda: list(contextual_dependency_score(pfs(), grid, self.config.ablation).T.numpy())
+
+    @torch.inference_mode()
+    def run(self, documents: list[Tokens], recorder: SpanRecorder) -> None:
+        """Starts the forward pass of a batch, up to the last layer that the recorder wants.
+
+        Raises:
+            NoFullAttentionError: no layer sees the longest document whole.
+            CalculatorError: a layer that the recorder wants was not reached.
+        """
+        longest = max(len(ids) for ids in documents)
+        check_reach(self.plan, longest, self.model_type)
+        # padding must not lead beyond what the model can take
+        bounds = [bound for bound in (self.plan.positions, self.plan.reach) if bound is not None]
+        width = max(longest, min([self._padded_length(longest), *bounds]))
+        padded = np.zeros((len(documents), width), dtype=np.int64)
+        for row, ids in zip(padded, documents, strict=True):
+            row[: len(ids)] = ids
+        self._forward(sent_to(self.model.device, torch.from_numpy(padded)), recorder)
+        absent = [layer for layer in recorder.layers if layer not in recorder.pfs]
+        if absent:
+            raise CalculatorError(
+                f"layer {absent[0]} of this {self.model_type!r} model was not reached in the forward pass"
+            )
+
+    @torch.inference_mode()
+    def _start(self, documents: list[Tokens]) -> tuple[SpanGrid, Callable[[], torch.Tensor]]:
+        """Starts the forward pass of a batch; the function returned waits for its PFS."""
+        grid = SpanGrid([len(ids) for ids in documents], self.config)
+        recorder = SpanRecorder(grid, self.layers, self.heads, self.span_focus)
+        self.run(documents, recorder)
+        if not self._asynchronous:
+            pfs = torch.stack([recorder.pfs[layer].cpu().double() for layer in self.layers])
+            return grid, lambda: pfs
+        on_device = torch.stack([recorder.pfs[layer] for layer in self.layers])
+        on_host = torch.empty(on_device.shape, dtype=on_device.dtype, pin_memory=True)
+        on_host.copy_(on_device, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(on_device.device))
+
+        def wait() -> torch.Tensor:
+            done.synchronize()
+            return on_host.double()
+
+        return grid, wait
+
+    def _forward(self, input_ids: torch.Tensor, recorder: SpanRecorder) -> None:
+        """The forward pass, up to the last scored layer."""
+        if self._alone:
+            _forget_longest(self.model)
+        with _evaluating(self.model):
+            if self._fast is not None and not self._fast.is_current():
+                # a live model has been changed under us
+                self._fast = llama_forward(self.model, self.plan)
+            if self._fast is not None:
+                self._fast(input_ids, recorder)
+                return
+            with scoring_attention(self.model), contextlib.suppress(ForwardDone):
+                # Causal attention with padding on the right needs no padding mask: no document sees beyond its end. The
+                # mask of ones says that nothing is packed either; without it transformers 4.57 builds one of T x T.
+                mask = torch.ones_like(input_ids)
+                self.model(input_ids=input_ids, attention_mask=mask, use_cache=False, ladm_recorder=recorder)
+
+    def _padded_length(self, length: int) -> int:
+        """The length that a document is padded to."""
+        if not self._pads:
+            return length
+        step = max(1, (1 << (length.bit_length() - 1)) // STEPS_PER_OCTAVE)
+        return -(-length // step) * step
+
+    def _default_batch_tokens(self) -> int:
+        """Tokens of a batch that take a share of the free memory, by the measured memory of a small one."""
+        device = self.model.device
+        if device.type != "cuda":
+            return 1 if device.type == "cpu" else DEVICE_BATCH_TOKENS
+        length = min(MEMORY_TRIAL_TOKENS, self.config.max_length, self.plan.reach or MEMORY_TRIAL_TOKENS)
+        if length < self.config.min_tokens:
+            return DEVICE_BATCH_TOKENS
+        free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        try:
+            self.pfs([np.zeros(length, dtype=np.int64)])
+        except torch.OutOfMemoryError:
+            return 1
+        used = max(1, torch.cuda.max_memory_allocated(device) - before)
+        return max(1, min(MAX_BATCH_TOKENS, int(MEMORY_SHARE * free / used * length)))
+
+
+@contextlib.contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Puts a model into evaluation mode and each of its modules back."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _rotates_by_length(model: PreTrainedModel) -> bool:
+    """Whether the rotary embedding of a position depends on the length of the batch, which padding would change."""
+    kinds = " ".join(str(getattr(module, "rope_type", "")) for module in model.modules())
+    return "dynamic" in kinds or "longrope" in kinds
+
+
+def _forget_longest(model: PreTrainedModel) -> None:
+    """Undoes what a dynamic rotary embedding keeps of the longest document so far."""
+    for module in model.modules():
+        for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+            prefix = name.removesuffix("max_seq_len_cached")
+            original = getattr(module, f"{prefix}original_inv_freq", None)
+            if original is not None:
+                setattr(module, f"{prefix}inv_freq", original.clone())
+            setattr(module, name, getattr(module, "original_max_seq_len", getattr(module, name)))
+
+
+def prepare_worker() -> None:
+    """Keeps a worker process from hanging or fighting over cores.
+
+    A process forked after its parent used torch's threads deadlocks in its first parallel region, so a worker runs on
+    one thread; the same holds tokenizers back.
+    """
+    forked = os.getpid() != _IMPORTED_IN
+    if forked or _is_worker_process():
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        if forked or "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
+
+
+def _is_worker_process() -> bool:
+    modules = (sys.modules.get(name) for name in ("multiprocess.process", "multiprocessing.process"))
+    return any(module is not None and module.parent_process() is not None for module in modules)

@@ -1,0 +1,588 @@
+"""`LadmScorer`: documents -> LADM scores, as one callable for `datasets.map`.
+
+    row {text} -> input_ids -> windows -> batches -> forward pass with a SpanRecorder -> CDS by layer -> score
+
+A scorer pickles without its model and hashes by what determines the numbers (schema version, configuration, model
+identity, dtype, columns), so `datasets` finds its cache again in another process and workers load the model themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from datasets import Features, Value
+from tqdm.auto import tqdm
+
+from ladm_hf.calculators.calculator import DEFAULT, Calculator, resolve
+from ladm_hf.config import LadmConfig
+from ladm_hf.errors import BackendError, ColumnError, ConfigError, InputError, RowError
+from ladm_hf.ops import BACKENDS
+from ladm_hf.ops.scores import contextual_dependency_score
+from ladm_hf.scoring.batching import OUT_OF_MEMORY
+from ladm_hf.scoring.engine import Engine, prepare_worker
+from ladm_hf.scoring.journal import Journal, with_journal
+from ladm_hf.scoring.rows import Tokens, checked_ids, checked_text, groups_by_size, tokenize, windows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Raised when the same inputs give other numbers than before: a part of every fingerprint.
+SCHEMA_VERSION = 1
+# Characters tokenised at once, which bounds the tokenizer's own memory.
+TOKENIZE_CHARS = 4_000_000
+# Characters scored on a CPU before the journal keeps them; elsewhere as many as are tokenised at once.
+JOURNAL_CHARS = 65_536
+PROGRESS_DELAY = 2.0
+DTYPES = ("float32", "float16", "bfloat16")
+DOCUMENT_BACKENDS = ("auto", *BACKENDS)
+
+
+@dataclass(frozen=True)
+class DocumentScore:
+    """The score of one document.
+
+    Attributes:
+        score (`float`): CDS, the mean of `layer_scores`; non-negative, NaN unless `status` is `"ok"`.
+        num_tokens (`int`): tokens that were scored, `max_length` at most for a truncated document; for a document
+            without a score, its length in tokens (0 where it has none).
+        status (`str`): `"ok"`, `"too_short"`, `"empty"`, `"null"` or `"error: ..."`.
+        layer_scores (`tuple[float, ...]`): CDS of each scored layer, in the order of `LadmScorer.scored_layers`.
+    """
+
+    score: float
+    num_tokens: int
+    status: str
+    layer_scores: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class FocusMap:
+    """What the score of one document is made of: who looks at whom.
+
+    Attributes:
+        pfs (`float32` array `[R, S]`): PFS averaged over the heads and layers that count, in `0..l`; NaN where there
+            is no such pair of spans.
+        query_starts (`int64` array `[R]`): first token of each query span, from the end of the document.
+        key_starts (`int64` array `[R, S]`): first token of each key span, nearest first, -1 where there is none.
+        span_length (`int`): tokens in a span, `l`.
+        offsets (`int64` array `[T, 2]`, *optional*): first and last character of each token in the text.
+        score ([`DocumentScore`]): the score of the same tokens.
+    """
+
+    pfs: npt.NDArray[np.float32]
+    query_starts: npt.NDArray[np.int64]
+    key_starts: npt.NDArray[np.int64]
+    span_length: int
+    offsets: npt.NDArray[np.int64] | None
+    score: DocumentScore
+
+
+class LadmScorer:
+    """Scores documents by the attention of a calculator.
+
+    Args:
+        model (`str`, path or `PreTrainedModel`, *optional*, defaults to `"ladm-nano"`):
+            The bundled `"ladm-nano"`, a local folder, a Hub id, or a live model. `None` means `$LADM_MODEL`, else
+            `"ladm-nano"`, looked up at each use.
+        revision (`str`, *optional*):
+            Branch, tag or commit of a Hub id.
+        config ([`LadmConfig`], *optional*):
+            What changes the score. Defaults to the calculator's own `ladm_config.json`, else to the paper's.
+        text_column (`str`, *optional*, defaults to `"text"`):
+            Column of the text. It wins over the token ids; `None` ignores it.
+        input_ids_column (`str`, *optional*, defaults to `"input_ids"`):
+            Column of the token ids, read only where there is no text column.
+        backend (`str`, *optional*, defaults to `"auto"`):
+            `"naive"`, `"chunked"`, `"fused"` (Triton) or `"auto"`, the fastest for the device. It changes nothing
+            but speed.
+        dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
+            `"float32"`, `"float16"`, `"bfloat16"`, or `"auto"`: float32 on a CPU, float16 on an accelerator, the
+            published code's. A live model keeps its own.
+        device (`str`, *optional*):
+            Defaults to the GPU of the worker's rank where there is one, else MPS, else the CPU.
+        max_batch_tokens (`int`, *optional*):
+            Padded tokens in a batch. Defaults to one document at a time on a CPU, and on a GPU to what half of its
+            free memory holds. It is halved when memory runs out.
+        on_error (`str`, *optional*, defaults to `"status"`):
+            `"status"` gives a bad row a status and NaN and goes on; `"raise"` raises [`RowError`] instead.
+        journal (`str` or path, *optional*):
+            Folder in which a call keeps finished rows, by the hash of their content, so that an interrupted
+            `dataset.map(scorer, batched=True)` does not score them again. It changes neither scores nor fingerprint.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | PreTrainedModel | None = DEFAULT,
+        *,
+        revision: str | None = None,
+        config: LadmConfig | None = None,
+        text_column: str | None = "text",
+        input_ids_column: str | None = "input_ids",
+        backend: str = "auto",
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device | None = None,
+        max_batch_tokens: int | None = None,
+        on_error: Literal["status", "raise"] = "status",
+        journal: str | os.PathLike[str] | None = None,
+    ) -> None:
+        dtype = str(dtype).removeprefix("torch.")
+        _check_option("dtype", dtype, ("auto", *DTYPES))
+        _check_option("backend", backend, DOCUMENT_BACKENDS)
+        _check_option("on_error", on_error, ("status", "raise"))
+        if config is not None and not isinstance(config, LadmConfig):
+            raise ConfigError(f"config must be a LadmConfig, got {type(config).__name__}")
+        if max_batch_tokens is not None and max_batch_tokens < 1:
+            raise ConfigError(f"max_batch_tokens must be positive, got {max_batch_tokens}")
+        if text_column is None and input_ids_column is None:
+            raise ConfigError("text_column and input_ids_column are both None: there is nothing to read")
+        self.text_column = text_column
+        self.input_ids_column = input_ids_column
+        self.on_error = on_error
+        self._asked = (model, revision, config, dtype)
+        self._backend = backend
+        try:
+            self._device = None if device is None else str(torch.device(device))
+        except RuntimeError as error:
+            raise ConfigError(f"device must name a torch device such as 'cpu' or 'cuda:0', got {device!r}") from error
+        self._max_batch_tokens = max_batch_tokens
+        self._journal_folder = None if journal is None else os.fspath(journal)
+        self._journal: Journal | None = None
+        self._calculator: tuple[Any, Calculator] | None = None
+        self._engine: Engine | None = None
+
+    # What determines the numbers
+
+    @property
+    def calculator(self) -> Calculator:
+        """The calculator, found but perhaps not yet loaded.
+
+        Raises:
+            HubError: the Hub did not give it.
+            CalculatorError: the folder is no calculator.
+        """
+        model, revision, _, _ = self._asked
+        key = (os.environ.get("LADM_MODEL") if model is None else model, revision)
+        if self._calculator is None or self._calculator[0] != key:
+            self._calculator = (key, resolve(model, revision))
+        return self._calculator[1]
+
+    @property
+    def config(self) -> LadmConfig:
+        """The configuration in force: the one given, else the calculator's own, else the paper's."""
+        return self._asked[2] or self.calculator.config
+
+    @property
+    def dtype(self) -> str:
+        """The dtype in force, `"auto"` resolved."""
+        model, asked = self.calculator.model, self._asked[3]
+        if model is not None:
+            return str(model.dtype).removeprefix("torch.")
+        if asked != "auto":
+            return asked
+        return "float32" if self._default_device(None) == "cpu" else "float16"
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What determines the numbers, and so `datasets`' fingerprint: never weights, never the device."""
+        config = tuple(sorted((key, repr(value)) for key, value in self.config.to_dict().items()))
+        return (
+            "ladm", SCHEMA_VERSION, config, self.calculator.identity, self.dtype,
+            self.text_column, self.input_ids_column, self.on_error,
+        )  # fmt: skip
+
+    @property
+    def features(self) -> Features:
+        """The columns that a call adds, for `Dataset.map(..., features=)` and streams without known features."""
+        return Features(
+            {"ladm_score": Value("float64"), "ladm_num_tokens": Value("int32"), "ladm_status": Value("string")}
+        )
+
+    @property
+    def scored_layers(self) -> tuple[int, ...]:
+        """Layers that count, from 0. Loads the model."""
+        return self._load(None).layers
+
+    @property
+    def skipped_layers(self) -> dict[int, str]:
+        """Layers left out because they do not see the whole document, with the reason. Loads the model."""
+        return dict(self._load(None).plan.skipped)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._forget_what_can_change()
+        return _rebuild, (type(self), _Runtime(self), self.identity)
+
+    def _forget_what_can_change(self) -> None:
+        """Has a folder or live model hashed again at its next use; a commit cannot have changed."""
+        if self._calculator is not None and self._calculator[1].revision is None:
+            self._calculator = None
+
+    def __repr__(self) -> str:
+        model = self._asked[0]
+        if model is None:
+            return f"{type(self).__name__}($LADM_MODEL or {DEFAULT})"
+        return f"{type(self).__name__}({os.fspath(model) if isinstance(model, (str, os.PathLike)) else type(model)!r})"
+
+    def with_config(self, config: LadmConfig) -> LadmScorer:
+        """The same scorer with another configuration; nothing is loaded."""
+        runtime = _Runtime(self)
+        runtime.options["config"] = config
+        return _rebuild(type(self), runtime)
+
+    # Scoring
+
+    def __call__(self, batch: Mapping[str, Any] | Sequence[Any], rank: int | None = None) -> dict[str, Any]:
+        """Scores a batch of rows: `dataset.map(scorer, batched=True)`.
+
+        Args:
+            batch (mapping of columns, or a list of documents with `input_columns=`):
+                Needs the text column, or the token-id column where there is no text.
+            rank (`int`, *optional*):
+                Rank of the worker, with `with_rank=True`: it picks the GPU.
+
+        Returns:
+            `{"ladm_score": float64 array, "ladm_num_tokens": int32 array, "ladm_status": list[str]}`, each of the
+            batch's length, in its order.
+
+        Raises:
+            ColumnError: neither column is there, or the call is not batched.
+            RowError: a row is bad and `on_error="raise"`.
+        """
+        column, rows = self._read(batch)
+        if column != self.text_column:
+            rows = [checked_ids(row) for row in rows]
+        if self._journal_folder is None:
+            scores = self._score_documents(column, rows, rank)
+        else:
+            scores = self._score_journalled(column, rows, rank)
+        return {
+            "ladm_score": np.array([score.score for score in scores], dtype=np.float64),
+            "ladm_num_tokens": np.array([score.num_tokens for score in scores], dtype=np.int32),
+            "ladm_status": [score.status for score in scores],
+        }
+
+    def score_texts(
+        self, texts: Iterable[str | None], *, rank: int | None = None, progress: bool | None = None
+    ) -> list[DocumentScore]:
+        """Scores texts.
+
+        Args:
+            texts (iterable of `str`): the documents. Anything else gets a status.
+            rank (`int`, *optional*): rank of this process on its machine: it picks the GPU.
+            progress (`bool`, *optional*): `None` shows a bar on a terminal when the work takes more than 2 s.
+
+        Returns:
+            One [`DocumentScore`] for each text, in order.
+
+        Raises:
+            InputError: one text was given in place of several.
+        """
+        if isinstance(texts, str):
+            raise InputError("score_texts takes a list of texts, found one text: pass [text]")
+        return self._score_texts(list(texts), rank, progress)
+
+    def score_input_ids(self, input_ids: Iterable[Any], *, progress: bool | None = None) -> list[DocumentScore]:
+        """Scores sequences of token ids (lists, arrays or tensors of integers).
+
+        Args:
+            input_ids (iterable of sequences of `int`): the documents. Anything else gets a status.
+            progress (`bool`, *optional*): `None` shows a bar on a terminal when the work takes more than 2 s.
+
+        Returns:
+            One [`DocumentScore`] for each sequence, in order.
+        """
+        column = self.input_ids_column or "input_ids"
+        return self._score_rows([checked_ids(ids) for ids in input_ids], column, None, progress)
+
+    def focus_map(self, document: str | Sequence[int]) -> FocusMap:
+        """The PFS of one document over its spans, averaged over the heads and layers that count.
+
+        Args:
+            document (`str` or sequence of `int`): a text or its token ids; only the first `max_length` tokens count.
+
+        Raises:
+            RowError: the document has no score; the message gives its status.
+        """
+        engine, offsets = self._load(None), None
+        if isinstance(document, str):
+            encoded = engine.tokenizer(document, verbose=False, return_offsets_mapping=engine.tokenizer.is_fast)
+            ids = np.asarray(encoded["input_ids"], dtype=np.int64)[: self.config.max_length]
+            if "offset_mapping" in encoded:
+                offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)[: len(ids)]
+            row: Tokens | str = ids if document.strip() else "empty"
+        else:
+            row = checked_ids(document)
+            row = row if isinstance(row, str) else row[: self.config.max_length]
+        status = row if isinstance(row, str) else self._status(row, engine)
+        if isinstance(row, str) or status != "ok":
+            raise RowError(
+                f"this document has no focus map: {status} (at least {self.config.min_tokens} tokens are needed)"
+            )
+        grid, pfs = engine.pfs([row])
+        layers = contextual_dependency_score(pfs, grid, self.config.ablation)[:, 0].tolist()
+        starts = np.full(grid.shape, -1, dtype=np.int64)
+        for r, _, count in grid.query_spans(0):
+            starts[r, :count] = grid.key_starts(0, r)
+        mean = np.where(grid.present[0], pfs.mean(0)[0].numpy(), np.nan).astype(np.float32)
+        score = DocumentScore(float(np.mean(layers)), len(row), "ok", tuple(layers))
+        return FocusMap(mean, grid.query_starts[0], starts, grid.span_length, offsets, score)
+
+    # Rows
+
+    def _read(self, batch: Any) -> tuple[str, list[Any]]:
+        """The column to score and its rows."""
+        if isinstance(batch, (list, tuple, np.ndarray)):
+            column = self.text_column or self.input_ids_column or ""
+            if self.input_ids_column and not any(isinstance(row, str) for row in batch):
+                # no text at all: rows that have a length are token ids
+                column = self.input_ids_column if any(hasattr(row, "__len__") for row in batch) else column
+            return column, list(batch)
+        names = list(getattr(batch, "column_names", None) or getattr(batch, "keys", list)())
+        for column in filter(None, (self.text_column, self.input_ids_column)):
+            if column in names:
+                rows = batch[column]
+                rows = rows.to_pylist() if hasattr(rows, "to_pylist") else rows
+                flat = column == self.input_ids_column and rows is not None and _is_flat(rows)
+                if rows is None or isinstance(rows, str) or flat:
+                    raise ColumnError(
+                        f"column {column!r} holds one document, not a batch of them: call map(..., batched=True)"
+                    )
+                return column, list(rows)
+        wanted = " nor ".join(repr(name) for name in (self.text_column, self.input_ids_column) if name is not None)
+        raise ColumnError(
+            f"no column {wanted} in this data; its columns are {', '.join(map(repr, names)) or 'none'}. "
+            "Name yours with LadmScorer(text_column=...) or LadmScorer(input_ids_column=...)."
+        )
+
+    def _score_documents(self, column: str, rows: list[Any], rank: int | None) -> list[DocumentScore]:
+        if column == self.text_column:
+            return self._score_texts(rows, rank, progress=False)
+        return self._score_rows(rows, column, rank, progress=False)
+
+    def _score_journalled(self, column: str, rows: list[Any], rank: int | None) -> list[DocumentScore]:
+        """Scores rows that the journal does not hold yet, and keeps them as they finish."""
+        self._forget_what_can_change()
+        identity = self.identity[:5]
+        if self._journal is None or self._journal.identity != identity:
+            self._journal = Journal(self._journal_folder or "", identity)
+        # bad rows are told by their place in the whole batch, so the parts of it must not raise
+        quiet = object.__new__(type(self))
+        quiet.__dict__ |= self.__dict__ | {"on_error": "status"}
+
+        def score(group: list[Any]) -> list[tuple[float, int, str]]:
+            quiet._engine = self._load(rank)
+            return [(s.score, s.num_tokens, s.status) for s in quiet._score_documents(column, group, rank)]
+
+        limit = JOURNAL_CHARS if self._default_device(rank) == "cpu" else TOKENIZE_CHARS
+        if column != self.text_column:
+            limit //= 4
+        scores = [DocumentScore(*found) for found in with_journal(self._journal, rows, limit, score)]
+        for i, found in enumerate(scores):
+            self._raise_if_bad(i, column, found.status)
+        return scores
+
+    def _score_texts(self, texts: list[Any], rank: int | None, progress: bool | None) -> list[DocumentScore]:
+        if not texts:
+            return []
+        column = self.text_column or "text"
+        rows: list[Tokens | str] = [checked_text(text) for text in texts]
+        todo = [i for i, row in enumerate(rows) if not row]
+        if not todo:
+            return self._score_rows(rows, column, rank, progress)
+        engine = self._load(rank)
+        tokenizer = engine.tokenizer
+        groups = [[todo[i] for i in group] for group in groups_by_size([len(texts[i]) for i in todo], TOKENIZE_CHARS)]
+        if not engine.works_ahead:
+            for group in groups:
+                for i, ids in zip(group, tokenize(tokenizer, [texts[i] for i in group]), strict=True):
+                    rows[i] = ids
+            return self._score_rows(rows, column, rank, progress)
+        # A thread tokenises the groups to come while the device scores the one at hand; rows without text go first.
+        done = set(todo)
+        numbers = [i for i in range(len(rows)) if i not in done]
+        scores = dict(
+            zip(numbers, self._score_rows([rows[i] for i in numbers], column, rank, progress, numbers), strict=True)
+        )
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            try:
+                tokenized = [pool.submit(tokenize, tokenizer, [texts[i] for i in group]) for group in groups]
+                for group, future in zip(groups, tokenized, strict=True):
+                    found = self._score_rows(future.result(), column, rank, progress, group)
+                    scores.update(zip(group, found, strict=True))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [scores[i] for i in range(len(rows))]
+
+    def _score_rows(
+        self,
+        rows: list[Tokens | str],
+        column: str,
+        rank: int | None,
+        progress: bool | None,
+        numbers: list[int] | None = None,
+    ) -> list[DocumentScore]:
+        """Scores token ids; a row that is a `str` already has its status. `numbers` are the rows' own, for errors."""
+        numbers = list(range(len(rows))) if numbers is None else numbers
+        if not rows:
+            return []
+        statuses = [row if isinstance(row, str) else "" for row in rows]
+        pieces: list[tuple[int, Tokens]] = []
+        engine = None
+        for i, row in enumerate(rows):
+            if not isinstance(row, str):
+                engine = engine or self._load(rank)
+                statuses[i] = self._status(row, engine)
+                if statuses[i] == "ok":
+                    pieces += [(i, window) for window in windows(row, self.config)]
+            self._raise_if_bad(numbers[i], column, statuses[i])
+        layers: list[list[tuple[int, npt.NDArray[np.float64] | None]]] = [[] for _ in rows]
+        if engine is not None and pieces:
+            lengths = [len(window) for _, window in pieces]
+            disable = None if progress is None else not progress
+            with tqdm(
+                total=sum(lengths), unit="tok", unit_scale=True, desc="LADM", delay=PROGRESS_DELAY, disable=disable
+            ) as bar:
+                for batch, results in engine.score_all([window for _, window in pieces]):
+                    for n, j in enumerate(batch):
+                        layers[pieces[j][0]].append((lengths[j], None if results is None else results[n]))
+                    bar.update(sum(lengths[j] for j in batch))
+        scores = [
+            self._document_score(row, status, found) for row, status, found in zip(rows, statuses, layers, strict=True)
+        ]
+        for i, score in enumerate(scores):
+            self._raise_if_bad(numbers[i], column, score.status)
+        return scores
+
+    def _status(self, ids: Tokens, engine: Engine) -> str:
+        if len(ids) == 0:
+            return "empty"
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= engine.vocab_size:
+            return (
+                f"error: token ids run from {low} to {high}, a vocabulary of at least {high + 1}, but the model's has "
+                f"{engine.vocab_size} entries: these ids were made by another tokenizer"
+            )
+        positions, longest = engine.plan.positions, min(len(ids), self.config.max_length)
+        if len(ids) >= self.config.min_tokens and positions is not None and longest > positions:
+            return (
+                f"error: this {engine.model_type!r} model has learned positions for {positions} tokens and cannot read "
+                f"{longest}: set LadmConfig(max_length={positions}) or less, or use a model with rotary positions"
+            )
+        return "ok" if len(ids) >= self.config.min_tokens else "too_short"
+
+    def _document_score(
+        self, row: Tokens | str, status: str, found: list[tuple[int, npt.NDArray[np.float64] | None]]
+    ) -> DocumentScore:
+        num_tokens = 0 if isinstance(row, str) else len(row)
+        if status != "ok":
+            return DocumentScore(float("nan"), num_tokens, status)
+        scored = sum(length for length, _ in found)
+        if any(result is None for _, result in found):
+            return DocumentScore(
+                float("nan"), scored, f"error: {OUT_OF_MEMORY} at {max(n for n, _ in found)} tokens in one piece"
+            )
+        weights = [length for length, _ in found]
+        layers = np.average([result for _, result in found if result is not None], axis=0, weights=weights)
+        score = float(layers.mean())
+        if not np.isfinite(score):
+            hint = "; try dtype='bfloat16' or 'float32'" if self.dtype == "float16" else ""
+            return DocumentScore(float("nan"), scored, f"error: the score is not finite in {self.dtype}{hint}")
+        return DocumentScore(score, scored, "ok", tuple(layers.tolist()))
+
+    def _raise_if_bad(self, row: int, column: str, status: str) -> None:
+        if self.on_error == "raise" and status != "ok":
+            raise RowError(
+                f"row {row} of this batch, column {column!r}: {status}. With on_error='status' such rows get NaN."
+            )
+
+    # The model
+
+    def _default_device(self, rank: int | None) -> str:
+        if self.calculator.model is not None:
+            return str(self.calculator.model.device)
+        if self._device not in (None, "cuda"):
+            return str(self._device)
+        # device_count asks the driver's management library, which leaves later forks able to use CUDA
+        gpus = torch.cuda.device_count()
+        if self._device == "cuda" and not gpus:
+            raise BackendError("device='cuda' was asked for, but no CUDA device is visible: see `ladm env`")
+        if gpus:
+            return f"cuda:{(rank or 0) % gpus}"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+
+    def _load(self, rank: int | None) -> Engine:
+        calculator, device = self.calculator, self._default_device(rank)
+        key = (calculator.identity, self.config, self.dtype, device, self._backend, self._max_batch_tokens)
+        if self._engine is None or self._engine.key != key:
+            prepare_worker()
+            self._engine = None
+            self._engine = Engine(
+                calculator, self.config, self.dtype, device, self._backend, self._max_batch_tokens, key
+            )
+        return self._engine
+
+
+class _Runtime:
+    """What a worker needs beside the identity to rebuild a scorer. It travels in a pickle but is not hashed."""
+
+    def __init__(self, scorer: LadmScorer) -> None:
+        calculator = scorer.calculator
+        self.calculator = calculator if calculator.model is not None else None
+        self.model = None if calculator.model is not None else calculator.name
+        self.options: dict[str, Any] = {
+            "revision": calculator.revision,
+            "config": scorer.config,
+            "dtype": scorer.dtype,
+            "text_column": scorer.text_column,
+            "input_ids_column": scorer.input_ids_column,
+            "on_error": scorer.on_error,
+            "backend": scorer._backend,
+            "device": scorer._device,
+            "max_batch_tokens": scorer._max_batch_tokens,
+            "journal": scorer._journal_folder,
+        }
+
+
+def _hash_runtime(pickler: Any, runtime: _Runtime) -> None:
+    """How `datasets` hashes a `_Runtime`: as a constant."""
+    pickler.save_reduce(str, ("ladm runtime",), obj=runtime)
+
+
+# A private name; without it `datasets` hashes the runtime too, and a scorer on another device misses its cache.
+with contextlib.suppress(ImportError):
+    from datasets.utils._dill import pklregister
+
+    pklregister(_Runtime)(_hash_runtime)
+
+
+def _rebuild(cls: type[LadmScorer], runtime: _Runtime, identity: tuple[Any, ...] | None = None) -> LadmScorer:
+    model = runtime.model if runtime.calculator is None else runtime.calculator.model
+    scorer = cls(model, **runtime.options)
+    if runtime.calculator is not None:
+        # its weights were hashed where it came from
+        scorer._calculator = ((model, None), runtime.calculator)
+    return scorer
+
+
+def _is_flat(rows: Any) -> bool:
+    """Whether the rows are token ids themselves: one document, not a batch of them."""
+    return len(rows) > 0 and all(not isinstance(row, (str, type(None))) and np.ndim(row) == 0 for row in rows)
+
+
+def _check_option(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+ladm_score = LadmScorer(None)

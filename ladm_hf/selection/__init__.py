@@ -1,0 +1,1 @@
+"""The best documents of every domain, to a token budget: [`select`]."""

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+from typer.testing import CliRunner
+
+from ladm_hf import __version__
+from ladm_hf.checks.environment import PACKAGES
+from ladm_hf.cli.app import app
+
+runner = CliRunner()
+
+
+def test_version_and_help() -> None:
+    assert runner.invoke(app, ["--version"]).output.strip() == f"ladm_hf {__version__}"
+    done = runner.invoke(app, ["--help"])
+    for name in ("demo", "env"):
+        assert name in done.output
+    assert runner.invoke(app, []).output.strip() == done.output.strip()
+
+
+def test_help_is_quick_and_loads_no_torch() -> None:
+    program = (
+        "import sys, runpy; sys.argv = ['ladm', '--help']\n"
+        "try: runpy.run_module('ladm_hf', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
+    )
+    start = time.perf_counter()
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
+    # a second is the promise on a quiet machine; tests share theirs
+    assert time.perf_counter() - start < 5
+
+
+def test_env_is_a_report_to_paste(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LADM_MODEL", "ladm-nano")
+    done = runner.invoke(app, ["env"])
+    assert done.exit_code == 0
+    for name in ("ladm_hf", "python", "platform", "accelerators", "calculator", "$LADM_MODEL", *PACKAGES):
+        assert f"\n{name}" in f"\n{done.output}"
+    assert "ladm_config.json" in done.output
+
+
+def test_env_reports_a_calculator_that_cannot_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LADM_MODEL", "./no/such/folder here")
+    done = runner.invoke(app, ["env"])
+    assert done.exit_code == 0
+    assert "cannot be found" in done.output
+
+
+def test_an_error_is_one_line_and_no_traceback(tmp_path) -> None:
+    done = runner.invoke(app, ["demo", "--model", str(tmp_path), "--output", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert done.output.splitlines()[-1].startswith("error: the folder ")
+    assert "Traceback" not in done.output

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from typer.testing import CliRunner
+
+from ladm_hf.cli.app import app
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def data(tmp_path) -> str:
+    rng = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(200)]
+    rows = [
+        {
+            "text": " ".join(rng.choice(words[20 * (i % 7) : 20 * (i % 7) + 60], 2500)),
+            "domain": f"d{i % 2}",
+            "source": f"s{i % 12}",
+            "id": str(i),
+        }
+        for i in range(24)
+    ]
+    Dataset.from_list(rows).to_parquet(tmp_path / "data.parquet")
+    return str(tmp_path / "data.parquet")
+
+
+def test_train_then_calibrate(data, tmp_path) -> None:
+    folder = str(tmp_path / "calculator")
+    arguments = [
+        "train-calculator", data, "--output", folder, "--stage", "1024:0.5", "--stage", "2048:0.5", "--steps", "3",
+        "--batch-tokens", "2048", "--micro-batch-tokens", "2048", "--focus-layer", "1", "--layers", "2",
+        "--hidden-size", "32", "--vocab-size", "400", "--renamed", "0.2", "--workers", "0", "--held-out", "0.2",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "ladm calibrate" in result.output
+    record = json.loads((tmp_path / "calculator" / "training.json").read_text())
+    assert record["recipe"]["mix"]["renamed"] == 0.2
+    assert record["recipe"]["focus_layers"] == [1]
+    result = CliRunner().invoke(
+        app, ["calibrate", folder, data, "--setting", "2432x2", "--per-domain", "2", "--device", "cpu", "--layer", "1"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "2432 x 2" in result.output
+    config = json.loads((tmp_path / "calculator" / "ladm_config.json").read_text())
+    assert config["calibration"]["windows"] > 0
+    assert {layer for layer, _ in config["heads"]} == {1}
+
+
+def test_go_on_from_a_stream_then_calibrate_on_what_was_kept_out(data, tmp_path) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    common = ["--stage", "1024:1", "--steps", "1", "--batch-tokens", "1024", "--micro-batch-tokens", "1024"]
+    shape = ["--layers", "2", "--hidden-size", "32", "--vocab-size", "400", "--workers", "0"]
+    result = CliRunner().invoke(app, ["train-calculator", data, "--output", first, *common, *shape])
+    assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(
+        app,
+        ["train-calculator", data, "--output", second, "--base", first, "--streaming", "--held-out", "0.7",
+         "--gradient-checkpointing", *common, *shape],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "second" / "training.json").read_text())
+    assert record["base"] == first
+    result = CliRunner().invoke(
+        app,
+        ["calibrate", second, data, "--held-out", "0.7", "--setting", "2432x2", "--per-domain", "2", "--device", "cpu"],
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "second" / "ladm_config.json").read_text())["calibration"]
+    assert 0 < found["documents"] < 24
+
+
+def test_public_names() -> None:
+    import ladm_hf.training
+
+    for name in ladm_hf.training.__all__:
+        assert getattr(ladm_hf.training, name) is not None
+    assert set(dir(ladm_hf.training)) == set(ladm_hf.training.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        ladm_hf.training.nothing  # noqa: B018
+
+
+def test_refusals_are_one_line(data, tmp_path) -> None:
+    for arguments, message in (
+        (
+            ["train-calculator", data, "--output", str(tmp_path / "x"), "--stage", "1024"],
+            "expected two numbers with ':'",
+        ),
+        (["calibrate", "owner/name", data], "not a local folder"),
+    ):
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 1
+        assert message in result.output

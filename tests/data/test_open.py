@@ -1,0 +1,305 @@
+"""Sources: the same rows from everywhere, in any ranges, with honest costs."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict, IterableDataset
+from launches import dataset, parquet, rows
+
+from ladm_hf.data import sources
+from ladm_hf.data.open import open_source
+from ladm_hf.data.parquet import ParquetSource
+from ladm_hf.data.sources import Source, Survey
+from ladm_hf.errors import ColumnError, InputError
+from ladm_hf.runs.chunks import balanced_edges
+
+IDS = [row["id"] for row in rows()]
+
+
+def everything(source: Source) -> list[Any]:
+    survey = source.survey(["text"], 512)
+    return ids(source, 0, int(survey.positions[-1]))
+
+
+def ids(source: Source, start: int, stop: int, columns: list[str] | None = None) -> list[Any]:
+    return [value for found in source.read(start, stop, columns) for value in found.table["id"].to_pylist()]
+
+
+def inputs(tmp_path: Path) -> dict[str, Any]:
+    dataset().save_to_disk(tmp_path / "saved")
+    DatasetDict({"train": dataset(), "other": dataset(3)}).save_to_disk(tmp_path / "splits")
+    (tmp_path / "many").mkdir()
+    for n in range(4):
+        pq.write_table(dataset().with_format("arrow")[n * 6 : n * 6 + 6], tmp_path / "many" / f"train-{n}.parquet")
+    memory = fsspec.filesystem("memory")
+    parquet(tmp_path / "one.parquet")
+    memory.pipe("/pool/one.parquet", (tmp_path / "one.parquet").read_bytes())
+    return {
+        "dataset": dataset(),
+        "shuffled": dataset().select(list(range(23, -1, -1))).select(list(range(23, -1, -1))),
+        "stream": dataset().to_iterable_dataset(num_shards=3),
+        "generator": IterableDataset.from_generator(rows),
+        "saved": str(tmp_path / "saved"),
+        "split": DatasetDict({"train": dataset()}),
+        "file": tmp_path / "one.parquet",
+        "glob": str(tmp_path / "many" / "*.parquet"),
+        "folder": str(tmp_path / "many"),
+        "url": "memory://pool/*.parquet",
+    }
+
+
+def test_every_kind_of_input_gives_the_same_rows_in_the_same_order(tmp_path: Path) -> None:
+    for kind, data in inputs(tmp_path).items():
+        assert everything(open_source(data)) == IDS, kind
+    assert everything(open_source(str(tmp_path / "splits"), split="train")) == IDS
+
+
+@pytest.mark.parametrize("edges", [[0, 1, 2, 24], [0, 6, 12, 18, 24], [0, 5, 5, 13, 14, 24], [0, 24]])
+def test_ranges_join_to_the_whole_in_any_order(tmp_path: Path, edges: list[int]) -> None:
+    for kind, data in inputs(tmp_path).items():
+        source = open_source(data)
+        source.survey(["text"], 512)
+        ranges = list(itertools.pairwise(edges))
+        assert [i for start, stop in ranges for i in ids(source, start, stop)] == IDS, kind
+        backwards = [ids(source, start, stop) for start, stop in reversed(ranges)]
+        assert [i for part in reversed(backwards) for i in part] == IDS, kind
+
+
+def test_another_process_reads_with_the_layout_alone(tmp_path: Path) -> None:
+    for kind, data in inputs(tmp_path).items():
+        source = open_source(data)
+        survey = source.survey(["text"], 512)
+        other = pickle.loads(pickle.dumps(open_source(data)))
+        other.adopt(survey.layout)
+        assert ids(other, 3, 9) == IDS[3:9], kind
+
+
+def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
+    for kind, data in inputs(tmp_path).items():
+        source = open_source(data)
+        source.survey(["text"], 512)
+        (found,) = source.read(2, 4, ["id"])
+        assert found.table.column_names == ["id"], kind
+
+
+def test_fingerprints_follow_the_content_not_the_place(tmp_path: Path) -> None:
+    first = parquet(tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").write_bytes(first.read_bytes())
+    changed = rows()
+    changed[5]["text"] = changed[5]["text"][::-1]
+    pq.write_table(Dataset.from_list(changed).with_format("arrow")[:], tmp_path / "c.parquet", row_group_size=7)
+    a, b, c = (open_source(tmp_path / f"{name}.parquet").fingerprint() for name in "abc")
+    assert a == b != c
+    assert open_source(dataset()).fingerprint() == open_source(dataset()).fingerprint()
+    assert open_source(dataset()).fingerprint() != open_source(Dataset.from_list(changed)).fingerprint()
+
+
+def test_fingerprints_of_large_data_take_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "HASH_BYTES", 10)
+    a, b = parquet(tmp_path / "a.parquet"), parquet(tmp_path / "b.parquet", 23)
+    assert open_source(a).fingerprint() == open_source(a).fingerprint() != open_source(b).fingerprint()
+    assert open_source(dataset()).fingerprint() != open_source(dataset(23)).fingerprint()
+    assert open_source(dataset(0)).fingerprint() == open_source(dataset(0)).fingerprint()
+
+
+def test_chunks_cost_about_the_same(tmp_path: Path) -> None:
+    survey = open_source(dataset()).survey(["text"], 512)
+    edges = balanced_edges(survey, 6)
+    costs = np.diff(np.interp(edges, survey.positions, survey.cost))
+    assert len(costs) == 6
+    assert costs.max() - costs.min() <= 2 * np.diff(survey.cost).max()
+
+
+def test_costs_from_footers_alone_cover_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "SURVEY_BYTES", 0)
+    source = open_source(parquet(tmp_path / "one.parquet"))
+    survey = source.survey(["text"], 512)
+    assert survey.positions.tolist() == [0, 7, 14, 21, 24]
+    edges = balanced_edges(survey, 5)
+    assert edges[0] == 0
+    assert edges[-1] == 24
+    assert [i for start, stop in itertools.pairwise(edges) for i in ids(source, start, stop)] == IDS
+
+
+def test_token_ids_count_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table({"input_ids": [[1] * 10, None, [1] * 700, []]})
+    survey = open_source(Dataset(table)).survey(["text", "input_ids"], 512)
+    assert np.diff(survey.cost).tolist() == [11, 1, 513, 1]
+    pq.write_table(table, tmp_path / "ids.parquet")
+    monkeypatch.setattr(sources, "SURVEY_BYTES", 0)
+    # a null or empty list counts as one value in the footer
+    assert open_source(tmp_path / "ids.parquet").survey(["input_ids"], 512).cost[-1] == 4 + 712
+    fixed = pa.chunked_array([pa.array([[1, 2]], pa.list_(pa.int64(), 2))])
+    assert sources.lengths(fixed).tolist() == [2]
+    assert sources.lengths(pa.chunked_array([[1.5]])).tolist() == [0]
+
+
+def test_nested_columns_are_found() -> None:
+    data = Dataset.from_list([{"meta": {"text": "abcd" * 8, "deep": {"n": 1}}}, {"meta": None}])
+    source = open_source(data)
+    survey = source.survey(["text", "meta.text"], 512)
+    assert np.diff(survey.cost).tolist() == [9, 1]
+    (found,) = source.read(0, 2)
+    assert sources.pick(found.table, "meta.deep.n").to_pylist() == [1, None]
+    with pytest.raises(ColumnError, match="meta.nothing"):
+        source.survey(["meta.nothing", "meta.text.more", "none.text"], 512)
+
+
+def test_files_with_other_columns_are_filled_or_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "id": [1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": ["b"], "more": [2.5]}), tmp_path / "b.parquet")
+    source = open_source(tmp_path / "*.parquet")
+    source.survey(["text"], 512)
+    assert [row for found in source.read(0, 2) for row in found.table.to_pylist()] == [
+        {"text": "a", "id": 1, "more": None},
+        {"text": "b", "id": None, "more": 2.5},
+    ]
+    pq.write_table(pa.table({"text": [1]}), tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="do not have the same columns"):
+        open_source(tmp_path / "*.parquet").survey(["text"], 512)
+
+
+def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing")
+    (tmp_path / "table.csv").write_text("text\na\n")
+    (tmp_path / "empty").mkdir()
+    parquet(tmp_path / "one.parquet")
+    (tmp_path / "two.jsonl").write_text("{}\n")
+    for data, message in {
+        tmp_path / "broken.parquet": "cannot read",
+        tmp_path / "table.csv": "no known format",
+        tmp_path / "empty": "no parquet or JSON-lines file",
+        tmp_path / "none.parquet": "no file, folder or glob",
+        tmp_path / "*.nothing": "no parquet or JSON-lines file",
+        str(tmp_path / "[ot][nw]*"): "mixture of formats",
+        "nowhere://x/*.parquet": "cannot open",
+        3: "found int",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            open_source(data).survey(["text"], 512)
+    with pytest.raises(InputError, match="no split 'dev'"):
+        open_source(DatasetDict({"train": dataset(1)}), split="dev")
+    with pytest.raises(InputError, match="several splits"):
+        open_source(DatasetDict({"a": dataset(1), "b": dataset(1)}))
+
+
+def test_a_file_that_shrinks_is_told(tmp_path: Path) -> None:
+    source = open_source(parquet(tmp_path / "one.parquet"))
+    source.survey(["text"], 512)
+    parquet(tmp_path / "one.parquet", 10)
+    with pytest.raises(InputError, match="shorter than it was"):
+        ids(source, 0, 24)
+
+
+def test_a_stream_that_grows_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_TABLE_ROWS", 8)
+    before, after = (IterableDataset.from_generator(rows, gen_kwargs={"count": count}) for count in (24, 30))
+    surveyed = open_source(before)
+    layout = surveyed.survey(["text"], 512).layout
+    longer = open_source(after)
+    assert longer.fingerprint() != surveyed.fingerprint() == open_source(before).fingerprint()
+    longer.adopt(layout)
+    assert len(ids(longer, 0, 12)) == 12
+    with pytest.raises(InputError, match="longer than it was"):
+        ids(longer, 12, 24)
+
+
+def test_a_folder_is_searched_for_a_split(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / ".ladm").mkdir()
+    parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
+    parquet(tmp_path / "data" / "test-00000-of-00001.parquet", 3)
+    parquet(tmp_path / ".ladm" / "train-9.parquet", 3)
+    assert everything(open_source(tmp_path, split="train")) == IDS
+    assert everything(open_source(tmp_path, split="test")) == IDS[:3]
+
+
+class FakeBuilder:
+    def __init__(self, files: dict[str, list[str]]) -> None:
+        self.config = type("Config", (), {"data_files": files})()
+
+
+def test_a_hub_data_set_is_read_file_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    file = str(parquet(tmp_path / "train-0.parquet"))
+    # the builder of a repository is a class of its own, made from the format's
+    kind = type("ParquetOwnerName", (type("Parquet", (FakeBuilder,), {}),), {})
+    parquet_builder = kind({"train": [file], "test": [file]})
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *args, **options: parquet_builder)
+    source = open_source("owner/name", split="train")
+    assert isinstance(source, ParquetSource)
+    assert everything(source) == IDS
+    with pytest.raises(InputError, match="several splits"):
+        open_source("owner/name")
+
+
+def test_a_hub_data_set_in_another_format_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *args, **options: FakeBuilder({}))
+    streams = {"train": dataset().to_iterable_dataset()}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: streams)
+    assert everything(open_source("name")) == IDS
+
+
+@pytest.mark.parametrize(
+    ("revision", "file"), [("main", "hf://datasets/owner/name@0a1b2c/train-0.parquet"), ("v1", "")]
+)
+def test_only_what_was_opened_from_the_hub_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str, file: str
+) -> None:
+    import datasets
+
+    builder = FakeBuilder({"train": [file]} if file else {})
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *args, **options: builder)
+    streams = {"train": dataset().to_iterable_dataset()}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: streams)
+    source = open_source("owner/name", revision=revision)
+    assert source.hub == {"id": "owner/name", "revision": "0a1b2c" if file else "v1"}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    parquet(tmp_path / "owner" / "name" / "train-0.parquet")
+    assert open_source("owner/name").hub is None
+    assert open_source(dataset()).hub is None
+
+
+def test_names_that_look_like_globs_are_read_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "run[1]*"
+    folder.mkdir()
+    file = parquet(folder / "a[b]?.parquet")
+    assert everything(open_source(file)) == everything(open_source(folder)) == IDS
+    parquet(tmp_path / "1.parquet")
+    assert everything(open_source(tmp_path / "[1].parquet")) == IDS
+
+
+@pytest.mark.parametrize("mark", ["run.json", "selection.json"])
+def test_results_below_a_folder_are_no_part_of_it(tmp_path: Path, mark: str) -> None:
+    parquet(tmp_path / "a.parquet")
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    parquet(tmp_path / "out" / "data" / "b.parquet")
+    (tmp_path / "out" / mark).touch()
+    assert everything(open_source(tmp_path)) == IDS
+    assert everything(open_source(tmp_path / "out")) == IDS
+
+
+def test_a_name_that_is_not_on_the_hub_says_what_to_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="neither a path here nor a data set that the Hub gives"):
+        open_source("owner/no-such-data")
+
+
+def test_edges_of_nothing_and_of_one_row() -> None:
+    nothing = Survey(pa.schema([]), np.zeros(1, np.int64), np.zeros(1), {})
+    assert balanced_edges(nothing, 4) == [0, 0]
+    one = Survey(pa.schema([]), np.array([0, 1]), np.array([0.0, 5.0]), {})
+    assert balanced_edges(one, 4) == [0, 1]

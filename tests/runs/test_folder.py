@@ -1,0 +1,240 @@
+"""One launch at a time, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ladm_hf.errors import ResumeError, RunError, RunLockedError, StorageError
+from ladm_hf.runs import lock as run_lock
+from ladm_hf.runs.folder import RunFolder, run_id, storage_errors, write_atomically
+from ladm_hf.runs.lock import RunLock
+
+RUN = {"format": 1, "split": "train", "edges": [0, 1, 2]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "out")
+    folder.path.mkdir()
+    folder.prepare("launch")
+    return folder
+
+
+def finish(folder: RunFolder, chunk: int, content: bytes = b"content") -> dict[str, Any]:
+    def write(path: Path) -> dict[str, Any]:
+        path.write_bytes(content)
+        return {"rows": 1}
+
+    return folder.finish(RUN, chunk, write, attempt="me")
+
+
+def owned_by(lock: RunLock, **owner: Any) -> None:
+    lock.path.parent.mkdir(parents=True, exist_ok=True)
+    lock.path.write_text(json.dumps({"launch": "other", **owner}))
+
+
+def test_a_second_launch_on_this_host_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_lock, "GRACE", 0.3)
+    first, second = (RunLock(RunFolder(tmp_path)) for _ in range(2))
+    first.acquire()
+    assert first.is_alive()
+    with pytest.raises(RunLockedError, match=f"process {os.getpid()} on"):
+        second.acquire()
+    second.release()
+    assert first.held()
+    first.release()
+    assert not first.is_alive()
+    second.acquire()
+    assert second.held()
+
+
+def test_the_lock_of_a_dead_process_is_taken_at_once(tmp_path: Path) -> None:
+    lock = RunLock(RunFolder(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    owned_by(lock, host=socket.gethostname(), pid=process.pid, started=time.time())
+    lock.acquire()
+    assert lock.held()
+    # a process number that is in use again, by another process
+    owned_by(lock, host=socket.gethostname(), pid=os.getpid(), started=1.0)
+    lock.acquire()
+    assert lock.held()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_an_unreadable_lock_is_no_lock(tmp_path: Path, content: str) -> None:
+    lock = RunLock(RunFolder(tmp_path))
+    lock.path.parent.mkdir()
+    lock.path.write_text(content)
+    lock.acquire()
+    assert lock.held()
+
+
+def test_another_host_is_judged_by_its_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, said = RunLock(RunFolder(tmp_path)), []
+    owned_by(lock, host="elsewhere", pid=1, started=1.0)
+    os.utime(lock.path, (time.time() - 100, time.time() - 100))
+    lock.acquire()
+    assert lock.held()
+
+    # fresh, and another sign comes: alive
+    owned_by(lock, host="elsewhere", pid=1, started=1.0)
+    beats = subprocess.Popen([sys.executable, "-c", f"import time, os; time.sleep(0.8); os.utime({str(lock.path)!r})"])
+    with pytest.raises(RunLockedError, match="process 1 on elsewhere"):
+        lock.acquire(said.append)
+    beats.wait()
+    assert "may have died" in said[0]
+
+    # fresh, and no other sign comes: dead
+    monkeypatch.setattr(run_lock, "LEASE", 1.0)
+    monkeypatch.setattr(run_lock, "GRACE", 0.1)
+    owned_by(lock, host="elsewhere", pid=1, started=1.0)
+    lock.acquire()
+    assert lock.held()
+
+
+def test_who_may_only_read_a_folder_sees_whether_its_launch_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = RunLock(RunFolder(tmp_path))
+    owned_by(lock, host="elsewhere", pid=1, started=1.0)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert lock.is_alive()
+    os.utime(lock.path, (1, 1))
+    assert not lock.is_alive()
+
+
+def test_a_sign_of_life_needs_no_file_to_exist(tmp_path: Path) -> None:
+    lock = RunLock(RunFolder(tmp_path))
+    lock.beat()
+    lock.acquire()
+    before = lock.path.stat().st_mtime_ns
+    os.utime(lock.path, (1, 1))
+    lock.beat()
+    assert lock.path.stat().st_mtime_ns >= before
+    lock.release()
+    lock.release()
+
+
+def test_only_one_rank_gets_a_chunk(folder: RunFolder) -> None:
+    assert folder.claim("launch", 0)
+    assert not folder.claim("launch", 0)
+    with pytest.raises(RunError, match="taken over by another launch"):
+        folder.claim("gone", 0)
+    folder.prepare("next")
+    assert folder.claim("next", 0)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "removed", "no record", "broken record", "odd record"])
+def test_a_damaged_chunk_does_not_count(folder: RunFolder, damage: str) -> None:
+    finish(folder, 0)
+    assert folder.is_sound(RUN, 0)
+    file, record = folder.chunk_file(RUN, 0), folder.hidden / "chunks" / "00000.json"
+    if damage == "truncated":
+        file.write_bytes(b"conten")
+    elif damage == "flipped":
+        file.write_bytes(b"Content")
+    elif damage == "removed":
+        file.unlink()
+    else:
+        record.write_text({"no record": "", "broken record": '{"size"', "odd record": "[1]"}[damage])
+    assert not folder.is_sound(RUN, 0)
+    finish(folder, 0)
+    assert folder.is_sound(RUN, 0)
+
+
+def test_a_chunk_of_another_run_does_not_count(folder: RunFolder) -> None:
+    finish(folder, 0)
+    assert folder.is_sound(RUN, 0)
+    other = {**RUN, "run_id": run_id({}, [0, 1, 2])}
+    assert not folder.is_sound(other, 0)
+    assert not folder.records(other)
+
+
+def test_a_failed_write_leaves_nothing(folder: RunFolder) -> None:
+    def write(path: Path) -> dict[str, Any]:
+        path.write_bytes(b"half")
+        raise StorageError("full")
+
+    with pytest.raises(StorageError):
+        folder.finish(RUN, 0, write, attempt="me")
+    assert list(folder.pending.iterdir()) == []
+    assert folder.record(0) is None
+
+
+def test_leftovers_of_a_killed_launch_are_removed(folder: RunFolder) -> None:
+    finish(folder, 0)
+    (folder.pending / "train-00001-of-00002.parquet.tmp-x").write_text("half")
+    (folder.path / "run.json.tmp-1").write_text("half")
+    folder.prepare("next")
+    assert [file.name for file in folder.pending.iterdir()] == ["train-00000-of-00002.parquet"]
+    assert not (folder.path / "run.json.tmp-1").exists()
+
+
+def test_data_appears_and_goes_as_a_whole(folder: RunFolder) -> None:
+    finish(folder, 0)
+    finish(folder, 1)
+    assert not folder.data.exists()
+    folder.publish()
+    folder.publish()
+    assert len(list(folder.data.iterdir())) == 2
+    assert set(folder.records(RUN)) == folder.finished(RUN) == {0, 1}
+    folder.reopen()
+    folder.reopen()
+    assert not folder.data.exists()
+    assert folder.is_sound(RUN, 1)
+    folder.clear()
+    assert folder.records(RUN) == {}
+    assert folder.finished(RUN) == set()
+
+
+def test_a_full_disk_is_told_from_other_errors(tmp_path: Path) -> None:
+    for error in (OSError(errno.ENOSPC, "x"), OSError(errno.EDQUOT, "x"), OSError("No space left on device")):
+        with pytest.raises(StorageError, match=r"no space left .* free some space"), storage_errors(tmp_path, "it"):
+            raise error
+    with pytest.raises(StorageError, match="cannot write it"), storage_errors(tmp_path, "it"):
+        raise PermissionError("read-only")
+
+
+def test_an_interrupted_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_atomically(tmp_path / "file", "old")
+
+    def fail(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="full"):
+        write_atomically(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.load() is None
+    for text, message in {"{": "cannot be read", "[]": "cannot be read", '{"format": 99}': "format 99"}.items():
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(ResumeError, match=message):
+            folder.load()
+
+
+def test_the_output_must_be_a_folder_without_other_data(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="URL 's3://bucket/x'"):
+        RunFolder("s3://bucket/x")
+    (tmp_path / "data").mkdir()
+    with pytest.raises(RunError, match="already a data"):
+        RunFolder(tmp_path).check_new()
