@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ladm_hf.errors import ConfigError, InputError, MissingExtraError
 from ladm_hf.publishing.card_block import Figure
+from ladm_hf.text import redacted
 from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ ASSETS = "assets"
 SHARD_BYTES = 500_000_000
 _SHARD_NAME = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}\.parquet")
 _SPLIT = re.compile(r"\w+(\.\w+)*")
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 _CONFIG = re.compile(r"[\w.-]+")
 
 
@@ -175,17 +175,6 @@ def run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
         "command": run.get("command"),
     }
     return {key: value for key, value in facts.items() if value}
-
-
-def redacted(value: Any, token: str | None) -> Any:
-    """A JSON-like value without access tokens: neither the given one nor anything that looks like one."""
-    if isinstance(value, Mapping):
-        return {redacted(str(key), token): redacted(item, token) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [redacted(item, token) for item in value]
-    if isinstance(value, str):
-        return _TOKEN.sub("hf_***", value.replace(token, "hf_***") if token else value)
-    return value
 
 
 def _with_source(run: Mapping[str, Any], source: str | None) -> dict[str, Any]:

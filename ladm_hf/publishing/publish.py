@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ladm_hf.errors import ConfigError, HubUnavailableError, LadmError, PublishError
-from ladm_hf.publishing.bundle import SHARD_BYTES, make_bundle, redacted
+from ladm_hf.publishing.bundle import SHARD_BYTES, make_bundle
 from ladm_hf.publishing.publication import Publication
 from ladm_hf.publishing.repository import REPO_ID, Repository, chain
 from ladm_hf.publishing.retry import Patience
 from ladm_hf.publishing.verify import check_commit
 from ladm_hf.ranks import is_first_rank
+from ladm_hf.text import redacted
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

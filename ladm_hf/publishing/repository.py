@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ladm_hf.errors import LadmError
-from ladm_hf.publishing.bundle import redacted
 from ladm_hf.publishing.retry import BUSY, Patience, transport_errors
+from ladm_hf.text import redacted
 
 T = TypeVar("T")
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")

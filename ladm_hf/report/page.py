@@ -20,7 +20,8 @@ import numpy as np
 
 from ladm_hf.errors import InputError, LadmError
 from ladm_hf.report import plots
-from ladm_hf.selection.selection import DROP_REASONS, Selection, one_line
+from ladm_hf.selection.selection import DROP_REASONS, Selection
+from ladm_hf.text import one_line
 from ladm_hf.version import __version__
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ladm_hf.errors import ConfigError, MissingExtraError
-from ladm_hf.selection.selection import Selection, one_line
+from ladm_hf.selection.selection import Selection
+from ladm_hf.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from ladm_hf.errors import RunError
 from ladm_hf.runs.folder import RunFolder, num_chunks
 from ladm_hf.runs.lock import RunLock, describe_owner
+from ladm_hf.text import count, duration
 
 # Seconds between two lines in a log: the first soon, then at longer and longer intervals.
 FIRST_LINE = 10.0
@@ -174,24 +175,3 @@ class ProgressBar:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-def count(number: float) -> str:
-    """A number of tokens for people: 8.2k, 3.1M."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.1f}{unit}"
-    return f"{number:.0f}"
-
-
-def duration(seconds: float | None) -> str:
-    """A duration for people: 12 s, 3 min, 2 h 05 min, 3 d 4 h."""
-    if seconds is None:
-        return "?"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

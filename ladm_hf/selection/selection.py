@@ -35,6 +35,7 @@ from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.selection.options import DIVIDES_BUDGET, Shares, Strategy, checked_options
 from ladm_hf.selection.pool import SCORE, SELECTION_FILE, Bools, Pool, column, read_parquet, read_pool, with_positions
 from ladm_hf.selection.ranking import STRATEGIES, Budgets, divide, rank, tally
+from ladm_hf.text import one_line
 from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
@@ -457,12 +458,6 @@ def _notes(selection: Selection) -> list[str]:
             "other domains."
         )
     return notes
-
-
-def one_line(text: str, limit: int) -> str:
-    """A text from the data on one line of at most `limit` characters, control characters shown as spaces."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def _write_parquet(dataset: Dataset, folder: Path, name: str) -> None:

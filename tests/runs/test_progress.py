@@ -16,8 +16,9 @@ from ladm_hf.cli.app import app
 from ladm_hf.runs import progress
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
-from ladm_hf.runs.progress import ProgressBar, count, duration
+from ladm_hf.runs.progress import ProgressBar
 from ladm_hf.runs.runner import rerun_command
+from ladm_hf.text import count, duration
 
 
 class Terminal(io.StringIO):
