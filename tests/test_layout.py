@@ -21,9 +21,9 @@ LAYERS = [
     ["training", "runs", "report", "integrations"],
     ["scoring"],
     ["ops", "calculators", "selection"],
-    ["data", "ranks"],
+    ["data", "ranks", "stats"],
     ["config"],
-    ["errors", "version", "text"],
+    ["errors", "version", "text", "arrays"],
 ]
 FREE_OF_TORCH = ["errors", "config", "selection.selection", "publishing.card", "report.plots", "cli.app"]
 

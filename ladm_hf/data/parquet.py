@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ladm_hf.arrays import Floats, Ints
 from ladm_hf.data import sources
 from ladm_hf.data.sources import (
     Cost,
     FileSource,
-    Positions,
     Rows,
     Survey,
     conform,
@@ -61,9 +60,7 @@ class ParquetSource(FileSource):
         file = self._file(path, columns_buffer=False)
         return file.schema_arrow, file.metadata
 
-    def _footer_cost(
-        self, metas: list[pq.FileMetaData], column: str, max_tokens: int
-    ) -> tuple[Positions, npt.NDArray[np.float64], int]:
+    def _footer_cost(self, metas: list[pq.FileMetaData], column: str, max_tokens: int) -> tuple[Ints, Floats, int]:
         """Cost at the borders of row groups, rows within one taken as equal; and the bytes of the column."""
         rows, costs, size = [0], [0.0], 0
         for meta in metas:

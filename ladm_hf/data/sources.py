@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from ladm_hf.arrays import Floats, Ints
 from ladm_hf.errors import ColumnError, InputError
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ OPENERS = 16
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 T = TypeVar("T")
-Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Survey:
     """
 
     schema: pa.Schema
-    positions: Positions
-    cost: npt.NDArray[np.float64]
+    positions: Ints
+    cost: Floats
     layout: dict[str, Any]
     exact: bool = True
 
@@ -140,7 +140,7 @@ def pick(table: pa.Table, column: str) -> pa.ChunkedArray:
     return pc.struct_field(table[root], path)
 
 
-def lengths(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+def lengths(values: pa.ChunkedArray) -> Floats:
     """Estimated tokens of each document: exact for token ids, from the bytes of a text, 0 for null."""
     kind = values.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
@@ -167,7 +167,7 @@ class Cost:
         # every row costs something, so that rows without a text spread over the chunks too
         self.parts.append((1 + np.minimum(tokens, self.max_tokens)).astype(np.float32))
 
-    def cumulative(self) -> tuple[Positions, npt.NDArray[np.float64]]:
+    def cumulative(self) -> tuple[Ints, Floats]:
         costs = np.concatenate([np.zeros(1, np.float32), *self.parts]).astype(np.float64)
         return np.arange(len(costs), dtype=np.int64), np.cumsum(costs)
 
@@ -321,7 +321,7 @@ class FileSource(SequentialSource):
         self.paths = paths
         self.name = name
         self._schema: pa.Schema | None = None
-        self._offsets: Positions = np.zeros(1, dtype=np.int64)
+        self._offsets: Ints = np.zeros(1, dtype=np.int64)
 
     @property
     def local(self) -> bool:

@@ -16,12 +16,10 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from ladm_hf.arrays import Bools, Ints
 from ladm_hf.config import MIN_KEY_SPANS, LadmConfig
 from ladm_hf.errors import ConfigError
-
-IntArray = npt.NDArray[np.int64]
 
 
 class SpanGrid:
@@ -61,11 +59,11 @@ class SpanGrid:
             np.arange(length - self.span_length, lowest, -self.query_stride, dtype=np.int64)
             for length in self.num_tokens
         ]
-        self.query_starts: IntArray = np.full((len(starts), max(map(len, starts))), -1, dtype=np.int64)
+        self.query_starts: Ints = np.full((len(starts), max(map(len, starts))), -1, dtype=np.int64)
         for row, values in zip(self.query_starts, starts, strict=True):
             row[: len(values)] = values
         present = self.query_starts >= 0
-        self.num_key_spans: IntArray = np.where(present, (self.query_starts - self.span_length) // self.key_stride, 0)
+        self.num_key_spans: Ints = np.where(present, (self.query_starts - self.span_length) // self.key_stride, 0)
 
     def __len__(self) -> int:
         return len(self.num_tokens)
@@ -76,15 +74,15 @@ class SpanGrid:
         return self.query_starts.shape[1], int(self.num_key_spans.max())
 
     @property
-    def present(self) -> npt.NDArray[np.bool_]:
+    def present(self) -> Bools:
         """`[B, R, S]`, true where the document has that pair of spans."""
-        columns: npt.NDArray[np.bool_] = np.arange(self.shape[1]) < self.num_key_spans[..., None]
+        columns: Bools = np.arange(self.shape[1]) < self.num_key_spans[..., None]
         return columns
 
-    def key_starts(self, sample: int, row: int) -> IntArray:
+    def key_starts(self, sample: int, row: int) -> Ints:
         """First tokens of the key spans of one query span, nearest first, `[t]`."""
         steps = np.arange(1, self.num_key_spans[sample, row] + 1, dtype=np.int64)
-        starts: IntArray = self.query_starts[sample, row] - steps * self.key_stride
+        starts: Ints = self.query_starts[sample, row] - steps * self.key_stride
         return starts
 
     def query_spans(self, sample: int) -> list[tuple[int, int, int]]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ladm_hf.arrays import Floats, Ints
 from ladm_hf.errors import ConfigError, MissingExtraError
 from ladm_hf.selection.selection import Selection
 from ladm_hf.text import one_line
@@ -56,7 +57,6 @@ _STYLE = {
 # Cuts are drawn where they part kept documents from dropped ones.
 _HAS_CUT = ("exact", "percent", "top-k", "threshold")
 F = TypeVar("F", bound=Callable[..., Any])
-Floats = npt.NDArray[np.float64]
 
 
 def _matplotlib() -> Any:
@@ -286,7 +286,7 @@ def length_correlation(selection: Selection) -> dict[str, float]:
     return _length_correlation(frame["score"].to_numpy(), frame["tokens"].to_numpy(), _codes(frame))
 
 
-def _length_correlation(score: Floats, tokens: npt.NDArray[np.int64], codes: npt.NDArray[np.int32]) -> dict[str, float]:
+def _length_correlation(score: Floats, tokens: Ints, codes: npt.NDArray[np.int32]) -> dict[str, float]:
     order = np.argsort(codes, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
     within = [(len(part), _spearman(score[part], tokens[part])) for part in parts]
@@ -359,7 +359,7 @@ def score_against_length(selection: Selection) -> Figure:
     return _settled(figure)
 
 
-def _running_median(tokens: npt.NDArray[np.int64], score: Floats) -> tuple[list[float], list[float]]:
+def _running_median(tokens: Ints, score: Floats) -> tuple[list[float], list[float]]:
     """Median length and median score of up to 12 bands of about equally many documents, from short to long."""
     bands = np.array_split(np.argsort(tokens, kind="stable"), min(12, max(1, len(score) // 10)))
     merged: dict[float, list[Floats]] = {}

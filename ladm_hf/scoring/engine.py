@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from ladm_hf.arrays import Floats
 from ladm_hf.calculators.calculator import Calculator
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import BackendError, CalculatorError
@@ -109,11 +109,11 @@ class Engine:
         grid, pfs = self._start(documents)
         return grid, pfs()
 
-    def score(self, documents: list[Tokens]) -> list[npt.NDArray[np.float64]]:
+    def score(self, documents: list[Tokens]) -> list[Floats]:
         """CDS by layer of each document, `[L]` each."""
         return self._start_score(documents)()
 
-    def score_all(self, documents: list[Tokens]) -> Iterator[tuple[list[int], list[npt.NDArray[np.float64]] | None]]:
+    def score_all(self, documents: list[Tokens]) -> Iterator[tuple[list[int], list[Floats] | None]]:
         """Scores documents in batches under the token budget.
 
         While a GPU computes one batch the host finishes the one before and prepares the next.
@@ -122,9 +122,9 @@ class Engine:
             `(indices, CDS by layer of each)`, with `None` where a single document does not fit in memory.
         """
         lengths = [self._padded_length(len(document)) for document in documents]
-        running: tuple[list[int], Callable[[], list[npt.NDArray[np.float64]]]] | None = None
+        running: tuple[list[int], Callable[[], list[Floats]]] | None = None
 
-        def start(batch: list[int]) -> Callable[[], list[npt.NDArray[np.float64]]]:
+        def start(batch: list[int]) -> Callable[[], list[Floats]]:
             chosen = [documents[i] for i in batch]
             if self._asynchronous:
                 return self._start_score(chosen)
@@ -145,7 +145,7 @@ class Engine:
         if running is not None:
             yield running[0], running[1]()
 
-    def _start_score(self, documents: list[Tokens]) -> Callable[[], list[npt.NDArray[np.float64]]]:
+    def _start_score(self, documents: list[Tokens]) -> Callable[[], list[Floats]]:
         """Starts a batch; the function returned waits for its scores."""
         grid, pfs = self._start(documents)
         return lambda: list(contextual_dependency_score(pfs(), grid, self.config.ablation).T.numpy())

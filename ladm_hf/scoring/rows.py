@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ladm_hf.arrays import Ints
 from ladm_hf.config import LadmConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Tokens = npt.NDArray[np.int64]
+Tokens = Ints
 
 
 def checked_text(text: Any) -> str:

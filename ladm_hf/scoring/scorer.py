@@ -21,6 +21,7 @@ import torch
 from datasets import Features, Value
 from tqdm.auto import tqdm
 
+from ladm_hf.arrays import Floats, Ints
 from ladm_hf.calculators.calculator import DEFAULT, Calculator, resolve
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import BackendError, ColumnError, ConfigError, InputError, RowError
@@ -78,10 +79,10 @@ class FocusMap:
     """
 
     pfs: npt.NDArray[np.float32]
-    query_starts: npt.NDArray[np.int64]
-    key_starts: npt.NDArray[np.int64]
+    query_starts: Ints
+    key_starts: Ints
     span_length: int
-    offsets: npt.NDArray[np.int64] | None
+    offsets: Ints | None
     score: DocumentScore
 
 
@@ -446,7 +447,7 @@ class LadmScorer:
                 if statuses[i] == "ok":
                     pieces += [(i, window) for window in windows(row, self.config)]
             self._raise_if_bad(numbers[i], column, statuses[i])
-        layers: list[list[tuple[int, npt.NDArray[np.float64] | None]]] = [[] for _ in rows]
+        layers: list[list[tuple[int, Floats | None]]] = [[] for _ in rows]
         if engine is not None and pieces:
             lengths = [len(window) for _, window in pieces]
             disable = None if progress is None else not progress
@@ -481,9 +482,7 @@ class LadmScorer:
             )
         return "ok" if len(ids) >= self.config.min_tokens else "too_short"
 
-    def _document_score(
-        self, row: Tokens | str, status: str, found: list[tuple[int, npt.NDArray[np.float64] | None]]
-    ) -> DocumentScore:
+    def _document_score(self, row: Tokens | str, status: str, found: list[tuple[int, Floats | None]]) -> DocumentScore:
         num_tokens = 0 if isinstance(row, str) else len(row)
         if status != "ok":
             return DocumentScore(float("nan"), num_tokens, status)

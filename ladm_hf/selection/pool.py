@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ladm_hf.arrays import Bools, Floats, Ints
 from ladm_hf.errors import ColumnError, InputError
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ WHOLE_POOL = "all"
 SELECTION_FILE = "selection.json"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ladm_hf.arrays import Bools, Floats, Ints
 from ladm_hf.errors import ColumnError, ConfigError
-from ladm_hf.selection.pool import Bools, Floats, Ints, Pool, column
+from ladm_hf.selection.pool import Pool, column
 
 
 @dataclass(frozen=True)

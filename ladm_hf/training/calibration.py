@@ -22,6 +22,7 @@ import xxhash
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ladm_hf.arrays import Bools, Floats, Ints
 from ladm_hf.calculators.calculator import CONFIG_FILE, resolve
 from ladm_hf.config import Ablation, LadmConfig
 from ladm_hf.errors import ConfigError, InputError
@@ -33,7 +34,6 @@ from ladm_hf.scoring.engine import Engine
 from ladm_hf.training.windows import LabelledWindow, TokenizedDocument, labelled_windows, source_units
 
 Head = tuple[int, int]
-Floats = npt.NDArray[np.float64]
 ABLATIONS: tuple[Ablation | None, ...] = (None, "no_std", "no_length_weight")
 # A setting of the test: tokens of a window, pieces of the splices (0 for joined short documents).
 Setting = tuple[int, int]
@@ -166,7 +166,7 @@ class FocusTable:
                 f"layers must name some of the layers with full attention, {engine.plan.scored}, got {self.layers}"
             )
         # by length: rows of `windows`, their grid, and layer -> [B, H, R, S]
-        self._blocks: list[tuple[npt.NDArray[np.int64], SpanGrid, dict[int, Tensor]]] = []
+        self._blocks: list[tuple[Ints, SpanGrid, dict[int, Tensor]]] = []
         cpu = engine.model.device.type == "cpu"
         with tqdm(total=len(self.windows), desc="Reading heads", unit="window", disable=not progress) as bar:
             for length in sorted({len(window.ids) for window in self.windows}):
@@ -203,7 +203,7 @@ class FocusTable:
 
 
 def choose_heads(
-    table: FocusTable, rows: npt.NDArray[np.bool_], max_heads: int, ablations: Sequence[Ablation | None] = ABLATIONS
+    table: FocusTable, rows: Bools, max_heads: int, ablations: Sequence[Ablation | None] = ABLATIONS
 ) -> tuple[tuple[Head, ...], Ablation | None, float]:
     """Greedy choice on the windows of `rows`: the best head, then whichever raises the area under the curve most.
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 import xxhash
 
+from ladm_hf.arrays import Bools, Ints
 from ladm_hf.errors import ConfigError, InputError
 
 Ids = npt.NDArray[np.int32]
@@ -298,7 +299,7 @@ class WindowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 class _Pool:
     """Documents to draw from: long ones oftener than short ones, though less than in proportion."""
 
-    def __init__(self, members: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> None:
+    def __init__(self, members: Ints, sizes: Ints) -> None:
         self.members = members
         self.tokens = int(sizes.sum())
         self.weights = sizes**0.75 / (sizes**0.75).sum()
@@ -318,9 +319,7 @@ class _Pool:
         return [int(member) for member in self.members[order[: max(count, 1)]]]
 
 
-def _pools(
-    names: Sequence[str], sizes: npt.NDArray[np.int64], keep: npt.NDArray[np.bool_] | None = None
-) -> dict[str, _Pool]:
+def _pools(names: Sequence[str], sizes: Ints, keep: Bools | None = None) -> dict[str, _Pool]:
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         if keep is None or keep[index]:
@@ -335,7 +334,7 @@ def _pick(pools: dict[str, _Pool], rng: np.random.Generator) -> _Pool:
     return pools[names[int(rng.choice(len(names), p=weights / weights.sum()))]]
 
 
-def held_out(documents: Sequence[TokenizedDocument], fraction: float, seed: int = 0) -> npt.NDArray[np.bool_]:
+def held_out(documents: Sequence[TokenizedDocument], fraction: float, seed: int = 0) -> Bools:
     """Which documents are set aside, by whole sources; by documents in a domain with fewer than five sources.
 
     The choice depends on the names of sources and documents and on the seed, not on the order of the documents.
