@@ -19,6 +19,7 @@ from datasets import Dataset
 
 from ladm_hf.report.plots import focus_heatmap, score_distribution
 from ladm_hf.scoring.scorer import LadmScorer
+from ladm_hf.stats import area_under_curve
 
 # Characters of a window: enough for 8,192 tokens of any tokenizer in use on code.
 WINDOW_CHARS = 48_000
@@ -101,8 +102,7 @@ def run(output: Path, scorer: LadmScorer, count: int = 24) -> Demo:
     scored = demo_documents(count).map(scorer, batched=True, batch_size=4, desc="Scoring")
     table = scored.remove_columns("text").to_pandas()
     scores = {kind: rows["ladm_score"].dropna().tolist() for kind, rows in table.groupby("kind", sort=True)}
-    natural, spliced = np.array(scores["natural"]), np.array(scores["spliced"])
-    separation = float((natural[:, None] > spliced).mean() + (natural[:, None] == spliced).mean() / 2)
+    separation = area_under_curve(scores["natural"], scores["spliced"])
     best = int(np.nanargmax(np.where(table["kind"] == "natural", table["ladm_score"], np.nan)))
     files = {name: output / name for name in ("scored.parquet", "score_by_kind.png", "focus_map.png")}
     scored.to_parquet(files["scored.parquet"])

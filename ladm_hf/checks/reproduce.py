@@ -16,6 +16,7 @@ import numpy as np
 
 from ladm_hf.errors import ColumnError, HubError, InputError
 from ladm_hf.publishing.retry import Patience, patient_hub
+from ladm_hf.stats import average_ranks
 
 if TYPE_CHECKING:
     from ladm_hf.scoring.scorer import LadmScorer
@@ -58,7 +59,7 @@ class Comparison:
         pairs = [(a, b) for a, b in zip(self.scores, self.reference, strict=True) if not math.isnan(a)]
         if len(pairs) < 2:
             return math.nan
-        ours, theirs = (_ranks(np.array(values)) for values in zip(*pairs, strict=True))
+        ours, theirs = (average_ranks(np.array(values)) for values in zip(*pairs, strict=True))
         with np.errstate(invalid="ignore", divide="ignore"):
             return float(np.corrcoef(ours, theirs)[0, 1])
 
@@ -145,9 +146,3 @@ def _scores(scorer: LadmScorer, data: Any, count: int) -> list[float]:
         batch = data[start : min(start + 4, count)]
         scores += [document.score for document in scorer.score_input_ids(batch["input_ids"])]
     return scores
-
-
-def _ranks(values: Any) -> Any:
-    """Ranks from 0, equal values sharing the mean of theirs."""
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts + 1) / 2)[group]

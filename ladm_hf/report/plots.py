@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from ladm_hf.arrays import Floats, Ints
 from ladm_hf.errors import ConfigError, MissingExtraError
 from ladm_hf.selection.selection import Selection
+from ladm_hf.stats import correlation_with_length
 from ladm_hf.text import one_line
 
 if TYPE_CHECKING:
@@ -283,31 +284,7 @@ def length_correlation(selection: Selection) -> dict[str, float]:
         weighted by documents. NaN where there are fewer than 3 documents, or all are alike.
     """
     frame = _scored(selection.frame())
-    return _length_correlation(frame["score"].to_numpy(), frame["tokens"].to_numpy(), _codes(frame))
-
-
-def _length_correlation(score: Floats, tokens: Ints, codes: npt.NDArray[np.int32]) -> dict[str, float]:
-    order = np.argsort(codes, kind="stable")
-    parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
-    within = [(len(part), _spearman(score[part], tokens[part])) for part in parts]
-    within = [(size, rho) for size, rho in within if math.isfinite(rho)]
-    total = sum(size for size, _ in within)
-    mean = sum(size * rho for size, rho in within) / total if total else math.nan
-    return {"all": _spearman(score, tokens), "within_domain": mean}
-
-
-def _spearman(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return math.nan
-    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
-
-
-def _ranks(values: npt.NDArray[Any]) -> Floats:
-    """Ranks from 1, equal values sharing the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: Floats = (last - (counts - 1) / 2)[inverse]
-    return ranks
+    return correlation_with_length(frame["score"].to_numpy(), frame["tokens"].to_numpy(), _codes(frame))
 
 
 @_styled
@@ -326,7 +303,7 @@ def score_against_length(selection: Selection) -> Figure:
     if not frame.num_rows:
         raise ConfigError("there is no finite score to draw")
     score, tokens, kept = (frame[name].to_numpy() for name in ("score", "tokens", "kept"))
-    rho = _length_correlation(score, tokens, _codes(frame))
+    rho = correlation_with_length(score, tokens, _codes(frame))
     tokens = np.maximum(tokens, 1)
     figure, axes = _figure(
         4.6,

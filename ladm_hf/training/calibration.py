@@ -31,6 +31,7 @@ from ladm_hf.ops.scores import contextual_dependency_score
 from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.scoring.attention import SpanRecorder
 from ladm_hf.scoring.engine import Engine
+from ladm_hf.stats import area_under_curve
 from ladm_hf.training.windows import LabelledWindow, TokenizedDocument, labelled_windows, source_units
 
 Head = tuple[int, int]
@@ -101,17 +102,6 @@ def head_focus(engine: Engine, ids: npt.NDArray[Any], layers: tuple[int, ...]) -
     recorder = HeadRecorder(SpanGrid([ids.shape[1]] * len(ids), engine.config), layers, engine.span_focus)
     engine.run(list(ids), recorder)
     return recorder.grid, recorder.pfs
-
-
-def area_under_curve(natural: Sequence[float] | Floats, spliced: Sequence[float] | Floats) -> float:
-    """Probability that a natural window scores above a splice, ties counted half; NaN where one side is empty."""
-    high, low = np.asarray(natural, dtype=np.float64), np.asarray(spliced, dtype=np.float64)
-    if not len(high) or not len(low):
-        return float("nan")
-    ordered = np.sort(low)
-    below = np.searchsorted(ordered, high, side="left")
-    upto = np.searchsorted(ordered, high, side="right")
-    return float((below + upto).mean() / 2 / len(low))
 
 
 def setting_areas(windows: Sequence[LabelledWindow], scores: Floats) -> dict[tuple[Setting, str], float]:

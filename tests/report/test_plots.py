@@ -156,10 +156,6 @@ def test_the_length_correlation_is_spearmans_over_all_and_within_domains():
     assert "rank correlation +0.50, within domains -1.00" in texts_of(plots.score_against_length(selection))
 
 
-def test_equal_values_share_the_mean_of_their_ranks():
-    assert plots._ranks(np.array([3, 1, 3, 2])).tolist() == [3.5, 1, 3.5, 2]
-
-
 def test_ten_thousand_documents_are_thinned_for_the_eye_only():
     selection = selection_of(["a", "b"], 10_000)
     axes = plots.score_against_length(selection).axes[0]

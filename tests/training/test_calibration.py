@@ -19,7 +19,6 @@ from ladm_hf.training.calibration import (
     Calibration,
     FocusTable,
     HeadRecorder,
-    area_under_curve,
     calibrate,
     choose_heads,
     head_focus,
@@ -70,15 +69,6 @@ def counting_documents() -> list[TokenizedDocument]:
     return [
         TokenizedDocument(np.full(1500, 3 * i + 1, np.int32), f"d{i % 2}", f"s{i % 12}", key=str(i)) for i in range(24)
     ]
-
-
-def test_area_under_the_curve_is_the_share_of_pairs_in_order() -> None:
-    rng = np.random.default_rng(1)
-    high, low = rng.integers(0, 6, 30).astype(float), rng.integers(0, 5, 20).astype(float)
-    pairs = (high[:, None] > low).mean() + 0.5 * (high[:, None] == low).mean()
-    assert area_under_curve(high, low) == pytest.approx(pairs)
-    assert area_under_curve([2.0], [1.0]) == 1.0
-    assert np.isnan(area_under_curve([], [1.0]))
 
 
 def test_areas_are_means_over_domains_then_settings() -> None:
