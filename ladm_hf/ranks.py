@@ -5,9 +5,12 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ladm_hf.errors import RunError
+from ladm_hf.errors import BackendError, LadmError, RunError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 T = TypeVar("T")
 
@@ -16,6 +19,8 @@ _WORLD_VARIABLES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_
 _RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 # A rank waits for the others as long as one chunk takes, and for rank 0 as long as it looks through the data.
 TIMEOUT = datetime.timedelta(days=2)
+# A rank whose share is done waits for the others in the gather; a rank that dies is noticed by the launcher.
+GATHER_TIMEOUT = datetime.timedelta(days=1)
 
 
 def is_first_rank() -> bool:
@@ -93,6 +98,34 @@ class Ranks:
 
 def _portable(error: Exception) -> Exception:
     """An error that another process can unpickle."""
-    from ladm_hf.errors import LadmError
-
     return error if isinstance(error, LadmError) else RunError(f"rank 0 failed: {type(error).__name__}: {error}")
+
+
+def launched_ranks() -> int:
+    """Processes that `torchrun` or `accelerate launch` started."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def partial_state() -> PartialState | None:
+    """The state of this rank, `None` where there is only one process."""
+    import torch
+    from accelerate import PartialState
+
+    launched = launched_ranks()
+    if launched == 1 and not PartialState._shared_state:
+        return None
+    remedy = (
+        "Start with `torchrun --nproc_per_node N` or `accelerate launch --multi_gpu --num_processes N`; on a machine "
+        "without GPUs create PartialState(cpu=True) or Accelerator(cpu=True) before anything else of accelerate. "
+        "Outside a launch unset WORLD_SIZE."
+    )
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR") if not os.environ.get(name)]
+    if missing and not PartialState._shared_state:
+        raise BackendError(f"WORLD_SIZE is {launched}, but {missing[0]} is not set: only one process is here. {remedy}")
+    # Without cpu=True accelerate takes every rank of a launch without GPUs for the only one.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=GATHER_TIMEOUT)
+    if launched > 1 and state.num_processes == 1:
+        raise BackendError(
+            f"WORLD_SIZE is {launched}, but accelerate sees one process, so each rank would score everything. {remedy}"
+        )
+    return state if state.num_processes > 1 else None

@@ -7,7 +7,6 @@ Under `accelerate launch` or `torchrun` every rank calls `compute` with the same
 
 from __future__ import annotations
 
-import datetime
 import heapq
 import os
 import sys
@@ -19,18 +18,16 @@ import evaluate
 import numpy as np
 import torch
 import xxhash
-from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ladm_hf.config import LadmConfig
-from ladm_hf.errors import BackendError, ConfigError, InputError, LadmError
+from ladm_hf.errors import ConfigError, InputError, LadmError
+from ladm_hf.ranks import launched_ranks, partial_state
 from ladm_hf.scoring.scorer import DocumentScore, LadmScorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# A rank whose share is done waits for the others in the gather; a rank that dies is noticed by the launcher.
-GATHER_TIMEOUT = datetime.timedelta(days=1)
 CHARS_PER_TOKEN = 4
 
 _DESCRIPTION = """\
@@ -86,7 +83,7 @@ class Ladm(evaluate.Metric):  # type: ignore[misc]
 
     def __init__(self, *args: Any, experiment_id: str | None = None, num_process: int = 1, **kwargs: Any) -> None:
         # The ranks of a launch share a cache folder: a file each spares them waiting for one another's lock.
-        if num_process == 1 and _launched_ranks() > 1:
+        if num_process == 1 and launched_ranks() > 1:
             experiment_id = f"{experiment_id or 'default_experiment'}-rank{os.environ.get('RANK', '')}"
         super().__init__(*args, experiment_id=experiment_id, num_process=num_process, **kwargs)
         self._scorer: LadmScorer | None = None
@@ -191,7 +188,7 @@ def score_distributed(scorer: LadmScorer, documents: Sequence[str | None]) -> li
         InputError: the ranks were given different documents.
         LadmError: another rank failed.
     """
-    ranks = _ranks()
+    ranks = partial_state()
     if ranks is None:
         return scorer.score_texts(documents)
     failure: Exception | None = None
@@ -237,32 +234,6 @@ def split_by_size(sizes: Sequence[int], parts: int) -> list[list[int]]:
         shares[part].append(i)
         heapq.heappush(loads, (load + sizes[i], part))
     return [sorted(share) for share in shares]
-
-
-def _launched_ranks() -> int:
-    return int(os.environ.get("WORLD_SIZE") or 1)
-
-
-def _ranks() -> PartialState | None:
-    """The state of this rank, `None` where there is only one process."""
-    launched = _launched_ranks()
-    if launched == 1 and not PartialState._shared_state:
-        return None
-    remedy = (
-        "Start with `torchrun --nproc_per_node N` or `accelerate launch --multi_gpu --num_processes N`; on a machine "
-        "without GPUs create PartialState(cpu=True) or Accelerator(cpu=True) before anything else of accelerate. "
-        "Outside a launch unset WORLD_SIZE."
-    )
-    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR") if not os.environ.get(name)]
-    if missing and not PartialState._shared_state:
-        raise BackendError(f"WORLD_SIZE is {launched}, but {missing[0]} is not set: only one process is here. {remedy}")
-    # Without cpu=True accelerate takes every rank of a launch without GPUs for the only one.
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=GATHER_TIMEOUT)
-    if launched > 1 and state.num_processes == 1:
-        raise BackendError(
-            f"WORLD_SIZE is {launched}, but accelerate sees one process, so each rank would score everything. {remedy}"
-        )
-    return state if state.num_processes > 1 else None
 
 
 def _checked_document(document: Any, index: int) -> str | None:

@@ -216,7 +216,7 @@ def on_ranks(monkeypatch: pytest.MonkeyPatch, calls: list[Any]) -> list[Any]:
         except LadmError as error:
             return error
 
-    monkeypatch.setattr("ladm_hf.integrations.evaluate._ranks", state)
+    monkeypatch.setattr("ladm_hf.integrations.evaluate.partial_state", state)
     monkeypatch.setattr("ladm_hf.integrations.evaluate.gather_object", gather)
     with ThreadPoolExecutor(len(calls)) as pool:
         return list(pool.map(run, range(len(calls))))
