@@ -258,7 +258,7 @@ def test_a_long_document_counts_as_what_is_scored_of_it() -> None:
 RANK = """
 import json, os, sys
 import ladm_hf, evaluate
-from tests.test_metric import CONFIG, DOCUMENTS
+from tests.integrations.test_evaluate import CONFIG, DOCUMENTS
 metric = evaluate.load("ladm", cache_dir=sys.argv[1])
 rank = int(os.environ.get("RANK", 0))
 def attempt(predictions, **options):
