@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ladm_hf.data.files import storage_errors
 from ladm_hf.data.sources import Survey
 from ladm_hf.errors import ColumnError
-from ladm_hf.runs.folder import storage_errors
 
 if TYPE_CHECKING:
     from datasets import Dataset

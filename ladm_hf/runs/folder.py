@@ -18,26 +18,24 @@ file count, nor can a file of an earlier run.
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import json
 import os
 import re
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from ladm_hf.data.files import hash_file, storage_errors, sync_folder, write_atomically
 from ladm_hf.errors import ResumeError, RunError, StorageError
 
 RUN_FILE = "run.json"
 FORMAT = 1
 _CHUNK_NAME = re.compile(r"\w+-\d{5}-of-\d{5}\.parquet")
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RunFolder:
@@ -199,7 +197,7 @@ class RunFolder:
                 }  # fmt: skip
                 write_atomically(self.hidden / "chunks" / f"{chunk:05d}.json", json.dumps(record))
                 os.replace(temporary, target)
-                _sync_folder(self.pending)
+                sync_folder(self.pending)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -221,7 +219,7 @@ class RunFolder:
         with storage_errors(self.path, "data/"):
             if not self.data.is_dir():
                 os.rename(self.pending, self.data)
-                _sync_folder(self.path)
+                sync_folder(self.path)
         shutil.rmtree(self.hidden / "claims", ignore_errors=True)
 
     def reopen(self) -> None:
@@ -260,54 +258,5 @@ def run_id(identity: dict[str, Any], edges: list[int]) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps([identity, edges], sort_keys=True).encode())
 
 
-def hash_file(path: Path) -> str:
-    """xxh3 of a file's bytes."""
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_atomically(path: Path, text: str, *, sync: bool = True) -> None:
-    """Writes a small file so that it is there whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def storage_errors(path: Path, what: str) -> Iterator[None]:
-    """Turns the errors of a full or read-only file system into one that says how to go on."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_SPACE or "No space left" in str(error) or "quota exceeded" in str(error).lower():
-            raise StorageError(
-                f"no space left in {path}, while writing {what}. Finished chunks are kept and nothing half-written is "
-                "left: free some space and run the same command again."
-            ) from error
-        raise StorageError(f"cannot write {what} in {path}: {error}") from error
-
-
 def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _sync_folder(path: Path) -> None:
-    """Makes a rename survive a power cut, where the file system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

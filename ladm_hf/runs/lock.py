@@ -14,8 +14,9 @@ from typing import Any
 import filelock
 import psutil
 
+from ladm_hf.data.files import storage_errors, write_atomically
 from ladm_hf.errors import RunLockedError
-from ladm_hf.runs.folder import RunFolder, storage_errors, write_atomically
+from ladm_hf.runs.folder import RunFolder
 
 # Seconds between two signs of life of a launch, and without one after which a launch on another host is dead.
 HEARTBEAT = 5.0

@@ -34,6 +34,7 @@ import pyarrow.parquet as pq
 import torch
 
 from ladm_hf.config import LadmConfig
+from ladm_hf.data.files import storage_errors
 from ladm_hf.data.open import open_source
 from ladm_hf.data.sources import DatasetSource, Rows, Source, document_column, lengths, pick, root_column
 from ladm_hf.errors import ConfigError, InputError, LadmError, ResumeError, RowError, RunError
@@ -47,7 +48,7 @@ from ladm_hf.runs.chunks import (
     load_files,
     output_schema,
 )
-from ladm_hf.runs.folder import FORMAT, RunFolder, num_chunks, run_id, storage_errors
+from ladm_hf.runs.folder import FORMAT, RunFolder, num_chunks, run_id
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.runs.monitor import Heartbeat
 from ladm_hf.runs.progress import run_status

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from ladm_hf.runs.folder import storage_errors
+from ladm_hf.data.files import storage_errors
 
 _RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("score", "<f8"), ("tokens", "<i4"), ("check", "<u4")])
 
