@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ladm_hf.data import sources
+from ladm_hf.data.columns import BYTES_PER_TOKEN, document_column, nested_type
 from ladm_hf.data.sources import FileSource, Rows, Survey
 from ladm_hf.errors import InputError
 
@@ -70,16 +71,16 @@ class JsonLinesSource(FileSource):
                     if not positions or int(self._offsets[file]) + start - positions[-1] >= _GRAIN:
                         positions.append(int(self._offsets[file]) + start)
                         costs.append(total)
-                    total += 1 + min(max_tokens, len(line) / sources.BYTES_PER_TOKEN)
+                    total += 1 + min(max_tokens, len(line) / BYTES_PER_TOKEN)
         for path in wide:
             if pa.types.is_floating(_type_at(schema, path)):
                 schema = schema.set(schema.get_field_index(path[0]), pa.field(path[0], pa.string()))
         self._schema = schema
         if not self._whole:
-            positions, costs = self._offsets.tolist(), (self._offsets / sources.BYTES_PER_TOKEN).tolist()
+            positions, costs = self._offsets.tolist(), (self._offsets / BYTES_PER_TOKEN).tolist()
         else:
             positions, costs = [*positions, int(self._offsets[-1])], [*costs, total]
-        self._column = sources.document_column(schema, candidates)
+        self._column = document_column(schema, candidates)
         return Survey(schema, np.array(positions, np.int64), np.array(costs), self._layout(), exact=self._whole)
 
     def adopt(self, layout: dict[str, Any]) -> None:
@@ -174,7 +175,7 @@ class JsonLinesSource(FileSource):
     def _rows(self, file: int, lines: list[Line]) -> Rows:
         assert self._schema is not None
         known = self._column in self._schema.names
-        kind = self._schema.field(self._column).type if known else sources.nested_type(self._schema, self._column)
+        kind = self._schema.field(self._column).type if known else nested_type(self._schema, self._column)
         problems: dict[int, str] = {}
         rows: list[dict[str, Any]] = []
         for n, (start, line) in enumerate(lines):

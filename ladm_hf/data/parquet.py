@@ -10,18 +10,8 @@ import pyarrow.parquet as pq
 
 from ladm_hf.arrays import Floats, Ints
 from ladm_hf.data import sources
-from ladm_hf.data.sources import (
-    Cost,
-    FileSource,
-    Rows,
-    Survey,
-    conform,
-    document_column,
-    pick,
-    root_column,
-    rows_per_table,
-    unify,
-)
+from ladm_hf.data.columns import BYTES_PER_TOKEN, conform, document_column, pick, root_column, unify
+from ladm_hf.data.sources import Cost, FileSource, Rows, Survey, rows_per_table
 from ladm_hf.errors import InputError
 
 
@@ -71,7 +61,7 @@ class ParquetSource(FileSource):
                 bytes_ = sum(c.total_uncompressed_size for c in mine)
                 size += bytes_
                 is_list = any(c.path_in_schema != column for c in mine)
-                tokens = sum(c.num_values for c in mine) if is_list else bytes_ / sources.BYTES_PER_TOKEN
+                tokens = sum(c.num_values for c in mine) if is_list else bytes_ / BYTES_PER_TOKEN
                 rows.append(rows[-1] + group.num_rows)
                 costs.append(costs[-1] + group.num_rows + min(tokens, group.num_rows * max_tokens))
         return np.array(rows, dtype=np.int64), np.array(costs), size

@@ -16,17 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
 from ladm_hf.arrays import Floats, Ints
-from ladm_hf.errors import ColumnError, InputError
+from ladm_hf.data.columns import conform, content_hash, document_column, lengths, pick, root_column, unify
+from ladm_hf.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-# Bytes of text in a token, for balancing where only text is there.
-BYTES_PER_TOKEN = 4
 # Bytes of one table that a source yields.
 TABLE_BYTES = 8 << 20
 MAX_TABLE_ROWS = 1024
@@ -114,45 +112,6 @@ class Source:
     def fingerprint(self) -> str:
         """A hash that changes with the data: of all content where that is little, else of sizes and samples."""
         raise NotImplementedError
-
-
-def document_column(schema: pa.Schema, candidates: Sequence[str]) -> str:
-    """The first candidate that is a column, perhaps nested (`meta.text`).
-
-    Raises:
-        ColumnError: none is there.
-    """
-    for column in candidates:
-        if column in schema.names or nested_type(schema, column) is not None:
-            return column
-    raise ColumnError(
-        f"no column {' nor '.join(map(repr, candidates))} in this data; its columns are "
-        f"{', '.join(map(repr, schema.names)) or 'none'}. Name yours with --text-column or --input-ids-column "
-        "(text_column=, input_ids_column= of LadmScorer)."
-    )
-
-
-def pick(table: pa.Table, column: str) -> pa.ChunkedArray:
-    """A column of a table, perhaps nested."""
-    if column in table.column_names:
-        return table[column]
-    root, *path = column.split(".")
-    return pc.struct_field(table[root], path)
-
-
-def lengths(values: pa.ChunkedArray) -> Floats:
-    """Estimated tokens of each document: exact for token ids, from the bytes of a text, 0 for null."""
-    kind = values.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        counts, scale = pc.list_value_length(values), 1
-    elif pa.types.is_fixed_size_list(kind):
-        return np.full(len(values), kind.list_size, dtype=np.float64)
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
-        counts, scale = pc.binary_length(values), BYTES_PER_TOKEN
-    else:
-        return np.zeros(len(values))
-    filled = pc.fill_null(counts, 0).to_numpy().astype(np.float64)
-    return np.asarray(np.ceil(filled / scale))
 
 
 class Cost:
@@ -366,60 +325,6 @@ class FileSource(SequentialSource):
 
 def rows_per_table(size: int, rows: int) -> int:
     return int(min(MAX_TABLE_ROWS, max(1, TABLE_BYTES * rows // max(1, size))))
-
-
-def root_column(schema: pa.Schema, column: str) -> str:
-    """The column of the table that holds a column, perhaps nested."""
-    return column if column in schema.names else column.split(".")[0]
-
-
-def content_hash(table: pa.Table) -> bytes:
-    """A hash of the values of a table, however they lie in memory."""
-    batches = table.combine_chunks().to_batches()
-    return b"".join(xxhash.xxh3_128_digest(batch.serialize()) for batch in batches)
-
-
-def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
-    """A table with exactly the columns of `schema`; missing ones are null."""
-    if table.schema.equals(schema):
-        return table.replace_schema_metadata(schema.metadata)
-    unknown = [name for name in table.column_names if name not in schema.names]
-    if unknown:
-        raise InputError(
-            f"{where} has a column {unknown[0]!r} that the part of the data looked at before the run lacks"
-        )
-    arrays = []
-    for wanted in schema:
-        if wanted.name not in table.column_names:
-            arrays.append(pa.nulls(table.num_rows, wanted.type))
-            continue
-        try:
-            arrays.append(table[wanted.name].cast(wanted.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-            raise InputError(
-                f"column {wanted.name!r} of {where} is {table[wanted.name].type}, expected {wanted.type}: {error}"
-            ) from error
-    return pa.table(arrays, schema=schema)
-
-
-def unify(schemas: list[pa.Schema], where: str, how: str) -> pa.Schema:
-    try:
-        unified = pa.unify_schemas([schema.remove_metadata() for schema in schemas], promote_options=how)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise InputError(f"the files of {where} do not have the same columns: {error}") from error
-    return unified.with_metadata(schemas[0].metadata)
-
-
-def nested_type(schema: pa.Schema, column: str) -> pa.DataType | None:
-    root, *path = column.split(".")
-    if root not in schema.names:
-        return None
-    kind = schema.field(root).type
-    for name in path:
-        if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
-            return None
-        kind = kind.field(name).type
-    return kind
 
 
 def schema_layout(schema: pa.Schema) -> dict[str, Any]:

@@ -103,25 +103,6 @@ def balanced_edges(survey: Survey, chunks: int | None = None) -> list[int]:
     return [0, *inner, size]
 
 
-def documents(values: pa.ChunkedArray) -> list[Any]:
-    """Texts as `str`, token ids as arrays; a text that is no valid UTF-8 stays bytes, which has a status of its own."""
-    kind = values.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return [value.values.to_numpy(zero_copy_only=False) if value.is_valid else None for value in values]
-    try:
-        documents: list[Any] = values.to_pylist()
-        return documents
-    except UnicodeDecodeError:
-        return [_text(value) for value in values]
-
-
-def _text(value: pa.Scalar) -> Any:
-    try:
-        return value.as_py()
-    except UnicodeDecodeError:
-        return value.as_buffer().to_pybytes()
-
-
 def output_schema(schema: pa.Schema, scorer: LadmScorer, scores_only: bool) -> pa.Schema:
     """The columns of the result, with the features that `datasets` reads from the file."""
     from datasets import Features

@@ -34,20 +34,13 @@ import pyarrow.parquet as pq
 import torch
 
 from ladm_hf.config import LadmConfig
+from ladm_hf.data.columns import document_column, documents, lengths, pick, root_column
 from ladm_hf.data.files import storage_errors
 from ladm_hf.data.open import open_source
-from ladm_hf.data.sources import DatasetSource, Rows, Source, document_column, lengths, pick, root_column
+from ladm_hf.data.sources import DatasetSource, Rows, Source
 from ladm_hf.errors import ConfigError, InputError, LadmError, ResumeError, RowError, RunError
 from ladm_hf.ranks import Ranks, is_first_rank
-from ladm_hf.runs.chunks import (
-    SCORE_COLUMNS,
-    SCORE_FIELDS,
-    GroupWriter,
-    balanced_edges,
-    documents,
-    load_files,
-    output_schema,
-)
+from ladm_hf.runs.chunks import SCORE_COLUMNS, SCORE_FIELDS, GroupWriter, balanced_edges, load_files, output_schema
 from ladm_hf.runs.folder import FORMAT, RunFolder, num_chunks, run_id
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.runs.monitor import Heartbeat

@@ -10,7 +10,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ladm_hf.arrays import Bools, Floats, Ints
+from ladm_hf.data.columns import base_column, column, in_row_order, leaf_names, leaves, with_positions
 from ladm_hf.errors import ColumnError, InputError
 
 if TYPE_CHECKING:
@@ -183,67 +183,12 @@ def read_parquet(files: list[str]) -> Dataset:
         ) from error
 
 
-def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
-    """A column in row order, nested with dots (`meta.pile_set_name`).
-
-    Raises:
-        ColumnError: there is no such column.
-    """
-    dataset, positions = with_positions(dataset)
-    values, _ = _base_column(dataset, name)
-    return _in_row_order(values, positions)
-
-
-def with_positions(dataset: Dataset) -> tuple[Dataset, Ints | None]:
-    """The data set, and where each row lies in the table underneath: `None` where the rows are the table."""
-    try:
-        indices = dataset._indices
-    except AttributeError:
-        # a private name; without it, a table of their own is made of the rows
-        return dataset.flatten_indices(), None
-    return dataset, None if indices is None else indices.column(0).to_numpy().astype(np.int64)
-
-
-def _base_column(dataset: Dataset, name: str) -> tuple[pa.ChunkedArray, Any]:
-    """A column of the table underneath, and its feature."""
-    if name in dataset.column_names:
-        return dataset.data.column(name), dataset.features[name]
-    root, *path = name.split(".")
-    values: Any = None
-    feature: Any = None
-    if root in dataset.column_names:
-        values, feature = dataset.data.column(root), dataset.features[root]
-    for part in path:
-        if values is None or not pa.types.is_struct(values.type) or values.type.get_field_index(part) < 0:
-            values = None
-            break
-        values, feature = pc.struct_field(values, part), feature[part]
-    if values is None:
-        raise ColumnError(f"no column {name!r} in this data; its columns are {', '.join(_leaves(dataset)) or 'none'}")
-    return values, feature
-
-
-def _leaves(dataset: Dataset) -> list[str]:
-    """Names of the columns, nested ones with dots."""
-
-    def walk(prefix: str, kind: pa.DataType) -> list[str]:
-        if not pa.types.is_struct(kind):
-            return [repr(prefix)]
-        return [leaf for field in kind for leaf in walk(f"{prefix}.{field.name}", field.type)]
-
-    return [leaf for field in dataset.features.arrow_schema for leaf in walk(field.name, field.type)]
-
-
-def _in_row_order(values: pa.ChunkedArray, positions: Ints | None) -> pa.ChunkedArray:
-    return values if positions is None else values.take(pa.array(positions))
-
-
 def _domains(dataset: Dataset, by: str | None) -> tuple[Ints, list[str]]:
     """The domain of each row as a code into the sorted names."""
     if by is None:
         return np.zeros(len(dataset), dtype=np.int64), [WHOLE_POOL]
     dataset, positions = with_positions(dataset)
-    values, feature = _base_column(dataset, by)
+    values, feature = base_column(dataset, by)
     kind = values.type
     if hasattr(feature, "int2str"):
         names = pa.array(feature.names, pa.string())
@@ -251,7 +196,7 @@ def _domains(dataset: Dataset, by: str | None) -> tuple[Ints, list[str]]:
     elif pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         raise ColumnError(
             f"column {by!r} holds {kind}, which cannot name a domain: choose a column of strings or numbers, one of "
-            f"{', '.join(_leaves(dataset))}"
+            f"{', '.join(leaves(dataset))}"
         )
     encoded = pc.fill_null(values.cast(pa.string()), NO_DOMAIN).dictionary_encode().unify_dictionaries()
     if encoded.num_chunks == 0:
@@ -268,10 +213,10 @@ def _domains(dataset: Dataset, by: str | None) -> tuple[Ints, list[str]]:
 
 
 def _numbers(dataset: Dataset, name: str, kind: pa.DataType, what: str) -> pa.ChunkedArray:
-    if name not in _leaf_names(dataset):
+    if name not in leaf_names(dataset):
         raise ColumnError(
             f"no column {name!r} in this data, which should hold {what}; its columns are "
-            f"{', '.join(_leaves(dataset)) or 'none'}"
+            f"{', '.join(leaves(dataset)) or 'none'}"
         )
     values = column(dataset, name)
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_null(values.type)):
@@ -280,10 +225,6 @@ def _numbers(dataset: Dataset, name: str, kind: pa.DataType, what: str) -> pa.Ch
         return values.cast(kind)
     except pa.ArrowInvalid as error:
         raise ColumnError(f"column {name!r} cannot be read as {kind}: {error}") from error
-
-
-def _leaf_names(dataset: Dataset) -> Sequence[str]:
-    return [*dataset.column_names, *(leaf[1:-1] for leaf in _leaves(dataset))]
 
 
 def _token_counts(dataset: Dataset, tokens: str) -> pa.ChunkedArray:
@@ -301,7 +242,7 @@ def _token_counts(dataset: Dataset, tokens: str) -> pa.ChunkedArray:
     kind = ids.type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise ColumnError(f"column 'input_ids' holds {kind}, expected a list of token ids")
-    return _in_row_order(pc.list_value_length(ids).cast(pa.int64()), positions)
+    return in_row_order(pc.list_value_length(ids).cast(pa.int64()), positions)
 
 
 def _parquet_files(path: Path) -> list[str]:

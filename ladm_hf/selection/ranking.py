@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ladm_hf.arrays import Bools, Floats, Ints
+from ladm_hf.data.columns import column
 from ladm_hf.errors import ColumnError, ConfigError
-from ladm_hf.selection.pool import Pool, column
+from ladm_hf.selection.pool import Pool
 
 
 @dataclass(frozen=True)

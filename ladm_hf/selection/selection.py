@@ -32,9 +32,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ladm_hf.arrays import Bools
+from ladm_hf.data.columns import column, with_positions
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.selection.options import DIVIDES_BUDGET, Shares, Strategy, checked_options
-from ladm_hf.selection.pool import SCORE, SELECTION_FILE, Pool, column, read_parquet, read_pool, with_positions
+from ladm_hf.selection.pool import SCORE, SELECTION_FILE, Pool, read_parquet, read_pool
 from ladm_hf.selection.ranking import STRATEGIES, Budgets, divide, rank, tally
 from ladm_hf.text import one_line
 from ladm_hf.version import __version__

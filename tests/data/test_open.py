@@ -15,7 +15,7 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 from launches import dataset, parquet, rows
 
-from ladm_hf.data import sources
+from ladm_hf.data import columns, sources
 from ladm_hf.data.open import open_source
 from ladm_hf.data.parquet import ParquetSource
 from ladm_hf.data.sources import Source, Survey
@@ -139,8 +139,8 @@ def test_token_ids_count_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # a null or empty list counts as one value in the footer
     assert open_source(tmp_path / "ids.parquet").survey(["input_ids"], 512).cost[-1] == 4 + 712
     fixed = pa.chunked_array([pa.array([[1, 2]], pa.list_(pa.int64(), 2))])
-    assert sources.lengths(fixed).tolist() == [2]
-    assert sources.lengths(pa.chunked_array([[1.5]])).tolist() == [0]
+    assert columns.lengths(fixed).tolist() == [2]
+    assert columns.lengths(pa.chunked_array([[1.5]])).tolist() == [0]
 
 
 def test_nested_columns_are_found() -> None:
@@ -149,7 +149,7 @@ def test_nested_columns_are_found() -> None:
     survey = source.survey(["text", "meta.text"], 512)
     assert np.diff(survey.cost).tolist() == [9, 1]
     (found,) = source.read(0, 2)
-    assert sources.pick(found.table, "meta.deep.n").to_pylist() == [1, None]
+    assert columns.pick(found.table, "meta.deep.n").to_pylist() == [1, None]
     with pytest.raises(ColumnError, match="meta.nothing"):
         source.survey(["meta.nothing", "meta.text.more", "none.text"], 512)
 

@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 
 from ladm_hf import Selection, select
 from ladm_hf.cli.app import app
+from ladm_hf.data.columns import column
 from ladm_hf.errors import ColumnError, ConfigError, InputError
 from ladm_hf.selection.options import parse_bands, parse_shares, parse_tokens
-from ladm_hf.selection.pool import _domains, _token_counts, column
+from ladm_hf.selection.pool import _domains, _token_counts
 from ladm_hf.selection.selection import DROP_REASON, _with_column
 from ladm_hf.text import one_line
 

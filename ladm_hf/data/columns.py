@@ -1,0 +1,192 @@
+"""Columns by name, nested with dots: of tables, schemas and data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from ladm_hf.arrays import Floats, Ints
+from ladm_hf.errors import ColumnError, InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+# Bytes of text in a token, for balancing where only text is there.
+BYTES_PER_TOKEN = 4
+
+
+def document_column(schema: pa.Schema, candidates: Sequence[str]) -> str:
+    """The first candidate that is a column, perhaps nested (`meta.text`).
+
+    Raises:
+        ColumnError: none is there.
+    """
+    for column in candidates:
+        if column in schema.names or nested_type(schema, column) is not None:
+            return column
+    raise ColumnError(
+        f"no column {' nor '.join(map(repr, candidates))} in this data; its columns are "
+        f"{', '.join(map(repr, schema.names)) or 'none'}. Name yours with --text-column or --input-ids-column "
+        "(text_column=, input_ids_column= of LadmScorer)."
+    )
+
+
+def pick(table: pa.Table, column: str) -> pa.ChunkedArray:
+    """A column of a table, perhaps nested."""
+    if column in table.column_names:
+        return table[column]
+    root, *path = column.split(".")
+    return pc.struct_field(table[root], path)
+
+
+def lengths(values: pa.ChunkedArray) -> Floats:
+    """Estimated tokens of each document: exact for token ids, from the bytes of a text, 0 for null."""
+    kind = values.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        counts, scale = pc.list_value_length(values), 1
+    elif pa.types.is_fixed_size_list(kind):
+        return np.full(len(values), kind.list_size, dtype=np.float64)
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
+        counts, scale = pc.binary_length(values), BYTES_PER_TOKEN
+    else:
+        return np.zeros(len(values))
+    filled = pc.fill_null(counts, 0).to_numpy().astype(np.float64)
+    return np.asarray(np.ceil(filled / scale))
+
+
+def root_column(schema: pa.Schema, column: str) -> str:
+    """The column of the table that holds a column, perhaps nested."""
+    return column if column in schema.names else column.split(".")[0]
+
+
+def content_hash(table: pa.Table) -> bytes:
+    """A hash of the values of a table, however they lie in memory."""
+    batches = table.combine_chunks().to_batches()
+    return b"".join(xxhash.xxh3_128_digest(batch.serialize()) for batch in batches)
+
+
+def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """A table with exactly the columns of `schema`; missing ones are null."""
+    if table.schema.equals(schema):
+        return table.replace_schema_metadata(schema.metadata)
+    unknown = [name for name in table.column_names if name not in schema.names]
+    if unknown:
+        raise InputError(
+            f"{where} has a column {unknown[0]!r} that the part of the data looked at before the run lacks"
+        )
+    arrays = []
+    for wanted in schema:
+        if wanted.name not in table.column_names:
+            arrays.append(pa.nulls(table.num_rows, wanted.type))
+            continue
+        try:
+            arrays.append(table[wanted.name].cast(wanted.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+            raise InputError(
+                f"column {wanted.name!r} of {where} is {table[wanted.name].type}, expected {wanted.type}: {error}"
+            ) from error
+    return pa.table(arrays, schema=schema)
+
+
+def unify(schemas: list[pa.Schema], where: str, how: str) -> pa.Schema:
+    try:
+        unified = pa.unify_schemas([schema.remove_metadata() for schema in schemas], promote_options=how)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InputError(f"the files of {where} do not have the same columns: {error}") from error
+    return unified.with_metadata(schemas[0].metadata)
+
+
+def nested_type(schema: pa.Schema, column: str) -> pa.DataType | None:
+    root, *path = column.split(".")
+    if root not in schema.names:
+        return None
+    kind = schema.field(root).type
+    for name in path:
+        if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
+            return None
+        kind = kind.field(name).type
+    return kind
+
+
+def documents(values: pa.ChunkedArray) -> list[Any]:
+    """Texts as `str`, token ids as arrays; a text that is no valid UTF-8 stays bytes, which has a status of its own."""
+    kind = values.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return [value.values.to_numpy(zero_copy_only=False) if value.is_valid else None for value in values]
+    try:
+        documents: list[Any] = values.to_pylist()
+        return documents
+    except UnicodeDecodeError:
+        return [_text(value) for value in values]
+
+
+def _text(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return value.as_buffer().to_pybytes()
+
+
+def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
+    """A column in row order, nested with dots (`meta.pile_set_name`).
+
+    Raises:
+        ColumnError: there is no such column.
+    """
+    dataset, positions = with_positions(dataset)
+    values, _ = base_column(dataset, name)
+    return in_row_order(values, positions)
+
+
+def with_positions(dataset: Dataset) -> tuple[Dataset, Ints | None]:
+    """The data set, and where each row lies in the table underneath: `None` where the rows are the table."""
+    try:
+        indices = dataset._indices
+    except AttributeError:
+        # a private name; without it, a table of their own is made of the rows
+        return dataset.flatten_indices(), None
+    return dataset, None if indices is None else indices.column(0).to_numpy().astype(np.int64)
+
+
+def base_column(dataset: Dataset, name: str) -> tuple[pa.ChunkedArray, Any]:
+    """A column of the table underneath, and its feature."""
+    if name in dataset.column_names:
+        return dataset.data.column(name), dataset.features[name]
+    root, *path = name.split(".")
+    values: Any = None
+    feature: Any = None
+    if root in dataset.column_names:
+        values, feature = dataset.data.column(root), dataset.features[root]
+    for part in path:
+        if values is None or not pa.types.is_struct(values.type) or values.type.get_field_index(part) < 0:
+            values = None
+            break
+        values, feature = pc.struct_field(values, part), feature[part]
+    if values is None:
+        raise ColumnError(f"no column {name!r} in this data; its columns are {', '.join(leaves(dataset)) or 'none'}")
+    return values, feature
+
+
+def leaves(dataset: Dataset) -> list[str]:
+    """Names of the columns, nested ones with dots."""
+
+    def walk(prefix: str, kind: pa.DataType) -> list[str]:
+        if not pa.types.is_struct(kind):
+            return [repr(prefix)]
+        return [leaf for field in kind for leaf in walk(f"{prefix}.{field.name}", field.type)]
+
+    return [leaf for field in dataset.features.arrow_schema for leaf in walk(field.name, field.type)]
+
+
+def in_row_order(values: pa.ChunkedArray, positions: Ints | None) -> pa.ChunkedArray:
+    return values if positions is None else values.take(pa.array(positions))
+
+
+def leaf_names(dataset: Dataset) -> Sequence[str]:
+    return [*dataset.column_names, *(leaf[1:-1] for leaf in leaves(dataset))]
