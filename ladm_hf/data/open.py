@@ -1,4 +1,4 @@
-"""From a name to a source: `open_source`.
+"""What is at a path or Hub id: rows to score (`open_source`), scored rows (`open_scored`), documents to train on.
 
 path, glob or URL (any fsspec protocol) -> parquet | JSON lines
 folder of save_to_disk, Dataset         -> rows of an Arrow table
@@ -8,17 +8,24 @@ IterableDataset                         -> rows of a stream
 
 from __future__ import annotations
 
+import glob
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ladm_hf.data.json_lines import JsonLinesSource
 from ladm_hf.data.parquet import ParquetSource
 from ladm_hf.data.sources import COMPRESSED, DatasetSource, Source, StreamSource
 from ladm_hf.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _PARQUET = (".parquet", ".pq")
 _JSON = (".jsonl", ".ndjson", ".json")
@@ -26,6 +33,9 @@ _JSON = (".jsonl", ".ndjson", ".json")
 _RESULTS = ("run.json", "selection.json")
 _HUB_URL = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/|$)")
 _HUB_REVISION = re.compile(r"hf://datasets/[^@]+@([^/]+)/")
+SELECTION_FILE = "selection.json"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".csv": "csv", ".txt": "text"}
 
 
 def open_source(
@@ -171,3 +181,162 @@ def _open_hub(repo_id: str, split: str | None, name: str | None, revision: str |
             "Check the name, its --name and --revision, the network, and `hf auth login` for private or gated data."
         ) from error
     return StreamSource(_one_split(streams, split, f"the data set {repo_id!r}")), commit
+
+
+def load_files(files: Sequence[Path], split: str) -> Dataset:
+    """Parquet files as one data set, also where they hold no row, which `load_dataset` does not take."""
+    from datasets import Dataset, load_dataset
+
+    if not any(pq.read_metadata(file).num_rows for file in files):
+        return Dataset(pq.read_table(files[0]))
+    return load_dataset("parquet", data_files={split: [glob.escape(str(file)) for file in files]}, split=split)
+
+
+def open_scored(scored: Any, *, split: str | None = None) -> Dataset:
+    """The rows of a scored data set, wherever they are.
+
+    Args:
+        scored (`Dataset`, `DatasetDict`, `pa.Table`, `str` or path):
+            The data, a folder of `save_to_disk`, a parquet file, a glob of them, a folder that holds them, or a Hub
+            data set (`"user/name"`).
+        split (`str`, *optional*): split of a `DatasetDict`; needed where there are several.
+
+    Raises:
+        InputError: nothing is there, or nothing that can be read.
+    """
+    from datasets import Dataset, DatasetDict, load_from_disk
+
+    if isinstance(scored, pa.Table):
+        return _from_table(scored)
+    if isinstance(scored, (str, os.PathLike)):
+        path = Path(scored).expanduser()
+        if (path / SELECTION_FILE).is_file():
+            raise InputError(
+                f"{path} is a selection, not a scored pool: give the pool it was made from, or {path / 'data'} to "
+                "select again among the rows it kept"
+            )
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            scored = load_from_disk(str(path))
+        elif not path.exists() and _HUB_ID.fullmatch(str(scored)):
+            scored = _from_hub(str(scored), split)
+        else:
+            return read_parquet(_parquet_files(path))
+    if isinstance(scored, DatasetDict):
+        names = list(scored)
+        split = names[0] if split is None and len(names) == 1 else split
+        if split not in names:
+            wanted = "there are several splits" if split is None else f"there is no split {split!r}"
+            raise InputError(f"{wanted}: name one of {', '.join(names)} with --split (split=)")
+        scored = scored[split]
+    if not isinstance(scored, Dataset):
+        raise InputError(
+            f"expected a datasets.Dataset, a pyarrow.Table or a path, found {type(scored).__name__}. A stream must be "
+            "written first: score it with `ladm score` and give the folder it wrote."
+        )
+    return scored
+
+
+def _from_table(table: pa.Table) -> Dataset:
+    """A table as a data set, without a copy and without the pass over it that a fingerprint of its content takes."""
+    from datasets import Dataset
+    from datasets.fingerprint import generate_random_fingerprint
+    from datasets.table import InMemoryTable
+
+    return Dataset(InMemoryTable(table), fingerprint=generate_random_fingerprint())
+
+
+def _from_hub(repo_id: str, split: str | None) -> Any:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(repo_id, split=split)
+    except Exception as error:  # the loader raises whatever the Hub's client and the format's reader raise
+        raise InputError(
+            f"{repo_id!r} is neither a path here nor a data set that the Hub gives: {type(error).__name__}: {error}. "
+            "Check the name, the split, the network, and `hf auth login` for private or gated data."
+        ) from error
+
+
+def read_parquet(files: list[str]) -> Dataset:
+    """The rows of parquet files of one schema, which may have no rows at all.
+
+    Raises:
+        InputError: a file cannot be read, or the files differ in their columns.
+    """
+    from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    rows = 0
+    for file in files:
+        try:
+            rows += pq.read_metadata(file).num_rows
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{file} is not a parquet file that can be read: {error}") from error
+    if not rows:
+        return _from_table(pq.read_table(files[0]))
+    try:
+        # these are names of files, whatever characters they hold
+        return Dataset.from_parquet([glob.escape(file) for file in files])
+    except DatasetGenerationError as error:
+        raise InputError(
+            f"the parquet files from {files[0]} on cannot be read as one data set: {error.__cause__ or error}"
+        ) from error
+
+
+def _parquet_files(path: Path) -> list[str]:
+    """Parquet files at a path, in order; those in hidden folders are left out, and of a run all but its data."""
+    if path.is_dir():
+        top = path / "data" if (path / "run.json").is_file() else path
+        found = list(top.rglob("*.parquet"))
+        hidden = [any(part.startswith((".", "__")) for part in file.relative_to(top).parts) for file in found]
+        files = sorted(str(file) for file, skip in zip(found, hidden, strict=True) if not skip)
+    elif path.is_file():
+        files = [str(path)]
+    else:
+        files = sorted(file for file in glob.glob(str(path), recursive=True) if os.path.isfile(file))
+    if not files and (path / "run.json").is_file():
+        raise InputError(f"the scoring run in {path} has not finished: give `ladm score` the same arguments to go on")
+    if not files:
+        raise InputError(
+            f"no scored data at {path}: expected a folder of `ladm score` or of save_to_disk, or a parquet file, "
+            "a glob or a folder of them"
+        )
+    return files
+
+
+def open_documents(data: str | Path | Sequence[str | Path], split: str = "train", streaming: bool = False) -> Any:
+    """Documents to train on, as a `Dataset`, or an `IterableDataset` when streaming; see `training.load_documents`."""
+    from datasets import load_dataset
+
+    names = [str(data)] if isinstance(data, (str, Path)) else [str(name) for name in data]
+    files: list[str] = []
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            files += [str(file) for file in sorted(path.iterdir()) if _format(file.name)]
+        elif path.is_file():
+            files.append(str(path))
+        else:
+            files += [file for file in sorted(glob.glob(str(path), recursive=True)) if Path(file).is_file()]
+    if not files:
+        looks_local = len(names) > 1 or names[0].count("/") != 1 or _format(names[0]) or names[0].startswith((".", "~"))
+        if looks_local:
+            raise InputError(
+                f"found no documents at {', '.join(names)}: give parquet, jsonl, csv or txt files, a folder of them, "
+                "or a Hub id 'owner/name'"
+            )
+        try:
+            return load_dataset(names[0], split=split, streaming=streaming)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{names[0]!r} is no file here, and the Hub did not give it as a data set: {error}. Check the name, "
+                "the network and, if it is private, `hf auth login`"
+            ) from error
+    formats = {_format(file) for file in files}
+    if len(formats) != 1 or not (found := formats.pop()):
+        raise InputError(f"the files must all be of one format ({', '.join(FORMATS)}), found {', '.join(files[:3])}")
+    return load_dataset(found, data_files=files, split="train", streaming=streaming)
+
+
+def _format(name: str) -> str | None:
+    return next((kind for ending, kind in FORMATS.items() if name.endswith(ending)), None)

@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ladm_hf.data.run_record import read_run, run_facts
+from ladm_hf.data.shards import SHARD_NAME, by_split, write_shards
 from ladm_hf.errors import ConfigError, InputError, MissingExtraError
 from ladm_hf.publishing.card_block import Figure
 from ladm_hf.text import redacted
 from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetInfo
+    from datasets import DatasetInfo
 
     from ladm_hf.selection.selection import Selection
 
@@ -29,7 +31,6 @@ logger = logging.getLogger(__name__)
 MANIFEST = "ladm_manifest.json"
 ASSETS = "assets"
 SHARD_BYTES = 500_000_000
-_SHARD_NAME = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}\.parquet")
 _SPLIT = re.compile(r"\w+(\.\w+)*")
 _CONFIG = re.compile(r"[\w.-]+")
 
@@ -83,7 +84,7 @@ class Bundle:
         if path in self.files:
             return False
         folder, _, name = path.rpartition("/")
-        shard = _SHARD_NAME.fullmatch(name)
+        shard = SHARD_NAME.fullmatch(name)
         if folder == self.data_dir and shard:
             return shard["split"] in (self.info.splits or {})
         return folder == ASSETS and path in old_manifest.get("files", {})
@@ -129,7 +130,7 @@ def make_bundle(
     for split, part in parts.items():
         if not _SPLIT.fullmatch(split):
             raise ConfigError(f"split {split!r} cannot be published: use letters, digits, '_' and '.' in between")
-        shards = part if isinstance(part, list) else _write_shards(part, split, work / data_dir, shard_bytes)
+        shards = part if isinstance(part, list) else write_shards(part, split, work / data_dir, shard_bytes)
         files.update(
             {f"{data_dir}/{split}-{i:05d}-of-{len(shards):05d}.parquet": file for i, file in enumerate(shards)}
         )
@@ -150,33 +151,6 @@ def make_bundle(
     return bundle
 
 
-def run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
-    """What a reader wants to know of a `run.json`: `dataset`, `model`, `config`, `versions` and `command`.
-
-    A record that has these already is taken as it is.
-    """
-    identity = run.get("identity")
-    if not isinstance(identity, Mapping):
-        return dict(run)
-    # only the run knows whether `my/pool` was a data set of the Hub or a path; a path gives its last part, and no id
-    hub = run.get("hub") or {}
-    name = str(run.get("input") or identity.get("data") or "").rstrip("/").rpartition("/")[2]
-    dataset = {
-        "id": hub.get("id"), "name": None if hub else name or None,
-        "revision": hub.get("revision") or identity.get("revision"), "split": run.get("split"),
-        "fingerprint": identity.get("data"),
-    }  # fmt: skip
-    config = {name.removeprefix("config."): value for name, value in identity.items() if name.startswith("config.")}
-    facts = {
-        "dataset": {key: value for key, value in dataset.items() if value is not None},
-        "model": {"id": identity.get("model"), "dtype": identity.get("dtype")},
-        "config": {key: value for key, value in config.items() if value is not None},
-        "versions": {"ladm_hf": run.get("ladm_hf")},
-        "command": run.get("command"),
-    }
-    return {key: value for key, value in facts.items() if value}
-
-
 def _with_source(run: Mapping[str, Any], source: str | None) -> dict[str, Any]:
     """The run record with the id of the source data set, if it is known from anywhere."""
     named = run.get("dataset")
@@ -184,17 +158,6 @@ def _with_source(run: Mapping[str, Any], source: str | None) -> dict[str, Any]:
     if source:
         record = {**(record if record.get("id") == source else {}), "id": source}
     return {**run, **({"dataset": record} if record else {})}
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """The `run.json` that `ladm score` leaves in its output folder, empty if there is none."""
-    try:
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise InputError(f"{folder / 'run.json'} is not valid JSON: {error}") from error
-    return run if isinstance(run, dict) else {}
 
 
 def _opened(source: Any) -> tuple[dict[str, Any], Selection | None, Mapping[str, Any]]:
@@ -226,27 +189,7 @@ def _opened(source: Any) -> tuple[dict[str, Any], Selection | None, Mapping[str,
     if not files:
         raise InputError(f"{folder} holds no parquet file, neither at its top nor in data/")
     run = read_run(folder) or (selection.run if selection is not None else None)
-    return _by_split(files), selection, run or {}
-
-
-def _by_split(files: list[Path]) -> dict[str, Any]:
-    """Files called `split-00000-of-00002.parquet` belong to that split, if all are called so; else all are `train`."""
-    names = [_SHARD_NAME.fullmatch(file.name) for file in files]
-    splits: dict[str, Any] = {}
-    for file, name in zip(files, names, strict=True):
-        splits.setdefault(name["split"] if name and all(names) else "train", []).append(file)
-    return splits
-
-
-def _write_shards(dataset: Dataset, split: str, folder: Path, shard_bytes: int) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    # An index mapping (after select, shuffle or filter) leaves the table at its full size.
-    bytes_here = dataset.data.nbytes * dataset.num_rows / max(1, dataset.data.num_rows)
-    count = max(1, min(dataset.num_rows, -(-int(bytes_here) // shard_bytes)))
-    files = [folder / f"{split}-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
-    for i, file in enumerate(files):
-        dataset.shard(count, i, contiguous=True).to_parquet(file)
-    return files
+    return by_split(files), selection, run or {}
 
 
 def _drawn(selection: Selection | None, work: Path) -> list[tuple[Path, str, str]]:

@@ -1,81 +1,27 @@
-"""Chunks: where to cut a source, and the rows of one as documents, scores and row groups."""
+"""Chunks: where to cut a source, and the columns of the result."""
 
 from __future__ import annotations
 
-import contextlib
-import glob
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ladm_hf.data.files import storage_errors
 from ladm_hf.data.sources import Survey
 from ladm_hf.errors import ColumnError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from ladm_hf.scoring.scorer import LadmScorer
 
 # Estimated tokens of a chunk, where that makes between MIN_CHUNKS and MAX_CHUNKS of them.
 CHUNK_TOKENS = 4_000_000
 MIN_CHUNKS, MAX_CHUNKS = 64, 9_999
-# Bytes in memory of a row group: small enough for the Hub's viewer, whatever the length of the rows.
-ROW_GROUP_BYTES = 32 << 20
 SCORE_FIELDS = (
     pa.field("ladm_score", pa.float64()),
     pa.field("ladm_num_tokens", pa.int32()),
     pa.field("ladm_status", pa.string()),
 )
 SCORE_COLUMNS = tuple(field.name for field in SCORE_FIELDS)
-
-
-class GroupWriter:
-    """Writes tables into a parquet file in row groups of about [`ROW_GROUP_BYTES`].
-
-    Args:
-        path (`Path`): the file.
-        schema (`pa.Schema`): its columns.
-        folder (`Path`): what an error of the file system is told to be about.
-    """
-
-    def __init__(self, path: Path, schema: pa.Schema, folder: Path) -> None:
-        self.schema = schema
-        self.folder = folder
-        self.tables: list[pa.Table] = []
-        self.bytes = 0
-        with storage_errors(folder, path.name):
-            self.writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_index=True)
-
-    def __enter__(self) -> GroupWriter:
-        return self
-
-    def __exit__(self, kind: Any, *error: Any) -> None:
-        if kind is None:
-            self._flush()
-            with storage_errors(self.folder, "a chunk"):
-                self.writer.close()
-        else:
-            with contextlib.suppress(OSError):
-                self.writer.close()
-
-    def write(self, table: pa.Table) -> None:
-        if self.tables and self.bytes + table.nbytes > ROW_GROUP_BYTES:
-            self._flush()
-        self.tables.append(table)
-        self.bytes += table.nbytes
-
-    def _flush(self) -> None:
-        # a row group without rows is more than the readers of some libraries can take
-        if self.tables:
-            table = pa.concat_tables(self.tables)
-            with storage_errors(self.folder, "a chunk"):
-                self.writer.write_table(table, row_group_size=table.num_rows)
-            self.tables, self.bytes = [], 0
 
 
 def balanced_edges(survey: Survey, chunks: int | None = None) -> list[int]:
@@ -120,12 +66,3 @@ def output_schema(schema: pa.Schema, scorer: LadmScorer, scores_only: bool) -> p
         features = Features({**Features.from_arrow_schema(schema), **scorer.features})
         metadata.update(features.arrow_schema.metadata)
     return pa.schema([*schema, *SCORE_FIELDS], metadata=metadata)
-
-
-def load_files(files: Sequence[Path], split: str) -> Dataset:
-    """Parquet files as one data set, also where they hold no row, which `load_dataset` does not take."""
-    from datasets import Dataset, load_dataset
-
-    if not any(pq.read_metadata(file).num_rows for file in files):
-        return Dataset(pq.read_table(files[0]))
-    return load_dataset("parquet", data_files={split: [glob.escape(str(file)) for file in files]}, split=split)

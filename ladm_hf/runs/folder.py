@@ -28,13 +28,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from ladm_hf.data.files import hash_file, storage_errors, sync_folder, write_atomically
-from ladm_hf.errors import ResumeError, RunError, StorageError
+from ladm_hf.data.run_record import RUN_FILE, load_run, num_chunks
+from ladm_hf.errors import RunError, StorageError
 
-RUN_FILE = "run.json"
-FORMAT = 1
 _CHUNK_NAME = re.compile(r"\w+-\d{5}-of-\d{5}\.parquet")
 
 
@@ -69,17 +66,7 @@ class RunFolder:
         Raises:
             ResumeError: it is no `run.json` of ours.
         """
-        file = self.path / RUN_FILE
-        if not self.exists():
-            return None
-        try:
-            run = json.loads(file.read_text(encoding="utf-8"))
-            if run["format"] != FORMAT:
-                raise ResumeError(f"{file} has format {run['format']}, this version writes {FORMAT}: use --restart")
-        except (ValueError, KeyError, TypeError) as error:
-            raise ResumeError(f"{file} cannot be read ({error}): restore it, or begin anew with --restart") from error
-        assert isinstance(run, dict)
-        return run
+        return load_run(self.path / RUN_FILE) if self.exists() else None
 
     def save(self, run: dict[str, Any]) -> None:
         write_atomically(self.path / RUN_FILE, json.dumps(run, indent=1))
@@ -247,15 +234,6 @@ class RunFolder:
             with contextlib.suppress(OSError, ValueError):
                 reports[int(file.stem)] = json.loads(file.read_text(encoding="utf-8"))
         return reports
-
-
-def num_chunks(run: dict[str, Any]) -> int:
-    return len(run["edges"]) - 1
-
-
-def run_id(identity: dict[str, Any], edges: list[int]) -> str:
-    """What the records of a run's chunks name it by."""
-    return xxhash.xxh3_128_hexdigest(json.dumps([identity, edges], sort_keys=True).encode())
 
 
 def _entries(folder: Path) -> list[Path]:

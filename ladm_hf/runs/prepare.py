@@ -26,10 +26,11 @@ from tqdm.auto import tqdm
 from ladm_hf.calculators.calculator import DEFAULT, Calculator, resolve
 from ladm_hf.data.columns import document_column, documents, pick
 from ladm_hf.data.files import storage_errors
-from ladm_hf.data.open import open_source
+from ladm_hf.data.open import load_files, open_source
 from ladm_hf.data.sources import Rows, Source
+from ladm_hf.data.writer import GroupWriter
 from ladm_hf.errors import ConfigError, RunError
-from ladm_hf.runs.chunks import GroupWriter, balanced_edges, load_files
+from ladm_hf.runs.chunks import balanced_edges
 from ladm_hf.runs.folder import RunFolder
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import Any, TextIO
 
 from tqdm.auto import tqdm
 
+from ladm_hf.data.run_record import num_chunks
 from ladm_hf.errors import RunError
-from ladm_hf.runs.folder import RunFolder, num_chunks
+from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock, describe_owner
 from ladm_hf.text import count, duration
 

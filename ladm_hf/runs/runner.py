@@ -13,7 +13,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import datetime
 import functools
 import json
 import os
@@ -36,17 +35,18 @@ import torch
 from ladm_hf.config import LadmConfig
 from ladm_hf.data.columns import document_column, documents, lengths, pick, root_column
 from ladm_hf.data.files import storage_errors
-from ladm_hf.data.open import open_source
+from ladm_hf.data.open import load_files, open_source
+from ladm_hf.data.run_record import new_run, num_chunks
 from ladm_hf.data.sources import DatasetSource, Rows, Source
+from ladm_hf.data.writer import GroupWriter
 from ladm_hf.errors import ConfigError, InputError, LadmError, ResumeError, RowError, RunError
 from ladm_hf.ranks import Ranks, is_first_rank
-from ladm_hf.runs.chunks import SCORE_COLUMNS, SCORE_FIELDS, GroupWriter, balanced_edges, load_files, output_schema
-from ladm_hf.runs.folder import FORMAT, RunFolder, num_chunks, run_id
+from ladm_hf.runs.chunks import SCORE_COLUMNS, SCORE_FIELDS, balanced_edges, output_schema
+from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.runs.monitor import Heartbeat
 from ladm_hf.runs.progress import run_status
 from ladm_hf.scoring.scorer import LadmScorer
-from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -240,24 +240,7 @@ class _Launch:
         edges = balanced_edges(survey, chunks)
         # a stream is hashed while it is surveyed
         identity = {**identity, "data": self.source.fingerprint()}
-        run = {
-            "format": FORMAT,
-            "ladm_hf": __version__,
-            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "input": self.source.name,
-            "hub": self.source.hub,
-            "split": identity["split"],
-            "identity": identity,
-            "unit": self.source.unit,
-            "edges": edges,
-            "run_id": run_id(identity, edges),
-            "costs": np.diff(np.interp(edges, survey.positions, survey.cost)).tolist(),
-            "schema": survey.schema.serialize().to_pybytes().hex(),
-            "layout": survey.layout,
-        }
-        if identity["scores_only"]:
-            run["row_starts"] = self.source.row_starts(edges)
-        return run
+        return new_run(self.source, survey, identity, edges)
 
     def _is_complete(self, run: dict[str, Any]) -> bool:
         if not self.folder.data.is_dir():

@@ -18,7 +18,6 @@ Rows without a score are never kept, and no row is rescored: another budget cost
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -33,9 +32,12 @@ import pyarrow.compute as pc
 
 from ladm_hf.arrays import Bools
 from ladm_hf.data.columns import column, with_positions
+from ladm_hf.data.open import SELECTION_FILE, read_parquet
+from ladm_hf.data.run_record import run_of
+from ladm_hf.data.shards import write_parquet
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.selection.options import DIVIDES_BUDGET, Shares, Strategy, checked_options
-from ladm_hf.selection.pool import SCORE, SELECTION_FILE, Pool, read_parquet, read_pool
+from ladm_hf.selection.pool import SCORE, Pool, read_pool
 from ladm_hf.selection.ranking import STRATEGIES, Budgets, divide, rank, tally
 from ladm_hf.text import one_line
 from ladm_hf.version import __version__
@@ -66,7 +68,6 @@ DROP_REASONS = {
     "null": "no text at all",
 }
 _FORMAT = 1
-_SHARD_BYTES = 500 << 20
 _LONG_BYTES = 1000
 
 
@@ -218,8 +219,8 @@ class Selection:
         rest = self.dropped if dropped == "all" else _without_long_columns(self.dropped, self._needed_columns())
         with tempfile.TemporaryDirectory(prefix=".selection-", dir=folder) as temporary:
             work = Path(temporary)
-            _write_parquet(self.selected, work / "data", "train")
-            _write_parquet(rest, work / "dropped", "dropped")
+            write_parquet(self.selected, work / "data", "train")
+            write_parquet(rest, work / "dropped", "dropped")
             (work / SELECTION_FILE).write_text(self._to_json(), encoding="utf-8")
             for name in ("data", "dropped"):
                 if (folder / name).exists():
@@ -361,7 +362,7 @@ def select(
         tokens=tokens,
         percent=percent,
         options={name: value for name, value in options.items() if value is not None},
-        run=_run_record(scored),
+        run=run_of(scored),
     )
     selection.notes.extend(_notes(selection))
     return selection
@@ -408,17 +409,6 @@ def _with_column(dataset: Dataset, name: str, values: pa.Array) -> Dataset:
     return beneath.add_column(name, values.take(pa.array(source, mask=source < 0))).select(positions)
 
 
-def _run_record(scored: Any) -> dict[str, Any] | None:
-    """The `run.json` that a scoring run left in its folder."""
-    if not isinstance(scored, (str, os.PathLike)) or not (Path(scored) / "run.json").is_file():
-        return None
-    try:
-        record = json.loads((Path(scored) / "run.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{Path(scored) / 'run.json'} is not valid JSON: {error}") from error
-    return record if isinstance(record, dict) else None
-
-
 def _notes(selection: Selection) -> list[str]:
     """What a reader of the table should know."""
     pool = sum(record["scored_tokens"] for record in selection.table)
@@ -460,16 +450,6 @@ def _notes(selection: Selection) -> list[str]:
             "other domains."
         )
     return notes
-
-
-def _write_parquet(dataset: Dataset, folder: Path, name: str) -> None:
-    """Parquet files of about 500 MB, named as `datasets` expects."""
-    folder.mkdir()
-    per_row = dataset.data.nbytes / max(1, dataset.data.num_rows)
-    shards = max(1, math.ceil(per_row * len(dataset) / _SHARD_BYTES))
-    for i in range(shards):
-        shard = dataset.shard(shards, i, contiguous=True) if shards > 1 else dataset
-        shard.to_parquet(str(folder / f"{name}-{i:05d}-of-{shards:05d}.parquet"))
 
 
 def _without_long_columns(dataset: Dataset, needed: set[str]) -> Dataset:

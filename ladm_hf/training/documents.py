@@ -6,7 +6,6 @@ test), `kind` (`long` or `short`) and `id` are used where they are there.
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ladm_hf.data.open import open_documents
 from ladm_hf.errors import ColumnError, InputError
 from ladm_hf.training.windows import TokenizedDocument
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from transformers import PreTrainedTokenizerBase
-
-FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".csv": "csv", ".txt": "text"}
 
 
 def load_documents(data: str | Path | Sequence[str | Path], split: str = "train", streaming: bool = False) -> Any:
@@ -35,40 +33,7 @@ def load_documents(data: str | Path | Sequence[str | Path], split: str = "train"
     Raises:
         InputError: no such file or data set, or files of an unknown or mixed format.
     """
-    from datasets import load_dataset
-
-    names = [str(data)] if isinstance(data, (str, Path)) else [str(name) for name in data]
-    files: list[str] = []
-    for name in names:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            files += [str(file) for file in sorted(path.iterdir()) if _format(file.name)]
-        elif path.is_file():
-            files.append(str(path))
-        else:
-            files += [file for file in sorted(glob.glob(str(path), recursive=True)) if Path(file).is_file()]
-    if not files:
-        looks_local = len(names) > 1 or names[0].count("/") != 1 or _format(names[0]) or names[0].startswith((".", "~"))
-        if looks_local:
-            raise InputError(
-                f"found no documents at {', '.join(names)}: give parquet, jsonl, csv or txt files, a folder of them, "
-                "or a Hub id 'owner/name'"
-            )
-        try:
-            return load_dataset(names[0], split=split, streaming=streaming)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{names[0]!r} is no file here, and the Hub did not give it as a data set: {error}. Check the name, "
-                "the network and, if it is private, `hf auth login`"
-            ) from error
-    formats = {_format(file) for file in files}
-    if len(formats) != 1 or not (found := formats.pop()):
-        raise InputError(f"the files must all be of one format ({', '.join(FORMATS)}), found {', '.join(files[:3])}")
-    return load_dataset(found, data_files=files, split="train", streaming=streaming)
-
-
-def _format(name: str) -> str | None:
-    return next((kind for ending, kind in FORMATS.items() if name.endswith(ending)), None)
+    return open_documents(data, split, streaming)
 
 
 def tokenize_documents(

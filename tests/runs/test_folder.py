@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from ladm_hf.data.files import storage_errors, write_atomically
+from ladm_hf.data.run_record import run_id
 from ladm_hf.errors import ResumeError, RunError, RunLockedError, StorageError
 from ladm_hf.runs import lock as run_lock
-from ladm_hf.runs.folder import RunFolder, run_id
+from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 
 RUN = {"format": 1, "split": "train", "edges": [0, 1, 2]}

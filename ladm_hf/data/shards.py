@@ -1,0 +1,45 @@
+"""Data sets as parquet files named `split-00000-of-00002.parquet`."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SHARD_NAME = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}\.parquet")
+_SHARD_BYTES = 500 << 20
+
+
+def by_split(files: list[Path]) -> dict[str, Any]:
+    """Files called `split-00000-of-00002.parquet` belong to that split, if all are called so; else all are `train`."""
+    names = [SHARD_NAME.fullmatch(file.name) for file in files]
+    splits: dict[str, Any] = {}
+    for file, name in zip(files, names, strict=True):
+        splits.setdefault(name["split"] if name and all(names) else "train", []).append(file)
+    return splits
+
+
+def write_shards(dataset: Dataset, split: str, folder: Path, shard_bytes: int) -> list[Path]:
+    """Writes parquet files of about `shard_bytes` before compression each, and returns them in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # An index mapping (after select, shuffle or filter) leaves the table at its full size.
+    bytes_here = dataset.data.nbytes * dataset.num_rows / max(1, dataset.data.num_rows)
+    count = max(1, min(dataset.num_rows, -(-int(bytes_here) // shard_bytes)))
+    files = [folder / f"{split}-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
+    for i, file in enumerate(files):
+        dataset.shard(count, i, contiguous=True).to_parquet(file)
+    return files
+
+
+def write_parquet(dataset: Dataset, folder: Path, name: str) -> None:
+    """Parquet files of about 500 MB, named as `datasets` expects."""
+    folder.mkdir()
+    per_row = dataset.data.nbytes / max(1, dataset.data.num_rows)
+    shards = max(1, math.ceil(per_row * len(dataset) / _SHARD_BYTES))
+    for i in range(shards):
+        shard = dataset.shard(shards, i, contiguous=True) if shards > 1 else dataset
+        shard.to_parquet(str(folder / f"{name}-{i:05d}-of-{shards:05d}.parquet"))
