@@ -35,8 +35,9 @@ from ladm_hf.config import LadmConfig
 from ladm_hf.ops import BACKENDS, causal
 from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.scoring import attention
-from ladm_hf.scoring.attention import ForwardDone, Recorder, SpanRecorder, scoring_attention
+from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.scoring.engine import Engine
+from ladm_hf.scoring.recorder import ForwardDone, Recorder, SpanRecorder
 
 ABLATIONS = {"No": None, "no_std": "no_std", "no_len_weight": "no_length_weight"}
 TINY_LLAMA = {

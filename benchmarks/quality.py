@@ -41,8 +41,9 @@ from transformers import AutoModelForCausalLM
 
 from ladm_hf import LadmConfig, __version__
 from ladm_hf.calculators.calculator import resolve
-from ladm_hf.scoring.attention import ForwardDone, scoring_attention
+from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.scoring.engine import Engine
+from ladm_hf.scoring.recorder import ForwardDone
 from ladm_hf.training.calibration import FocusTable, HeadRecorder, setting_areas
 from ladm_hf.training.windows import LabelledWindow, TokenizedDocument, labelled_windows
 

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from ladm_hf.runs.progress import RunStatus, run_status
     from ladm_hf.runs.runner import score_dataset
     from ladm_hf.scoring.attention import register_attention
-    from ladm_hf.scoring.scorer import DocumentScore, FocusMap, LadmScorer, ladm_score
+    from ladm_hf.scoring.results import DocumentScore, FocusMap
+    from ladm_hf.scoring.scorer import LadmScorer, ladm_score
     from ladm_hf.selection.selection import Selection, select
 
 _HOMES = {
-    "DocumentScore": "ladm_hf.scoring.scorer",
-    "FocusMap": "ladm_hf.scoring.scorer",
+    "DocumentScore": "ladm_hf.scoring.results",
+    "FocusMap": "ladm_hf.scoring.results",
     "LadmConfig": "ladm_hf.config",
     "LadmError": "ladm_hf.errors",
     "LadmScorer": "ladm_hf.scoring.scorer",

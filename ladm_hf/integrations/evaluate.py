@@ -23,7 +23,8 @@ from accelerate.utils import gather_object
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import ConfigError, InputError, LadmError
 from ladm_hf.ranks import launched_ranks, partial_state
-from ladm_hf.scoring.scorer import DocumentScore, LadmScorer
+from ladm_hf.scoring.results import DocumentScore
+from ladm_hf.scoring.scorer import LadmScorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -27,7 +27,7 @@ from ladm_hf.text import one_line
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ladm_hf.scoring.scorer import FocusMap
+    from ladm_hf.scoring.results import FocusMap
 
 KEPT, POOL, GROUP, CUT, INK, MUTED = "#0072B2", "#C4C4C4", "#56B4E9", "#D55E00", "#222222", "#595959"
 WIDTH = 7.0

@@ -18,17 +18,11 @@ from ladm_hf.errors import BackendError, CalculatorError
 from ladm_hf.ops import choose_backend, sent_to
 from ladm_hf.ops.scores import contextual_dependency_score
 from ladm_hf.ops.spans import SpanGrid
-from ladm_hf.scoring.attention import (
-    ForwardDone,
-    LayerPlan,
-    SpanRecorder,
-    check_reach,
-    chosen_heads,
-    layer_plan,
-    scoring_attention,
-)
+from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.scoring.batching import TokenBudget
+from ladm_hf.scoring.layers import LayerPlan, check_reach, chosen_heads, layer_plan
 from ladm_hf.scoring.llama import LlamaForward, llama_forward
+from ladm_hf.scoring.recorder import ForwardDone, SpanRecorder
 from ladm_hf.scoring.rows import Tokens
 
 if TYPE_CHECKING:

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from ladm_hf.ops import launches_on, triton_runs_on
 from ladm_hf.ops.causal import causal_attention
-from ladm_hf.scoring.attention import ForwardDone, LayerPlan, Recorder, focused_attention, scoring_attention
+from ladm_hf.scoring.attention import focused_attention, scoring_attention
+from ladm_hf.scoring.layers import LayerPlan
+from ladm_hf.scoring.recorder import ForwardDone, Recorder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

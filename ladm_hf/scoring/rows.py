@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Tokens = Ints
+# Characters tokenised at once, which bounds the tokenizer's own memory.
+TOKENIZE_CHARS = 4_000_000
 
 
 def checked_text(text: Any) -> str:
@@ -71,3 +73,8 @@ def windows(ids: Tokens, config: LadmConfig) -> list[Tokens]:
         return [ids[: config.max_length]]
     windows = [ids[start : start + config.max_length] for start in range(0, len(ids), config.max_length)]
     return [window for window in windows if len(window) >= config.min_tokens]
+
+
+def _is_flat(rows: Any) -> bool:
+    """Whether the rows are token ids themselves: one document, not a batch of them."""
+    return len(rows) > 0 and all(not isinstance(row, (str, type(None))) and np.ndim(row) == 0 for row in rows)

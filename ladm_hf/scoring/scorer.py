@@ -12,16 +12,14 @@ import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from datasets import Features, Value
 from tqdm.auto import tqdm
 
-from ladm_hf.arrays import Floats, Ints
+from ladm_hf.arrays import Floats
 from ladm_hf.calculators.calculator import DEFAULT, Calculator, resolve
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import BackendError, ColumnError, ConfigError, InputError, RowError
@@ -30,60 +28,28 @@ from ladm_hf.ops.scores import contextual_dependency_score
 from ladm_hf.scoring.batching import OUT_OF_MEMORY
 from ladm_hf.scoring.engine import Engine, prepare_worker
 from ladm_hf.scoring.journal import Journal, with_journal
-from ladm_hf.scoring.rows import Tokens, checked_ids, checked_text, groups_by_size, tokenize, windows
+from ladm_hf.scoring.results import DocumentScore, FocusMap
+from ladm_hf.scoring.rows import (
+    TOKENIZE_CHARS,
+    Tokens,
+    _is_flat,
+    checked_ids,
+    checked_text,
+    groups_by_size,
+    tokenize,
+    windows,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Raised when the same inputs give other numbers than before: a part of every fingerprint.
 SCHEMA_VERSION = 1
-# Characters tokenised at once, which bounds the tokenizer's own memory.
-TOKENIZE_CHARS = 4_000_000
 # Characters scored on a CPU before the journal keeps them; elsewhere as many as are tokenised at once.
 JOURNAL_CHARS = 65_536
 PROGRESS_DELAY = 2.0
 DTYPES = ("float32", "float16", "bfloat16")
 DOCUMENT_BACKENDS = ("auto", *BACKENDS)
-
-
-@dataclass(frozen=True)
-class DocumentScore:
-    """The score of one document.
-
-    Attributes:
-        score (`float`): CDS, the mean of `layer_scores`; non-negative, NaN unless `status` is `"ok"`.
-        num_tokens (`int`): tokens that were scored, `max_length` at most for a truncated document; for a document
-            without a score, its length in tokens (0 where it has none).
-        status (`str`): `"ok"`, `"too_short"`, `"empty"`, `"null"` or `"error: ..."`.
-        layer_scores (`tuple[float, ...]`): CDS of each scored layer, in the order of `LadmScorer.scored_layers`.
-    """
-
-    score: float
-    num_tokens: int
-    status: str
-    layer_scores: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class FocusMap:
-    """What the score of one document is made of: who looks at whom.
-
-    Attributes:
-        pfs (`float32` array `[R, S]`): PFS averaged over the heads and layers that count, in `0..l`; NaN where there
-            is no such pair of spans.
-        query_starts (`int64` array `[R]`): first token of each query span, from the end of the document.
-        key_starts (`int64` array `[R, S]`): first token of each key span, nearest first, -1 where there is none.
-        span_length (`int`): tokens in a span, `l`.
-        offsets (`int64` array `[T, 2]`, *optional*): first and last character of each token in the text.
-        score ([`DocumentScore`]): the score of the same tokens.
-    """
-
-    pfs: npt.NDArray[np.float32]
-    query_starts: Ints
-    key_starts: Ints
-    span_length: int
-    offsets: Ints | None
-    score: DocumentScore
 
 
 class LadmScorer:
@@ -572,11 +538,6 @@ def _rebuild(cls: type[LadmScorer], runtime: _Runtime, identity: tuple[Any, ...]
         # its weights were hashed where it came from
         scorer._calculator = ((model, None), runtime.calculator)
     return scorer
-
-
-def _is_flat(rows: Any) -> bool:
-    """Whether the rows are token ids themselves: one document, not a batch of them."""
-    return len(rows) > 0 and all(not isinstance(row, (str, type(None))) and np.ndim(row) == 0 for row in rows)
 
 
 def _check_option(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -29,8 +29,8 @@ from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.ops import SpanFocus
 from ladm_hf.ops.scores import contextual_dependency_score
 from ladm_hf.ops.spans import SpanGrid
-from ladm_hf.scoring.attention import SpanRecorder
 from ladm_hf.scoring.engine import Engine
+from ladm_hf.scoring.recorder import SpanRecorder
 from ladm_hf.stats import area_under_curve
 from ladm_hf.training.windows import LabelledWindow, TokenizedDocument, labelled_windows, source_units
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ladm_hf.scoring.attention import Recorder
+from ladm_hf.scoring.recorder import Recorder
 
 
 class FocusRecorder(Recorder):

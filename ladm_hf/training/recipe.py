@@ -34,7 +34,8 @@ from transformers.masking_utils import sdpa_mask
 from transformers.trainer_utils import get_last_checkpoint
 
 from ladm_hf.errors import ConfigError, InputError
-from ladm_hf.scoring.attention import ladm_attention, layer_plan, scoring_attention
+from ladm_hf.scoring.attention import ladm_attention, scoring_attention
+from ladm_hf.scoring.layers import layer_plan
 from ladm_hf.training.batches import Curriculum
 from ladm_hf.training.objective import FocusRecorder, same_document_loss
 from ladm_hf.training.windows import TokenizedDocument, WindowDataset, WindowMix, held_out

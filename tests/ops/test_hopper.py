@@ -15,8 +15,8 @@ from ladm_hf.calculators.calculator import resolve
 from ladm_hf.config import LadmConfig
 from ladm_hf.ops import BACKENDS, causal, hopper, naive
 from ladm_hf.ops.spans import SpanGrid
-from ladm_hf.scoring.attention import SpanRecorder
 from ladm_hf.scoring.engine import Engine
+from ladm_hf.scoring.recorder import SpanRecorder
 from ladm_hf.training.calibration import HeadRecorder
 
 HAS_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)

@@ -15,7 +15,7 @@ from ladm_hf.config import LadmConfig
 from ladm_hf.errors import ConfigError, MissingExtraError
 from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.report import plots
-from ladm_hf.scoring.scorer import DocumentScore, FocusMap
+from ladm_hf.scoring.results import DocumentScore, FocusMap
 
 disable_progress_bars()
 

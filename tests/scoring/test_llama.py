@@ -16,9 +16,11 @@ from ladm_hf.ops import BACKENDS, chunked, fused
 from ladm_hf.ops.causal import causal_attention
 from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.scoring import attention, llama
-from ladm_hf.scoring.attention import ForwardDone, LayerPlan, SpanRecorder, layer_plan, scoring_attention
+from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.scoring.engine import Engine, _rotates_by_length
+from ladm_hf.scoring.layers import LayerPlan, layer_plan
 from ladm_hf.scoring.llama import LlamaForward, llama_forward
+from ladm_hf.scoring.recorder import ForwardDone, SpanRecorder
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.skipif(DEVICE == "cpu" and not fused.INTERPRETED, reason="needs a GPU or TRITON_INTERPRET=1")

@@ -295,7 +295,7 @@ def test_progress_is_shown_when_asked(nano: LadmScorer, capsys: pytest.CaptureFi
 def test_many_texts_are_tokenised_in_groups(nano: LadmScorer, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [words(500 + 20 * i, seed=i) for i in range(5)]
     expected = nano.score_texts(texts)
-    monkeypatch.setattr("ladm_hf.scoring.scorer.TOKENIZE_CHARS", 5000)
+    monkeypatch.setattr("ladm_hf.scoring.rows.TOKENIZE_CHARS", 5000)
     assert nano.score_texts(texts) == expected
 
 
@@ -314,7 +314,7 @@ def test_tokenising_ahead_of_the_device_changes_nothing(nano: LadmScorer, monkey
     texts = [words(600), None, words(40), "", words(700)]
     expected = nano.score_texts(texts)
     monkeypatch.setattr(Engine, "works_ahead", True)
-    monkeypatch.setattr("ladm_hf.scoring.scorer.TOKENIZE_CHARS", 1000)
+    monkeypatch.setattr("ladm_hf.scoring.rows.TOKENIZE_CHARS", 1000)
     assert repr(nano.score_texts(texts)) == repr(expected)
     strict = LadmScorer("ladm-nano", config=nano.config, on_error="raise")
     with pytest.raises(RowError, match=r"row 2 .*too_short"):

@@ -12,8 +12,9 @@ from ladm_hf import LadmConfig, LadmScorer
 from ladm_hf.calculators.calculator import resolve
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.ops.spans import SpanGrid
-from ladm_hf.scoring.attention import ForwardDone, scoring_attention
+from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.scoring.engine import Engine
+from ladm_hf.scoring.recorder import ForwardDone
 from ladm_hf.training import calibration as module
 from ladm_hf.training.calibration import (
     Calibration,

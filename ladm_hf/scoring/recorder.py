@@ -1,0 +1,90 @@
+"""What travels to every layer of a forward pass and keeps its span focus."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ladm_hf.ops import BACKENDS, SpanFocus
+from ladm_hf.ops.spans import SpanGrid
+
+
+class Recorder(Protocol):
+    """What travels to the layers as `ladm_recorder`."""
+
+    def wants(self, layer: int) -> bool: ...
+
+    def is_last(self, layer: int) -> bool: ...
+
+    def grid_in_attention(self, layer: int) -> SpanGrid | None:
+        """The spans whose focus the layer's attention may compute by itself, for `keep`."""
+        return None
+
+    def keep(self, layer: int, pfs: Tensor) -> None:
+        """Takes the PFS of all heads, `[B, H, R, S]`, in place of [`record`]."""
+        raise TypeError(f"{type(self).__name__} offered no spans")
+
+    def record(
+        self, layer: int, q: Tensor, k: Tensor, scale: float, lse: Tensor | None, softcap: float | None
+    ) -> None: ...
+
+
+class ForwardDone(Exception):  # noqa: N818, it is no error
+    """Ends a forward pass at the last scored layer: everything after its queries and keys feeds nothing."""
+
+
+class SpanRecorder:
+    """Collects the head-averaged PFS of every scored layer during one forward pass.
+
+    Args:
+        grid ([`SpanGrid`]): spans of the documents in the batch.
+        layers (`tuple[int, ...]`): layers to record.
+        heads (`dict[int, list[int]]`): heads that count in each layer; a layer not named counts all of its heads.
+        span_focus (`SpanFocus`): the backend.
+    """
+
+    def __init__(
+        self, grid: SpanGrid, layers: tuple[int, ...], heads: dict[int, list[int]], span_focus: SpanFocus
+    ) -> None:
+        self.grid = grid
+        self.layers = layers
+        self.heads = heads
+        self.span_focus = span_focus
+        # layer -> [B, R, S]
+        self.pfs: dict[int, Tensor] = {}
+
+    def wants(self, layer: int) -> bool:
+        return layer in self.layers
+
+    def is_last(self, layer: int) -> bool:
+        return layer == self.layers[-1]
+
+    def grid_in_attention(self, layer: int) -> SpanGrid | None:
+        return self.grid if self.wants(layer) and self.span_focus is BACKENDS["fused"] else None
+
+    def keep(self, layer: int, pfs: Tensor) -> None:
+        """Takes the PFS of all heads, `[B, H, R, S]`."""
+        self.pfs[layer] = (_take(pfs, self.heads[layer]) if layer in self.heads else pfs).mean(1)
+
+    def record(self, layer: int, q: Tensor, k: Tensor, scale: float, lse: Tensor | None, softcap: float | None) -> None:
+        if layer in self.heads:
+            q, k, lse = _select_heads(q, k, lse, self.heads[layer])
+        self.pfs[layer] = self.span_focus(q, k, self.grid, scale, lse, softcap).mean(1)
+
+
+def _select_heads(q: Tensor, k: Tensor, lse: Tensor | None, heads: list[int]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keeps the query heads named, and their KV heads, one for each query head where groups are broken up."""
+    group = q.shape[1] // k.shape[1]
+    return _take(q, heads), _take(k, [head // group for head in heads]), None if lse is None else _take(lse, heads)
+
+
+def _take(x: Tensor, heads: list[int]) -> Tensor:
+    """Some heads of `[B, H, ...]`."""
+    if x.device.type != "cuda":
+        return x[:, torch.tensor(heads, device=x.device)]
+    # Indices on the host, or sending them would wait for the device: a view where the heads stand together.
+    if heads == list(range(heads[0], heads[0] + len(heads))):
+        return x[:, heads[0] : heads[-1] + 1]
+    return torch.cat([x[:, head : head + 1] for head in heads], dim=1)
