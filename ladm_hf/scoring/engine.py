@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ladm_hf.arrays import Floats
+from ladm_hf.arrays import Floats, Ints
 from ladm_hf.calculators.calculator import Calculator
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import BackendError, CalculatorError
@@ -23,7 +23,6 @@ from ladm_hf.scoring.batching import TokenBudget
 from ladm_hf.scoring.layers import LayerPlan, check_reach, chosen_heads, layer_plan
 from ladm_hf.scoring.llama import LlamaForward, llama_forward
 from ladm_hf.scoring.recorder import ForwardDone, SpanRecorder
-from ladm_hf.scoring.rows import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -56,6 +55,7 @@ class Engine:
         self.key = key
         self.calculator = calculator
         self.config = config
+        self.dtype = dtype
         try:
             self.model = calculator.load_model(dtype, device)
         except (AssertionError, RuntimeError) as error:
@@ -98,16 +98,16 @@ class Engine:
         """Which forward pass runs, for people: `"fast"` or `"model"`."""
         return "model" if self._fast is None else "fast"
 
-    def pfs(self, documents: list[Tokens]) -> tuple[SpanGrid, torch.Tensor]:
+    def pfs(self, documents: list[Ints]) -> tuple[SpanGrid, torch.Tensor]:
         """PFS of a batch, averaged over heads, fp64 on the CPU: `[L, B, R, S]`."""
         grid, pfs = self._start(documents)
         return grid, pfs()
 
-    def score(self, documents: list[Tokens]) -> list[Floats]:
+    def score(self, documents: list[Ints]) -> list[Floats]:
         """CDS by layer of each document, `[L]` each."""
         return self._start_score(documents)()
 
-    def score_all(self, documents: list[Tokens]) -> Iterator[tuple[list[int], list[Floats] | None]]:
+    def score_all(self, documents: list[Ints]) -> Iterator[tuple[list[int], list[Floats] | None]]:
         """Scores documents in batches under the token budget.
 
         While a GPU computes one batch the host finishes the one before and prepares the next.
@@ -139,13 +139,13 @@ class Engine:
         if running is not None:
             yield running[0], running[1]()
 
-    def _start_score(self, documents: list[Tokens]) -> Callable[[], list[Floats]]:
+    def _start_score(self, documents: list[Ints]) -> Callable[[], list[Floats]]:
         """Starts a batch; the function returned waits for its scores."""
         grid, pfs = self._start(documents)
         return lambda: list(contextual_dependency_score(pfs(), grid, self.config.ablation).T.numpy())
 
     @torch.inference_mode()
-    def run(self, documents: list[Tokens], recorder: SpanRecorder) -> None:
+    def run(self, documents: list[Ints], recorder: SpanRecorder) -> None:
         """Starts the forward pass of a batch, up to the last layer that the recorder wants.
 
         Raises:
@@ -168,7 +168,7 @@ class Engine:
             )
 
     @torch.inference_mode()
-    def _start(self, documents: list[Tokens]) -> tuple[SpanGrid, Callable[[], torch.Tensor]]:
+    def _start(self, documents: list[Ints]) -> tuple[SpanGrid, Callable[[], torch.Tensor]]:
         """Starts the forward pass of a batch; the function returned waits for its PFS."""
         grid = SpanGrid([len(ids) for ids in documents], self.config)
         recorder = SpanRecorder(grid, self.layers, self.heads, self.span_focus)
@@ -213,7 +213,7 @@ class Engine:
         return -(-length // step) * step
 
     def _default_batch_tokens(self) -> int:
-        """Tokens of a batch that take a share of the free memory, by the measured memory of a small one."""
+        """Ints of a batch that take a share of the free memory, by the measured memory of a small one."""
         device = self.model.device
         if device.type != "cuda":
             return 1 if device.type == "cpu" else DEVICE_BATCH_TOKENS

@@ -1,14 +1,23 @@
-"""Rows into token ids: every row becomes an array, or the status that says why it has no score."""
+"""Rows into scores: every row becomes an array of token ids, or the status that says why it has no score.
+
+    batch -> column -> texts -> token ids -> windows -> engine -> mean over windows, weighted by tokens
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
-from ladm_hf.arrays import Ints
+from ladm_hf.arrays import Floats, Ints
 from ladm_hf.config import LadmConfig
+from ladm_hf.errors import ColumnError
+from ladm_hf.scoring.batching import OUT_OF_MEMORY
+from ladm_hf.scoring.engine import Engine
+from ladm_hf.scoring.results import DocumentScore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,6 +25,37 @@ if TYPE_CHECKING:
 Tokens = Ints
 # Characters tokenised at once, which bounds the tokenizer's own memory.
 TOKENIZE_CHARS = 4_000_000
+PROGRESS_DELAY = 2.0
+
+
+def read_batch(batch: Any, text_column: str | None, input_ids_column: str | None) -> tuple[str, list[Any]]:
+    """The column to score and its rows, from a mapping of columns or a list of documents.
+
+    Raises:
+        ColumnError: neither column is there, or it holds one document.
+    """
+    if isinstance(batch, (list, tuple, np.ndarray)):
+        column = text_column or input_ids_column or ""
+        if input_ids_column and not any(isinstance(row, str) for row in batch):
+            # no text at all: rows that have a length are token ids
+            column = input_ids_column if any(hasattr(row, "__len__") for row in batch) else column
+        return column, list(batch)
+    names = list(getattr(batch, "column_names", None) or getattr(batch, "keys", list)())
+    for column in filter(None, (text_column, input_ids_column)):
+        if column in names:
+            rows = batch[column]
+            rows = rows.to_pylist() if hasattr(rows, "to_pylist") else rows
+            flat = column == input_ids_column and rows is not None and _is_flat(rows)
+            if rows is None or isinstance(rows, str) or flat:
+                raise ColumnError(
+                    f"column {column!r} holds one document, not a batch of them: call map(..., batched=True)"
+                )
+            return column, list(rows)
+    wanted = " nor ".join(repr(name) for name in (text_column, input_ids_column) if name is not None)
+    raise ColumnError(
+        f"no column {wanted} in this data; its columns are {', '.join(map(repr, names)) or 'none'}. "
+        "Name yours with LadmScorer(text_column=...) or LadmScorer(input_ids_column=...)."
+    )
 
 
 def checked_text(text: Any) -> str:
@@ -78,3 +118,128 @@ def windows(ids: Tokens, config: LadmConfig) -> list[Tokens]:
 def _is_flat(rows: Any) -> bool:
     """Whether the rows are token ids themselves: one document, not a batch of them."""
     return len(rows) > 0 and all(not isinstance(row, (str, type(None))) and np.ndim(row) == 0 for row in rows)
+
+
+def score_texts(
+    texts: list[Any],
+    load: Callable[[], Engine],
+    score: Callable[[list[Tokens | str], list[int] | None], list[DocumentScore]],
+) -> list[DocumentScore]:
+    """Tokenises texts and scores them, on a device that works on its own while it scores.
+
+    Args:
+        texts (`list`): the documents; anything but a text gets a status.
+        load (callable): gives the engine, and is called only where there is a text.
+        score (callable): scores rows of token ids or statuses, with the numbers of the rows.
+    """
+    if not texts:
+        return []
+    rows: list[Tokens | str] = [checked_text(text) for text in texts]
+    todo = [i for i, row in enumerate(rows) if not row]
+    if not todo:
+        return score(rows, None)
+    engine = load()
+    tokenizer = engine.tokenizer
+    groups = [[todo[i] for i in group] for group in groups_by_size([len(texts[i]) for i in todo], TOKENIZE_CHARS)]
+    if not engine.works_ahead:
+        for group in groups:
+            for i, ids in zip(group, tokenize(tokenizer, [texts[i] for i in group]), strict=True):
+                rows[i] = ids
+        return score(rows, None)
+    # A thread tokenises the groups to come while the device scores the one at hand; rows without text go first.
+    done = set(todo)
+    numbers = [i for i in range(len(rows)) if i not in done]
+    scores = dict(zip(numbers, score([rows[i] for i in numbers], numbers), strict=True))
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        try:
+            tokenized = [pool.submit(tokenize, tokenizer, [texts[i] for i in group]) for group in groups]
+            for group, future in zip(groups, tokenized, strict=True):
+                found = score(future.result(), group)
+                scores.update(zip(group, found, strict=True))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [scores[i] for i in range(len(rows))]
+
+
+def score_rows(
+    rows: list[Tokens | str], load: Callable[[], Engine], check: Callable[[int, str], None], progress: bool | None
+) -> list[DocumentScore]:
+    """Scores rows of token ids; a row that is a `str` already has its status.
+
+    Args:
+        rows (`list`): what [`checked_ids`] or [`tokenize`] gave.
+        load (callable): gives the engine, and is called only where there are token ids.
+        check (callable): is told the place and status of every row, and may raise.
+        progress (`bool`, *optional*): `None` shows a bar on a terminal when the work takes more than 2 s.
+    """
+    if not rows:
+        return []
+    statuses = [row if isinstance(row, str) else "" for row in rows]
+    pieces: list[tuple[int, Tokens]] = []
+    engine: Engine | None = None
+    for i, row in enumerate(rows):
+        if not isinstance(row, str):
+            engine = engine or load()
+            statuses[i] = status_of(row, engine)
+            if statuses[i] == "ok":
+                pieces += [(i, window) for window in windows(row, engine.config)]
+        check(i, statuses[i])
+    layers: list[list[tuple[int, Floats | None]]] = [[] for _ in rows]
+    if engine is not None and pieces:
+        lengths = [len(window) for _, window in pieces]
+        disable = None if progress is None else not progress
+        with tqdm(
+            total=sum(lengths), unit="tok", unit_scale=True, desc="LADM", delay=PROGRESS_DELAY, disable=disable
+        ) as bar:
+            for batch, results in engine.score_all([window for _, window in pieces]):
+                for n, j in enumerate(batch):
+                    layers[pieces[j][0]].append((lengths[j], None if results is None else results[n]))
+                bar.update(sum(lengths[j] for j in batch))
+    dtype = "" if engine is None else engine.dtype
+    scores = [
+        _document_score(row, status, found, dtype) for row, status, found in zip(rows, statuses, layers, strict=True)
+    ]
+    for i, score in enumerate(scores):
+        check(i, score.status)
+    return scores
+
+
+def status_of(ids: Tokens, engine: Engine) -> str:
+    """The status of token ids under a calculator: `"ok"` where they can be scored."""
+    if len(ids) == 0:
+        return "empty"
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= engine.vocab_size:
+        return (
+            f"error: token ids run from {low} to {high}, a vocabulary of at least {high + 1}, but the model's has "
+            f"{engine.vocab_size} entries: these ids were made by another tokenizer"
+        )
+    positions, longest = engine.plan.positions, min(len(ids), engine.config.max_length)
+    if len(ids) >= engine.config.min_tokens and positions is not None and longest > positions:
+        return (
+            f"error: this {engine.model_type!r} model has learned positions for {positions} tokens and cannot read "
+            f"{longest}: set LadmConfig(max_length={positions}) or less, or use a model with rotary positions"
+        )
+    return "ok" if len(ids) >= engine.config.min_tokens else "too_short"
+
+
+def _document_score(
+    row: Tokens | str, status: str, found: list[tuple[int, Floats | None]], dtype: str
+) -> DocumentScore:
+    """One score from the pieces of a document, each `(tokens, CDS by layer)`, weighted by their tokens."""
+    num_tokens = 0 if isinstance(row, str) else len(row)
+    if status != "ok":
+        return DocumentScore(float("nan"), num_tokens, status)
+    scored = sum(length for length, _ in found)
+    if any(result is None for _, result in found):
+        return DocumentScore(
+            float("nan"), scored, f"error: {OUT_OF_MEMORY} at {max(n for n, _ in found)} tokens in one piece"
+        )
+    weights = [length for length, _ in found]
+    layers = np.average([result for _, result in found if result is not None], axis=0, weights=weights)
+    score = float(layers.mean())
+    if not np.isfinite(score):
+        hint = "; try dtype='bfloat16' or 'float32'" if dtype == "float16" else ""
+        return DocumentScore(float("nan"), scored, f"error: the score is not finite in {dtype}{hint}")
+    return DocumentScore(score, scored, "ok", tuple(layers.tolist()))

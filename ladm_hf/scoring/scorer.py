@@ -11,33 +11,28 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from datasets import Features, Value
-from tqdm.auto import tqdm
 
-from ladm_hf.arrays import Floats
 from ladm_hf.calculators.calculator import DEFAULT, Calculator, resolve
 from ladm_hf.config import LadmConfig
-from ladm_hf.errors import BackendError, ColumnError, ConfigError, InputError, RowError
+from ladm_hf.errors import BackendError, ConfigError, InputError, RowError
 from ladm_hf.ops import BACKENDS
 from ladm_hf.ops.scores import contextual_dependency_score
-from ladm_hf.scoring.batching import OUT_OF_MEMORY
 from ladm_hf.scoring.engine import Engine, prepare_worker
 from ladm_hf.scoring.journal import Journal, with_journal
 from ladm_hf.scoring.results import DocumentScore, FocusMap
 from ladm_hf.scoring.rows import (
     TOKENIZE_CHARS,
     Tokens,
-    _is_flat,
     checked_ids,
-    checked_text,
-    groups_by_size,
-    tokenize,
-    windows,
+    read_batch,
+    score_rows,
+    score_texts,
+    status_of,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +42,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 # Characters scored on a CPU before the journal keeps them; elsewhere as many as are tokenised at once.
 JOURNAL_CHARS = 65_536
-PROGRESS_DELAY = 2.0
 DTYPES = ("float32", "float16", "bfloat16")
 DOCUMENT_BACKENDS = ("auto", *BACKENDS)
 
@@ -225,7 +219,7 @@ class LadmScorer:
             ColumnError: neither column is there, or the call is not batched.
             RowError: a row is bad and `on_error="raise"`.
         """
-        column, rows = self._read(batch)
+        column, rows = read_batch(batch, self.text_column, self.input_ids_column)
         if column != self.text_column:
             rows = [checked_ids(row) for row in rows]
         if self._journal_folder is None:
@@ -290,7 +284,7 @@ class LadmScorer:
         else:
             row = checked_ids(document)
             row = row if isinstance(row, str) else row[: self.config.max_length]
-        status = row if isinstance(row, str) else self._status(row, engine)
+        status = row if isinstance(row, str) else status_of(row, engine)
         if isinstance(row, str) or status != "ok":
             raise RowError(
                 f"this document has no focus map: {status} (at least {self.config.min_tokens} tokens are needed)"
@@ -305,31 +299,6 @@ class LadmScorer:
         return FocusMap(mean, grid.query_starts[0], starts, grid.span_length, offsets, score)
 
     # Rows
-
-    def _read(self, batch: Any) -> tuple[str, list[Any]]:
-        """The column to score and its rows."""
-        if isinstance(batch, (list, tuple, np.ndarray)):
-            column = self.text_column or self.input_ids_column or ""
-            if self.input_ids_column and not any(isinstance(row, str) for row in batch):
-                # no text at all: rows that have a length are token ids
-                column = self.input_ids_column if any(hasattr(row, "__len__") for row in batch) else column
-            return column, list(batch)
-        names = list(getattr(batch, "column_names", None) or getattr(batch, "keys", list)())
-        for column in filter(None, (self.text_column, self.input_ids_column)):
-            if column in names:
-                rows = batch[column]
-                rows = rows.to_pylist() if hasattr(rows, "to_pylist") else rows
-                flat = column == self.input_ids_column and rows is not None and _is_flat(rows)
-                if rows is None or isinstance(rows, str) or flat:
-                    raise ColumnError(
-                        f"column {column!r} holds one document, not a batch of them: call map(..., batched=True)"
-                    )
-                return column, list(rows)
-        wanted = " nor ".join(repr(name) for name in (self.text_column, self.input_ids_column) if name is not None)
-        raise ColumnError(
-            f"no column {wanted} in this data; its columns are {', '.join(map(repr, names)) or 'none'}. "
-            "Name yours with LadmScorer(text_column=...) or LadmScorer(input_ids_column=...)."
-        )
 
     def _score_documents(self, column: str, rows: list[Any], rank: int | None) -> list[DocumentScore]:
         if column == self.text_column:
@@ -359,37 +328,12 @@ class LadmScorer:
         return scores
 
     def _score_texts(self, texts: list[Any], rank: int | None, progress: bool | None) -> list[DocumentScore]:
-        if not texts:
-            return []
         column = self.text_column or "text"
-        rows: list[Tokens | str] = [checked_text(text) for text in texts]
-        todo = [i for i, row in enumerate(rows) if not row]
-        if not todo:
-            return self._score_rows(rows, column, rank, progress)
-        engine = self._load(rank)
-        tokenizer = engine.tokenizer
-        groups = [[todo[i] for i in group] for group in groups_by_size([len(texts[i]) for i in todo], TOKENIZE_CHARS)]
-        if not engine.works_ahead:
-            for group in groups:
-                for i, ids in zip(group, tokenize(tokenizer, [texts[i] for i in group]), strict=True):
-                    rows[i] = ids
-            return self._score_rows(rows, column, rank, progress)
-        # A thread tokenises the groups to come while the device scores the one at hand; rows without text go first.
-        done = set(todo)
-        numbers = [i for i in range(len(rows)) if i not in done]
-        scores = dict(
-            zip(numbers, self._score_rows([rows[i] for i in numbers], column, rank, progress, numbers), strict=True)
+        return score_texts(
+            texts,
+            lambda: self._load(rank),
+            lambda rows, numbers: self._score_rows(rows, column, rank, progress, numbers),
         )
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            try:
-                tokenized = [pool.submit(tokenize, tokenizer, [texts[i] for i in group]) for group in groups]
-                for group, future in zip(groups, tokenized, strict=True):
-                    found = self._score_rows(future.result(), column, rank, progress, group)
-                    scores.update(zip(group, found, strict=True))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return [scores[i] for i in range(len(rows))]
 
     def _score_rows(
         self,
@@ -400,70 +344,11 @@ class LadmScorer:
         numbers: list[int] | None = None,
     ) -> list[DocumentScore]:
         """Scores token ids; a row that is a `str` already has its status. `numbers` are the rows' own, for errors."""
-        numbers = list(range(len(rows))) if numbers is None else numbers
-        if not rows:
-            return []
-        statuses = [row if isinstance(row, str) else "" for row in rows]
-        pieces: list[tuple[int, Tokens]] = []
-        engine = None
-        for i, row in enumerate(rows):
-            if not isinstance(row, str):
-                engine = engine or self._load(rank)
-                statuses[i] = self._status(row, engine)
-                if statuses[i] == "ok":
-                    pieces += [(i, window) for window in windows(row, self.config)]
-            self._raise_if_bad(numbers[i], column, statuses[i])
-        layers: list[list[tuple[int, Floats | None]]] = [[] for _ in rows]
-        if engine is not None and pieces:
-            lengths = [len(window) for _, window in pieces]
-            disable = None if progress is None else not progress
-            with tqdm(
-                total=sum(lengths), unit="tok", unit_scale=True, desc="LADM", delay=PROGRESS_DELAY, disable=disable
-            ) as bar:
-                for batch, results in engine.score_all([window for _, window in pieces]):
-                    for n, j in enumerate(batch):
-                        layers[pieces[j][0]].append((lengths[j], None if results is None else results[n]))
-                    bar.update(sum(lengths[j] for j in batch))
-        scores = [
-            self._document_score(row, status, found) for row, status, found in zip(rows, statuses, layers, strict=True)
-        ]
-        for i, score in enumerate(scores):
-            self._raise_if_bad(numbers[i], column, score.status)
-        return scores
 
-    def _status(self, ids: Tokens, engine: Engine) -> str:
-        if len(ids) == 0:
-            return "empty"
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= engine.vocab_size:
-            return (
-                f"error: token ids run from {low} to {high}, a vocabulary of at least {high + 1}, but the model's has "
-                f"{engine.vocab_size} entries: these ids were made by another tokenizer"
-            )
-        positions, longest = engine.plan.positions, min(len(ids), self.config.max_length)
-        if len(ids) >= self.config.min_tokens and positions is not None and longest > positions:
-            return (
-                f"error: this {engine.model_type!r} model has learned positions for {positions} tokens and cannot read "
-                f"{longest}: set LadmConfig(max_length={positions}) or less, or use a model with rotary positions"
-            )
-        return "ok" if len(ids) >= self.config.min_tokens else "too_short"
+        def check(i: int, status: str) -> None:
+            self._raise_if_bad(i if numbers is None else numbers[i], column, status)
 
-    def _document_score(self, row: Tokens | str, status: str, found: list[tuple[int, Floats | None]]) -> DocumentScore:
-        num_tokens = 0 if isinstance(row, str) else len(row)
-        if status != "ok":
-            return DocumentScore(float("nan"), num_tokens, status)
-        scored = sum(length for length, _ in found)
-        if any(result is None for _, result in found):
-            return DocumentScore(
-                float("nan"), scored, f"error: {OUT_OF_MEMORY} at {max(n for n, _ in found)} tokens in one piece"
-            )
-        weights = [length for length, _ in found]
-        layers = np.average([result for _, result in found if result is not None], axis=0, weights=weights)
-        score = float(layers.mean())
-        if not np.isfinite(score):
-            hint = "; try dtype='bfloat16' or 'float32'" if self.dtype == "float16" else ""
-            return DocumentScore(float("nan"), scored, f"error: the score is not finite in {self.dtype}{hint}")
-        return DocumentScore(score, scored, "ok", tuple(layers.tolist()))
+        return score_rows(rows, lambda: self._load(rank), check, progress)
 
     def _raise_if_bad(self, row: int, column: str, status: str) -> None:
         if self.on_error == "raise" and status != "ok":

@@ -285,7 +285,7 @@ def test_no_focus_map_without_a_score(nano: LadmScorer, document) -> None:
 
 
 def test_progress_is_shown_when_asked(nano: LadmScorer, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
-    monkeypatch.setattr("ladm_hf.scoring.scorer.PROGRESS_DELAY", 0)
+    monkeypatch.setattr("ladm_hf.scoring.rows.PROGRESS_DELAY", 0)
     nano.score_texts([words(600)], progress=False)
     assert capsys.readouterr().err == ""
     nano.score_texts([words(600)], progress=True)
