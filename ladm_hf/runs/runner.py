@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import functools
 import json
 import os
-import shlex
 import signal
 import socket
 import sys
@@ -30,22 +28,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 
-from ladm_hf.config import LadmConfig
 from ladm_hf.data.columns import document_column, documents, lengths, pick, root_column
 from ladm_hf.data.files import storage_errors
 from ladm_hf.data.open import load_files, open_source
 from ladm_hf.data.run_record import new_run, num_chunks
 from ladm_hf.data.sources import DatasetSource, Rows, Source
 from ladm_hf.data.writer import GroupWriter
-from ladm_hf.errors import ConfigError, InputError, LadmError, ResumeError, RowError, RunError
-from ladm_hf.ranks import Ranks, is_first_rank
+from ladm_hf.errors import ConfigError, InputError, ResumeError, RowError, RunError
+from ladm_hf.ranks import Ranks
 from ladm_hf.runs.chunks import SCORE_COLUMNS, SCORE_FIELDS, balanced_edges, output_schema
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.runs.monitor import Heartbeat
-from ladm_hf.runs.progress import run_status
 from ladm_hf.scoring.scorer import LadmScorer
 
 if TYPE_CHECKING:
@@ -471,43 +466,3 @@ def _load(folder: RunFolder) -> Dataset:
     run = folder.load()
     assert run is not None
     return load_files([folder.chunk_file(run, chunk) for chunk in range(num_chunks(run))], run["split"])
-
-
-def rerun_command(arguments: Sequence[str]) -> str:
-    """The command line that goes on with this launch, as far as a process can know it."""
-    local, nodes = os.environ.get("LOCAL_WORLD_SIZE", "1"), os.environ.get("GROUP_WORLD_SIZE", "1")
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return shlex.join(["ladm", *arguments])
-    where = f"--nnodes {nodes} ... " if nodes != "1" else ""
-    return f"torchrun {where}--nproc_per_node {local} -m ladm_hf {shlex.join(arguments)}"
-
-
-def score_command(
-    data: str,
-    output: str,
-    *,
-    scorer: dict[str, Any],
-    config_file: str | None,
-    geometry: dict[str, Any],
-    progress: bool,
-    **options: Any,
-) -> None:
-    """`ladm score`: builds the scorer from the command line and says at the end what there is."""
-    made = LadmScorer(**scorer)
-    if config_file is not None or geometry:
-        base = made.config if config_file is None else LadmConfig.from_json_file(config_file)
-        made = LadmScorer(**scorer, config=dataclasses.replace(base, **geometry))
-    main = is_first_rank()
-    try:
-        run_scoring(
-            data, output, made, **options, progress=None if progress else False, command=rerun_command(sys.argv[1:])
-        )
-    except LadmError:
-        if main:
-            raise
-        # rank 0 says it
-        raise SystemExit(1) from None
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    if main and progress:
-        print(f"{run_status(output)}\nresult: {RunFolder(output).data}")

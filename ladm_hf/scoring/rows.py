@@ -1,6 +1,6 @@
 """Rows into scores: every row becomes an array of token ids, or the status that says why it has no score.
 
-    batch -> column -> texts -> token ids -> windows -> engine -> mean over windows, weighted by tokens
+batch -> column -> texts -> token ids -> windows -> engine -> mean over windows, weighted by tokens
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from ladm_hf import run_status, score_dataset
 from ladm_hf.cli.app import app
+from ladm_hf.cli.score import rerun_command
 from ladm_hf.runs import progress
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.runs.progress import ProgressBar
-from ladm_hf.runs.runner import rerun_command
 from ladm_hf.text import count, duration
 
 

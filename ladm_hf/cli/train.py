@@ -1,0 +1,243 @@
+"""`ladm train-calculator` and `ladm calibrate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ladm_hf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ladm_hf.training import Calibration
+
+# Texts that a new tokenizer is fitted to, at most, and characters of each.
+TOKENIZER_TEXTS, TOKENIZER_CHARS = 20_000, 20_000
+
+
+def train_calculator(
+    data: Annotated[list[str], typer.Argument(help="Documents: files, a folder or a Hub id; needs a text column.")],
+    output: Annotated[Path, typer.Option(help="Folder for the calculator, its record and checkpoints.")],
+    base: Annotated[
+        str | None, typer.Option(help="Model to go on from: ladm-nano, a folder or a Hub id. Without it: from scratch.")
+    ] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="The paper's recipe: natural windows of 32k, RoPE base 500,000, 1M tokens.")
+    ] = False,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="LENGTH:SHARE of the steps, in order; may be repeated. 8192:0.7 16384:0.3")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of a step, over all devices.")] = None,
+    micro_batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of one device's forward pass.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="linear, cosine or constant.")] = None,
+    natural: Annotated[float | None, typer.Option(help="Share of natural windows.")] = None,
+    interleaved: Annotated[float | None, typer.Option(help="Share of interleaved windows.")] = None,
+    spliced: Annotated[float | None, typer.Option(help="Share of spliced windows.")] = None,
+    joined: Annotated[float | None, typer.Option(help="Share of joined short documents.")] = None,
+    min_chunk: Annotated[int | None, typer.Option(help="Fewest tokens of an interleaved chunk.")] = None,
+    max_chunk: Annotated[int | None, typer.Option(help="Most tokens of an interleaved chunk.")] = None,
+    same_domain: Annotated[float | None, typer.Option(help="Share of windows mixed within a domain.")] = None,
+    same_source: Annotated[float | None, typer.Option(help="Share of windows mixed within a source.")] = None,
+    renamed: Annotated[float | None, typer.Option(help="Share of windows whose documents swap rare words.")] = None,
+    focus_layer: Annotated[
+        list[int] | None, typer.Option(help="Layer whose heads learn to find their document; may be repeated.")
+    ] = None,
+    focus_weight: Annotated[float | None, typer.Option(help="Weight of that loss.")] = None,
+    lm_weight: Annotated[float | None, typer.Option(help="Weight of the language model's loss.")] = None,
+    lm_positions: Annotated[float | None, typer.Option(help="Share of the tokens predicted.")] = None,
+    held_out: Annotated[float | None, typer.Option(help="Share of sources kept for `ladm calibrate`.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights and windows.")] = 0,
+    vocab_size: Annotated[int, typer.Option(help="From scratch: entries of the tokenizer.")] = 8192,
+    layers: Annotated[int, typer.Option(help="From scratch: layers.")] = 6,
+    hidden_size: Annotated[int, typer.Option(help="From scratch: width.")] = 256,
+    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
+    streaming: Annotated[bool, typer.Option("--streaming", help="Read the data as a stream.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output.")] = False,
+    compile_layers: Annotated[bool, typer.Option("--compile", help="Compile the layers; worth it on a GPU.")] = False,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time; a 1B model needs it at 32k.")
+    ] = False,
+    save_steps: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
+    workers: Annotated[int, typer.Option(help="Processes that make windows.")] = 2,
+) -> None:
+    """Train a calculator on your documents, new or from a model. Several GPUs: accelerate launch -m ladm_hf."""
+    given = {
+        name: value
+        for name, value in {
+            "steps": steps, "batch_tokens": batch_tokens, "micro_batch_tokens": micro_batch_tokens,
+            "learning_rate": learning_rate, "schedule": schedule, "focus_layers": tuple(focus_layer or ()) or None,
+            "focus_weight": focus_weight, "lm_weight": lm_weight, "lm_positions": lm_positions, "held_out": held_out,
+        }.items()
+        if value is not None
+    }  # fmt: skip
+    mix = {
+        name: value
+        for name, value in {
+            "natural": natural, "interleaved": interleaved, "spliced": spliced, "joined": joined,
+            "min_chunk": min_chunk, "max_chunk": max_chunk, "same_domain": same_domain, "same_source": same_source,
+            "renamed": renamed,
+        }.items()
+        if value is not None
+    }  # fmt: skip
+    path = _train(
+        data, output, base=base, paper=paper, stages=stage, given=given, mix=mix, seed=seed, text_column=text_column,
+        streaming=streaming, resume=resume, compile=compile_layers, gradient_checkpointing=gradient_checkpointing,
+        save_steps=save_steps, workers=workers,
+        architecture={"vocab_size": vocab_size, "num_hidden_layers": layers, "hidden_size": hidden_size},
+    )  # fmt: skip
+    typer.echo(f"Written: {path}. Next: ladm calibrate {path} {' '.join(data)}")
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Folder of the calculator.")],
+    data: Annotated[list[str], typer.Argument(help="Documents: files, a folder or a Hub id; needs a text column.")],
+    held_out: Annotated[
+        float, typer.Option(help="Use only the sources that training with this share and seed kept out; 0 uses all.")
+    ] = 0.0,
+    max_heads: Annotated[int, typer.Option(min=1, help="Most heads.")] = 4,
+    layer: Annotated[
+        list[int] | None,
+        typer.Option(help="Choose from this layer's heads only; may be repeated. Scoring stops at the last one."),
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Parts that the sources are divided into for the test.")] = 2,
+    per_domain: Annotated[int, typer.Option(min=2, help="Most windows of each kind, domain, setting and fold.")] = 24,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="TxK: windows of T tokens, splices of K (0: joined short documents).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of windows and folds.")] = 0,
+    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
+    device: Annotated[str | None, typer.Option(help="Defaults to the GPU if there is one.")] = None,
+) -> None:
+    """Choose the heads and factors that tell natural documents from splices; writes ladm_config.json into MODEL."""
+    calibration, path = _calibrate(
+        model, data, held_out=held_out, max_heads=max_heads, layers=layer, folds=folds, per_domain=per_domain,
+        settings=setting, seed=seed, text_column=text_column, device=device,
+    )  # fmt: skip
+    typer.echo(
+        f"heads (layer, head)  {', '.join(map(str, calibration.config.heads or ()))}\n"
+        f"factors              {calibration.config.ablation or 'all'}\n"
+        f"area under the curve {calibration.auc:.3f} on sources left out of the choice; "
+        f"all heads and factors {calibration.uncalibrated:.3f}"
+    )
+    for name, area in {**calibration.settings, **calibration.domains}.items():
+        typer.echo(f"  {name:<18} {area:.3f}")
+    typer.echo(f"Written: {path}")
+
+
+def _train(
+    data: Sequence[str],
+    output: Path,
+    *,
+    base: str | None = None,
+    paper: bool = False,
+    stages: Sequence[str] | None = None,
+    given: Mapping[str, Any] | None = None,
+    mix: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    architecture: Mapping[str, int] | None = None,
+    text_column: str = "text",
+    streaming: bool = False,
+    resume: bool = False,
+    compile: bool = False,
+    gradient_checkpointing: bool = False,
+    save_steps: int = 500,
+    workers: int = 0,
+) -> Path:
+    """Reads the data, builds the recipe from what was given over its defaults, and trains."""
+    from ladm_hf.calculators.calculator import resolve
+    from ladm_hf.training import (
+        PAPER,
+        Architecture,
+        Recipe,
+        load_documents,
+        tokenize_documents,
+        train_calculator,
+        train_tokenizer,
+    )
+
+    recipe = PAPER if paper else Recipe()
+    recipe = replace(recipe, seed=seed, mix=replace(recipe.mix, **(mix or {})), **(given or {}))
+    if stages:
+        recipe = replace(recipe, stages=tuple(_pair(stage, ":", int, float) for stage in stages))
+    dataset = load_documents(list(data), streaming=streaming)
+    shape = Architecture(**(architecture or {}))
+    if base is None:
+        tokenizer: PreTrainedTokenizerBase = train_tokenizer(_texts(dataset, text_column), shape.vocab_size)
+        shape = replace(shape, vocab_size=len(tokenizer))
+        folder = None
+    else:
+        calculator = resolve(base)
+        tokenizer, folder = calculator.load_tokenizer(), calculator.path
+    return train_calculator(
+        tokenize_documents(dataset, tokenizer, text_column),
+        tokenizer,
+        output,
+        recipe,
+        base=folder,
+        architecture=shape,
+        resume=resume,
+        compile=compile,
+        gradient_checkpointing=gradient_checkpointing,
+        save_steps=save_steps,
+        num_workers=workers,
+    )
+
+
+def _calibrate(
+    model: str,
+    data: Sequence[str],
+    *,
+    held_out: float = 0.0,
+    settings: Sequence[str] | None = None,
+    seed: int = 0,
+    text_column: str = "text",
+    device: str | None = None,
+    **options: Any,
+) -> tuple[Calibration, Path]:
+    """Calibrates a calculator's folder and writes its `ladm_config.json`."""
+    from ladm_hf.calculators.calculator import resolve
+    from ladm_hf.training import calibrate, load_documents, tokenize_documents, write_calibration
+    from ladm_hf.training import held_out as kept_out
+
+    if not Path(model).expanduser().is_dir():
+        raise ConfigError(f"{model!r} is not a local folder: download the calculator, then calibrate the copy")
+    tokenizer = resolve(model).load_tokenizer()
+    documents = tokenize_documents(load_documents(list(data)), tokenizer, text_column)
+    if held_out:
+        out = kept_out(documents, held_out, seed)
+        documents = [document for document, apart in zip(documents, out, strict=True) if apart]
+    if settings:
+        options["settings"] = [_setting(text) for text in settings]
+    calibration = calibrate(model, documents, seed=seed, device=device, progress=True, **options)
+    return calibration, write_calibration(model, calibration)
+
+
+def _setting(text: str) -> tuple[int, int]:
+    return _pair(text, "x", int, int)
+
+
+def _pair(text: str, separator: str, first: Any, second: Any) -> tuple[Any, Any]:
+    left, found, right = text.partition(separator)
+    try:
+        if not found:
+            raise ValueError
+        return first(left), second(right)
+    except ValueError as error:
+        raise ConfigError(f"expected two numbers with {separator!r} between them, got {text!r}") from error
+
+
+def _texts(dataset: Iterable[Any], column: str) -> Iterable[str]:
+    """Texts of a data set, long ones cut, so that a few books do not decide the vocabulary."""
+    for number, row in enumerate(dataset):
+        if number >= TOKENIZER_TEXTS:
+            return
+        text = row.get(column)
+        if isinstance(text, str):
+            yield text[:TOKENIZER_CHARS]
