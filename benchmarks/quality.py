@@ -45,7 +45,8 @@ from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.recorder import ForwardDone
 from ladm_hf.training.calibration import FocusTable, HeadRecorder, setting_areas
-from ladm_hf.training.windows import LabelledWindow, TokenizedDocument, labelled_windows
+from ladm_hf.training.documents import TokenizedDocument
+from ladm_hf.training.labelled import LabelledWindow, labelled_windows
 
 RESULTS = Path(__file__).parent / "results"
 SETTINGS = [(length, k) for length in (4096, 8192, 16384) for k in (2, 4, 8, 0)]

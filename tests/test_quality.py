@@ -13,9 +13,10 @@ import pytest
 import torch
 from conftest import ROOT
 
+from ladm_hf.training.documents import TokenizedDocument
+from ladm_hf.training.labelled import LabelledWindow
 from ladm_hf.training.recipe import Architecture, Recipe, build_model
 from ladm_hf.training.tokenizer import train_tokenizer
-from ladm_hf.training.windows import LabelledWindow, TokenizedDocument
 
 
 @pytest.fixture(scope="module")

@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ladm_hf.training.calibration import Calibration, calibrate, write_calibration
-    from ladm_hf.training.documents import load_documents, tokenize_documents
+    from ladm_hf.training.documents import TokenizedDocument, held_out, load_documents, tokenize_documents
+    from ladm_hf.training.labelled import labelled_windows
     from ladm_hf.training.recipe import PAPER, Architecture, Recipe, train_calculator
     from ladm_hf.training.tokenizer import train_tokenizer
-    from ladm_hf.training.windows import TokenizedDocument, WindowDataset, WindowMix, held_out, labelled_windows
+    from ladm_hf.training.windows import WindowDataset, WindowMix
 
 _HOMES = {
     "Architecture": "recipe",
     "Calibration": "calibration",
     "PAPER": "recipe",
     "Recipe": "recipe",
-    "TokenizedDocument": "windows",
+    "TokenizedDocument": "documents",
     "WindowDataset": "windows",
     "WindowMix": "windows",
     "calibrate": "calibration",
-    "held_out": "windows",
-    "labelled_windows": "windows",
+    "held_out": "documents",
+    "labelled_windows": "labelled",
     "load_documents": "documents",
     "tokenize_documents": "documents",
     "train_calculator": "recipe",

@@ -32,7 +32,8 @@ from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.recorder import SpanRecorder
 from ladm_hf.stats import area_under_curve
-from ladm_hf.training.windows import LabelledWindow, TokenizedDocument, labelled_windows, source_units
+from ladm_hf.training.documents import TokenizedDocument, source_units
+from ladm_hf.training.labelled import LabelledWindow, labelled_windows
 
 Head = tuple[int, int]
 ABLATIONS: tuple[Ablation | None, ...] = (None, "no_std", "no_length_weight")

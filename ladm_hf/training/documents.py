@@ -7,19 +7,46 @@ test), `kind` (`long` or `short`) and `id` are used where they are there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
+import xxhash
 
+from ladm_hf.arrays import Bools
 from ladm_hf.data.open import open_documents
 from ladm_hf.errors import ColumnError, InputError
-from ladm_hf.training.windows import TokenizedDocument
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from transformers import PreTrainedTokenizerBase
+
+# A domain with fewer sources than this is divided by document instead of by source.
+MIN_SOURCES = 5
+
+
+@dataclass(frozen=True)
+class TokenizedDocument:
+    """A document ready for windows.
+
+    Attributes:
+        ids (integer array `[T]`): its tokens.
+        domain (`str`): splices are made within a domain.
+        source (`str`): where it comes from; documents of one source are the hardest to tell apart.
+        kind (`str`): `"long"`, `"short"` or empty.
+        key (`str`): what names it, for a division that does not depend on order.
+        num_chars (`int`): characters of its text.
+    """
+
+    ids: npt.NDArray[Any]
+    domain: str = "all"
+    source: str = ""
+    kind: str = ""
+    key: str = ""
+    num_chars: int = 0
 
 
 def load_documents(data: str | Path | Sequence[str | Path], split: str = "train", streaming: bool = False) -> Any:
@@ -102,3 +129,42 @@ def _memory_mapped(tokens: Dataset) -> list[TokenizedDocument]:
         TokenizedDocument(ids, domain or "all", source or key or str(row), kind, key or str(row), num_chars)
         for row, (ids, domain, source, kind, key, num_chars) in enumerate(zip(views, *columns, strict=True))
     ]
+
+
+def held_out(documents: Sequence[TokenizedDocument], fraction: float, seed: int = 0) -> Bools:
+    """Which documents are set aside, by whole sources; by documents in a domain with fewer than five sources.
+
+    The choice depends on the names of sources and documents and on the seed, not on the order of the documents.
+
+    Args:
+        fraction (`float`): share of the sources (or documents) of each domain.
+
+    Returns:
+        Boolean array, one for each document.
+    """
+    units = source_units(documents)
+    groups: dict[str, set[str]] = {}
+    for document, unit in zip(documents, units, strict=True):
+        groups.setdefault(document.domain, set()).add(unit)
+    chosen: set[tuple[str, str]] = set()
+    for domain, names in groups.items():
+        ranked = sorted(names, key=lambda name: xxhash.xxh3_64_intdigest(name.encode(), seed=seed))
+        chosen |= {(domain, name) for name in ranked[: round(fraction * len(ranked))]}
+    return np.array(
+        [(document.domain, unit) in chosen for document, unit in zip(documents, units, strict=True)], dtype=bool
+    )
+
+
+def source_units(documents: Sequence[TokenizedDocument]) -> list[str]:
+    """What must not be divided: a document's source, or the document in a domain with fewer than five sources."""
+    sources: dict[str, set[str]] = {}
+    for document in documents:
+        sources.setdefault(document.domain, set()).add(document.source)
+    return [
+        document.source if len(sources[document.domain]) >= MIN_SOURCES else document.key or _content_name(document)
+        for document in documents
+    ]
+
+
+def _content_name(document: TokenizedDocument) -> str:
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(document.ids).tobytes())

@@ -37,8 +37,9 @@ from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.scoring.attention import ladm_attention, scoring_attention
 from ladm_hf.scoring.layers import layer_plan
 from ladm_hf.training.batches import Curriculum
+from ladm_hf.training.documents import TokenizedDocument, held_out
 from ladm_hf.training.objective import FocusRecorder, same_document_loss
-from ladm_hf.training.windows import TokenizedDocument, WindowDataset, WindowMix, held_out
+from ladm_hf.training.windows import WindowDataset, WindowMix
 from ladm_hf.version import __version__
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Windows of tokens with a document label for every token: the data of training and of calibration.
+"""Windows of tokens with a document label for every token: the data of training.
 
 Four kinds, each `T` tokens long:
 
@@ -14,43 +14,19 @@ exact one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import xxhash
 
 from ladm_hf.arrays import Bools, Ints
 from ladm_hf.errors import ConfigError, InputError
+from ladm_hf.training.documents import TokenizedDocument
 
 Ids = npt.NDArray[np.int32]
 KINDS = ("natural", "interleaved", "spliced", "joined")
-# A domain with fewer sources than this is divided by document instead of by source.
-MIN_SOURCES = 5
-
-
-@dataclass(frozen=True)
-class TokenizedDocument:
-    """A document ready for windows.
-
-    Attributes:
-        ids (integer array `[T]`): its tokens.
-        domain (`str`): splices are made within a domain.
-        source (`str`): where it comes from; documents of one source are the hardest to tell apart.
-        kind (`str`): `"long"`, `"short"` or empty.
-        key (`str`): what names it, for a division that does not depend on order.
-        num_chars (`int`): characters of its text.
-    """
-
-    ids: npt.NDArray[Any]
-    domain: str = "all"
-    source: str = ""
-    kind: str = ""
-    key: str = ""
-    num_chars: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,178 +308,3 @@ def _pick(pools: dict[str, _Pool], rng: np.random.Generator) -> _Pool:
     names = sorted(pools)
     weights = np.sqrt([float(pools[name].tokens) for name in names])
     return pools[names[int(rng.choice(len(names), p=weights / weights.sum()))]]
-
-
-def held_out(documents: Sequence[TokenizedDocument], fraction: float, seed: int = 0) -> Bools:
-    """Which documents are set aside, by whole sources; by documents in a domain with fewer than five sources.
-
-    The choice depends on the names of sources and documents and on the seed, not on the order of the documents.
-
-    Args:
-        fraction (`float`): share of the sources (or documents) of each domain.
-
-    Returns:
-        Boolean array, one for each document.
-    """
-    units = source_units(documents)
-    groups: dict[str, set[str]] = {}
-    for document, unit in zip(documents, units, strict=True):
-        groups.setdefault(document.domain, set()).add(unit)
-    chosen: set[tuple[str, str]] = set()
-    for domain, names in groups.items():
-        ranked = sorted(names, key=lambda name: xxhash.xxh3_64_intdigest(name.encode(), seed=seed))
-        chosen |= {(domain, name) for name in ranked[: round(fraction * len(ranked))]}
-    return np.array(
-        [(document.domain, unit) in chosen for document, unit in zip(documents, units, strict=True)], dtype=bool
-    )
-
-
-def source_units(documents: Sequence[TokenizedDocument]) -> list[str]:
-    """What must not be divided: a document's source, or the document in a domain with fewer than five sources."""
-    sources: dict[str, set[str]] = {}
-    for document in documents:
-        sources.setdefault(document.domain, set()).add(document.source)
-    return [
-        document.source if len(sources[document.domain]) >= MIN_SOURCES else document.key or _content_name(document)
-        for document in documents
-    ]
-
-
-def _content_name(document: TokenizedDocument) -> str:
-    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(document.ids).tobytes())
-
-
-@dataclass(frozen=True)
-class LabelledWindow:
-    """A window of the test that tells natural documents from splices.
-
-    Attributes:
-        ids (`int32` array `[T]`): its tokens.
-        domain (`str`): domain of all of its documents.
-        pieces (`int`): 1 for a natural window, `k` for a splice of `k`, 0 for joined short documents.
-        documents (`tuple[int, ...]`): indices of its documents.
-        num_chars (`int`): characters of its documents, in proportion to the tokens taken.
-    """
-
-    ids: Ids
-    domain: str
-    pieces: int
-    documents: tuple[int, ...]
-    num_chars: int
-
-
-def labelled_windows(
-    documents: Sequence[TokenizedDocument],
-    length: int,
-    pieces: Iterable[int],
-    per_domain: int = 24,
-    seed: int = 0,
-    is_short: Callable[[TokenizedDocument], bool] | None = None,
-) -> list[LabelledWindow]:
-    """Natural windows, and splices of the same domains to tell them from.
-
-    Natural windows are spread over the documents of a domain: one of each before a second of any, without overlap. A
-    splice has one stretch of `T / k` tokens from each of `k` different documents of a domain. A domain that cannot
-    give two natural windows, or `k` documents, is left out of the setting.
-
-    Args:
-        documents (sequence of [`TokenizedDocument`]): never seen in training.
-        length (`int`): tokens of a window, `T`.
-        pieces (iterable of `int`): for each `k` at least 2, splices of `k`; for 0, short documents joined.
-        per_domain (`int`, *optional*, defaults to `24`): most windows of each kind in a domain.
-        seed (`int`, *optional*, defaults to `0`): another seed gives other windows.
-        is_short (callable, *optional*): which documents are joined; by default those of kind `"short"`, or under a
-            quarter of a window where there is no kind.
-
-    Returns:
-        The windows, natural ones first in each domain.
-    """
-    short = is_short or (
-        lambda document: document.kind == "short" if document.kind else len(document.ids) < length // 4
-    )
-    domains: dict[str, list[int]] = {}
-    for index, document in enumerate(documents):
-        domains.setdefault(document.domain, []).append(index)
-    windows: list[LabelledWindow] = []
-    for domain in sorted(domains):
-        rng = np.random.default_rng((seed, length, xxhash.xxh3_64_intdigest(domain.encode())))
-        long = [index for index in domains[domain] if len(documents[index].ids) >= length]
-        natural = _spread(documents, long, length, per_domain, rng)
-        if len(natural) < 2:
-            continue
-        windows += [_labelled(documents, domain, 1, [piece]) for piece in natural]
-        joinable = [index for index in domains[domain] if short(documents[index]) and len(documents[index].ids)]
-        for k in pieces:
-            if k == 0:
-                made = _join(documents, joinable, length, per_domain, rng)
-            else:
-                made = _splice(documents, domains[domain], length, k, min(per_domain, 2 * len(natural)), rng)
-            windows += [_labelled(documents, domain, k, window) for window in made]
-    return windows
-
-
-Piece = tuple[int, int, int]
-
-
-def _spread(
-    documents: Sequence[TokenizedDocument], long: list[int], length: int, count: int, rng: np.random.Generator
-) -> list[Piece]:
-    slots: list[tuple[int, float, Piece]] = []
-    for index in long:
-        room = len(documents[index].ids) // length
-        offset = int(rng.integers(len(documents[index].ids) - room * length + 1))
-        for turn, slot in enumerate(rng.permutation(room).tolist()):
-            start = offset + slot * length
-            slots.append((turn, rng.random(), (index, start, start + length)))
-    return [piece for _, _, piece in sorted(slots)[:count]]
-
-
-def _splice(
-    documents: Sequence[TokenizedDocument],
-    candidates: list[int],
-    length: int,
-    k: int,
-    count: int,
-    rng: np.random.Generator,
-) -> list[list[Piece]]:
-    sizes = [length // k + (1 if piece < length % k else 0) for piece in range(k)]
-    usable = [index for index in candidates if len(documents[index].ids) >= sizes[0]]
-    if len(usable) < k:
-        return []
-    windows = []
-    for _ in range(count):
-        window = []
-        for index, size in zip(rng.choice(usable, k, replace=False).tolist(), sizes, strict=True):
-            start = int(rng.integers(len(documents[index].ids) - size + 1))
-            window.append((index, start, start + size))
-        windows.append(window)
-    return windows
-
-
-def _join(
-    documents: Sequence[TokenizedDocument], shorts: list[int], length: int, count: int, rng: np.random.Generator
-) -> list[list[Piece]]:
-    windows: list[list[Piece]] = []
-    total = sum(len(documents[index].ids) for index in shorts)
-    # every window is different documents; what remains of the last is too short for another
-    order = rng.permutation(shorts).tolist()
-    for _ in range(min(count, total // length)):
-        window: list[Piece] = []
-        missing = length
-        while missing and order:
-            index = order.pop()
-            size = min(len(documents[index].ids), missing)
-            window.append((index, 0, size))
-            missing -= size
-        if missing:
-            break
-        windows.append(window)
-    return windows
-
-
-def _labelled(documents: Sequence[TokenizedDocument], domain: str, k: int, pieces: list[Piece]) -> LabelledWindow:
-    ids = np.concatenate([documents[index].ids[start:stop] for index, start, stop in pieces]).astype(np.int32)
-    chars = sum(
-        documents[index].num_chars * (stop - start) / len(documents[index].ids) for index, start, stop in pieces
-    )
-    return LabelledWindow(ids, domain, k, tuple(index for index, _, _ in pieces), round(chars))

@@ -28,7 +28,8 @@ from ladm_hf.training.calibration import (
     setting_areas,
     write_calibration,
 )
-from ladm_hf.training.windows import LabelledWindow, TokenizedDocument, labelled_windows
+from ladm_hf.training.documents import TokenizedDocument
+from ladm_hf.training.labelled import LabelledWindow, labelled_windows
 
 SMALL = LadmConfig(span_length=16, max_length=2048)
 SETTINGS = ((512, 2), (512, 3), (640, 2))

@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from ladm_hf import LadmConfig, LadmScorer
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.training.batches import Curriculum
+from ladm_hf.training.documents import TokenizedDocument
 from ladm_hf.training.recipe import PAPER, Architecture, Recipe, build_model, train_calculator
 from ladm_hf.training.tokenizer import train_tokenizer
-from ladm_hf.training.windows import TokenizedDocument, WindowDataset, WindowMix
+from ladm_hf.training.windows import WindowDataset, WindowMix
 
 TINY = Architecture(
     vocab_size=300,

@@ -4,14 +4,9 @@ import numpy as np
 import pytest
 
 from ladm_hf.errors import ConfigError, InputError
-from ladm_hf.training.windows import (
-    TokenizedDocument,
-    WindowDataset,
-    WindowMix,
-    held_out,
-    labelled_windows,
-    source_units,
-)
+from ladm_hf.training.documents import TokenizedDocument, held_out, source_units
+from ladm_hf.training.labelled import labelled_windows
+from ladm_hf.training.windows import WindowDataset, WindowMix
 
 STRIDE = 100_000
 
