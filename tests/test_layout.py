@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import itertools
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -12,7 +17,7 @@ import ladm_hf
 from ladm_hf import errors
 
 PACKAGE = ROOT / "ladm_hf"
-# Each line may import from the lines below it.
+# The rooms and the files at the top. Each line may import from the lines below it; a room also within itself.
 LAYERS = [
     ["__main__"],
     ["cli"],
@@ -25,12 +30,100 @@ LAYERS = [
     ["config"],
     ["errors", "version", "text", "arrays"],
 ]
-FREE_OF_TORCH = ["errors", "config", "selection.selection", "publishing.card", "report.plots", "cli.app"]
+FILES = {
+    "calculators": "calculator",
+    "checks": "demo environment reproduce",
+    "cli": "app checks publish score select train",
+    "data": "columns files json_lines open parquet run_record shards sources writer",
+    "integrations": "datatrove evaluate ray_data",
+    "ops": "blockwise causal chunked device fused hopper naive pointwise scores spans",
+    "publishing": "bundle card card_block front_matter publication publish repository retry verify",
+    "report": "page plots",
+    "runs": "chunks folder lock monitor prepare progress runner",
+    "scoring": "attention batching engine journal layers llama recorder results rows scorer",
+    "selection": "options pool ranking selection",
+    "training": "batches calibration documents labelled objective recipe tokenizer windows",
+}
+# Everything in these; the rest of the package may load torch.
+FREE_OF_TORCH = ["cli", "data", "publishing", "report", "selection", "config", "errors", "ranks", "stats", "text"]
+HAND_NAMES_ON = ["ops", "training"]
 
 
-@pytest.mark.parametrize("name", FREE_OF_TORCH)
-def test_modules_that_load_no_torch(name: str) -> None:
-    program = f"import sys, ladm_hf.{name}; sys.exit('torch' in sys.modules)"
+@functools.cache
+def modules() -> dict[str, Path]:
+    """Every module by its dotted name, without the package's face and the files that only make a folder a room."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if not name.endswith("__init__") or name.removesuffix(".__init__") in HAND_NAMES_ON:
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Modules of ours that a module imports anywhere, also lazily or for types alone, without `ladm_hf.`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            if name.split(".")[0] == "ladm_hf":
+                yield name.removeprefix("ladm_hf").removeprefix(".")
+
+
+def module_of(name: str) -> str:
+    """The module that an imported name lies in: `ops.spans.SpanGrid` in `ops.spans`, `ops.BACKENDS` in `ops`."""
+    parts = name.split(".")
+    return next((known for n in (2, 1) if (known := ".".join(parts[:n])) in modules()), "")
+
+
+def test_the_top_of_the_package_fits_on_a_screen() -> None:
+    listed = [path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    assert len(listed) <= 22
+    assert set(FILES) == {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"}
+
+
+def test_every_file_has_its_place_and_is_there() -> None:
+    top = set(itertools.chain(*LAYERS)) - set(FILES)
+    expected = top | {f"{room}.{file}" for room, files in FILES.items() for file in files.split()}
+    assert set(modules()) == expected | set(HAND_NAMES_ON)
+
+
+def test_rooms_have_one_line_that_says_what_they_are_for() -> None:
+    for room in set(FILES) - set(HAND_NAMES_ON):
+        lines = (PACKAGE / room / "__init__.py").read_text(encoding="utf-8").splitlines()
+        assert len(lines) == 1, f"{room}/__init__.py is more than its docstring"
+        assert lines[0].startswith('"""')
+
+
+def test_imports_between_rooms_point_downwards() -> None:
+    levels = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+    for name, path in modules().items():
+        room = name.split(".")[0]
+        for other in imported(path):
+            target = other.split(".")[0]
+            assert target in levels, f"{name} imports ladm_hf itself: take {target or 'names'} from where it lies"
+            assert target == room or levels[target] > levels[room], f"{name} imports {other}"
+
+
+def test_no_files_of_a_room_import_each_other_in_a_circle() -> None:
+    below = {
+        name: {module_of(other) for other in imported(path) if other.split(".")[0] == name.split(".")[0]}
+        for name, path in modules().items()
+    }
+    while left := {name: others & set(below) for name, others in below.items() if others & set(below)}:
+        # what imports nothing that is left is in no circle
+        assert len(left) < len(below), f"a circle among {', '.join(sorted(left))}"
+        below = left
+
+
+@pytest.mark.parametrize("room", FREE_OF_TORCH)
+def test_rooms_that_load_no_torch(room: str) -> None:
+    names = [f"ladm_hf.{name}" for name in modules() if name.split(".")[0] == room]
+    assert names
+    program = f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 

@@ -21,7 +21,6 @@ import functools
 import importlib.util
 import logging
 import os
-from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from ladm_hf.errors import BackendError
 from ladm_hf.ops import chunked, naive
+from ladm_hf.ops.device import launches_on
 from ladm_hf.ops.spans import SpanGrid
 
 logger = logging.getLogger(__name__)
@@ -144,19 +144,6 @@ def _trial(device: torch.device) -> float:
     expected = chunked.span_focus(q, k, grid, 0.125)
     difference = (_fused_span_focus(q, k, grid, 0.125) - expected).abs().max() / expected.max()
     return float("inf") if difference.isnan() else float(difference)
-
-
-def launches_on(device: torch.device) -> AbstractContextManager[object]:
-    """Triton launches on the current device, whatever device its arguments are on: makes it theirs for a while."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-def sent_to(device: torch.device, tensor: Tensor) -> Tensor:
-    """A tensor of the host on a device."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    # pinned, or the copy would wait for everything the device has been given so far
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _is_interpreted() -> bool:

@@ -18,7 +18,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ladm_hf.ops import hopper, launches_on
+from ladm_hf.ops import hopper
+from ladm_hf.ops.device import launches_on
 from ladm_hf.ops.spans import SpanGrid
 
 logger = logging.getLogger(__name__)

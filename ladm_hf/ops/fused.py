@@ -21,7 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ladm_hf.ops import chunked, sent_to
+from ladm_hf.ops import chunked
+from ladm_hf.ops.device import sent_to
 from ladm_hf.ops.spans import SpanGrid
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ladm_hf.config import LadmConfig
-from ladm_hf.ops import chunked, launches_on, sent_to
+from ladm_hf.ops import chunked
+from ladm_hf.ops.device import launches_on, sent_to
 from ladm_hf.ops.spans import SpanGrid
 
 SPAN_LENGTH, HEAD_DIM = 128, 64

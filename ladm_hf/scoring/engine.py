@@ -15,7 +15,8 @@ from ladm_hf.arrays import Floats, Ints
 from ladm_hf.calculators.calculator import Calculator
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import BackendError, CalculatorError
-from ladm_hf.ops import choose_backend, sent_to
+from ladm_hf.ops import choose_backend
+from ladm_hf.ops.device import sent_to
 from ladm_hf.ops.scores import contextual_dependency_score
 from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.scoring.attention import scoring_attention

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ladm_hf.ops import launches_on, triton_runs_on
+from ladm_hf.ops import triton_runs_on
 from ladm_hf.ops.causal import causal_attention
+from ladm_hf.ops.device import launches_on
 from ladm_hf.scoring.attention import focused_attention, scoring_attention
 from ladm_hf.scoring.layers import LayerPlan
 from ladm_hf.scoring.recorder import ForwardDone, Recorder

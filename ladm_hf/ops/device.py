@@ -1,0 +1,21 @@
+"""Launching and copying on the device of a tensor."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def launches_on(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the current device, whatever device its arguments are on: makes it theirs for a while."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def sent_to(device: torch.device, tensor: Tensor) -> Tensor:
+    """A tensor of the host on a device."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    # pinned, or the copy would wait for everything the device has been given so far
+    return tensor.pin_memory().to(device, non_blocking=True)
