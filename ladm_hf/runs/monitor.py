@@ -1,4 +1,4 @@
-"""What goes on beside the work of a rank: signs of life, reports, its log and, on rank 0, the bar of the run."""
+"""What goes on beside the work of a rank: reports, its log and, on rank 0, the bar of the run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from typing import Any
 from ladm_hf.errors import RunError
 from ladm_hf.ranks import Ranks
 from ladm_hf.runs.folder import RunFolder
-from ladm_hf.runs.lock import HEARTBEAT, RunLock
+from ladm_hf.runs.lock import RunLock
 from ladm_hf.runs.progress import ProgressBar
+
+REPORT_SECONDS = 5
 
 
 class Heartbeat:
-    """What goes on beside the work: signs of life, reports, the log of the rank and, on rank 0, the bar."""
+    """What goes on beside the work: reports, the log of the rank and, on rank 0, the bar."""
 
     def __init__(
         self, folder: RunFolder, run: dict[str, Any], launch: str, ranks: Ranks, lock: RunLock | None,
@@ -54,11 +56,10 @@ class Heartbeat:
                 self.log("the launcher is gone: leaving")
                 os._exit(1)
             beats += 1
-            if beats % HEARTBEAT == 0:
+            if beats % REPORT_SECONDS == 0:
                 self.report()
                 if self.lock is not None:
                     self.lost = self.lost or not self.lock.held()
-                    self.lock.beat()
                     self.show()
 
     def check(self) -> None:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ladm_hf.data.run_record import num_chunks
 from ladm_hf.errors import RunError
 from ladm_hf.runs.folder import RunFolder
-from ladm_hf.runs.lock import RunLock, describe_owner
+from ladm_hf.runs.lock import RunLock
 from ladm_hf.text import count, duration
 
 # Seconds between two lines in a log: the first soon, then at longer and longer intervals.
@@ -118,7 +118,7 @@ def run_status(output_dir: str | os.PathLike[str]) -> RunStatus:
         tokens_per_second=rate,
         seconds_left=left,
         ranks=reports,
-        owner=describe_owner(lock.owner()) if alive else "",
+        owner=str(lock.owner()) if alive else "",
         command=run.get("command", ""),
     )
 

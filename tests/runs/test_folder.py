@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +11,8 @@ import pytest
 
 from ladm_hf.data.files import storage_errors, write_atomically
 from ladm_hf.data.run_record import run_id
-from ladm_hf.errors import ResumeError, RunError, RunLockedError, StorageError
-from ladm_hf.runs import lock as run_lock
+from ladm_hf.errors import ResumeError, RunError, StorageError
 from ladm_hf.runs.folder import RunFolder
-from ladm_hf.runs.lock import RunLock
 
 RUN = {"format": 1, "split": "train", "edges": [0, 1, 2]}
 
@@ -38,98 +31,6 @@ def finish(folder: RunFolder, chunk: int, content: bytes = b"content") -> dict[s
         return {"rows": 1}
 
     return folder.finish(RUN, chunk, write, attempt="me")
-
-
-def owned_by(lock: RunLock, **owner: Any) -> None:
-    lock.path.parent.mkdir(parents=True, exist_ok=True)
-    lock.path.write_text(json.dumps({"launch": "other", **owner}))
-
-
-def test_a_second_launch_on_this_host_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_lock, "GRACE", 0.3)
-    first, second = (RunLock(RunFolder(tmp_path)) for _ in range(2))
-    first.acquire()
-    assert first.is_alive()
-    with pytest.raises(RunLockedError, match=f"process {os.getpid()} on"):
-        second.acquire()
-    second.release()
-    assert first.held()
-    first.release()
-    assert not first.is_alive()
-    second.acquire()
-    assert second.held()
-
-
-def test_the_lock_of_a_dead_process_is_taken_at_once(tmp_path: Path) -> None:
-    lock = RunLock(RunFolder(tmp_path))
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    owned_by(lock, host=socket.gethostname(), pid=process.pid, started=time.time())
-    lock.acquire()
-    assert lock.held()
-    # a process number that is in use again, by another process
-    owned_by(lock, host=socket.gethostname(), pid=os.getpid(), started=1.0)
-    lock.acquire()
-    assert lock.held()
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
-def test_an_unreadable_lock_is_no_lock(tmp_path: Path, content: str) -> None:
-    lock = RunLock(RunFolder(tmp_path))
-    lock.path.parent.mkdir()
-    lock.path.write_text(content)
-    lock.acquire()
-    assert lock.held()
-
-
-def test_another_host_is_judged_by_its_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, said = RunLock(RunFolder(tmp_path)), []
-    owned_by(lock, host="elsewhere", pid=1, started=1.0)
-    os.utime(lock.path, (time.time() - 100, time.time() - 100))
-    lock.acquire()
-    assert lock.held()
-
-    # fresh, and another sign comes: alive
-    owned_by(lock, host="elsewhere", pid=1, started=1.0)
-    beats = subprocess.Popen([sys.executable, "-c", f"import time, os; time.sleep(0.8); os.utime({str(lock.path)!r})"])
-    with pytest.raises(RunLockedError, match="process 1 on elsewhere"):
-        lock.acquire(said.append)
-    beats.wait()
-    assert "may have died" in said[0]
-
-    # fresh, and no other sign comes: dead
-    monkeypatch.setattr(run_lock, "LEASE", 1.0)
-    monkeypatch.setattr(run_lock, "GRACE", 0.1)
-    owned_by(lock, host="elsewhere", pid=1, started=1.0)
-    lock.acquire()
-    assert lock.held()
-
-
-def test_who_may_only_read_a_folder_sees_whether_its_launch_lives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lock = RunLock(RunFolder(tmp_path))
-    owned_by(lock, host="elsewhere", pid=1, started=1.0)
-
-    def refuse(path: Path) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(Path, "touch", refuse)
-    assert lock.is_alive()
-    os.utime(lock.path, (1, 1))
-    assert not lock.is_alive()
-
-
-def test_a_sign_of_life_needs_no_file_to_exist(tmp_path: Path) -> None:
-    lock = RunLock(RunFolder(tmp_path))
-    lock.beat()
-    lock.acquire()
-    before = lock.path.stat().st_mtime_ns
-    os.utime(lock.path, (1, 1))
-    lock.beat()
-    assert lock.path.stat().st_mtime_ns >= before
-    lock.release()
-    lock.release()
 
 
 def test_only_one_rank_gets_a_chunk(folder: RunFolder) -> None:

@@ -142,7 +142,7 @@ def test_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_bar_of_a_run_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ladm_hf.runs.monitor.HEARTBEAT", 1)
+    monkeypatch.setattr("ladm_hf.runs.monitor.REPORT_SECONDS", 1)
     monkeypatch.setattr(progress, "FIRST_LINE", 0.0)
     slow = scorer()
     call = type(slow).__call__

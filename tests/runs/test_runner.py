@@ -423,12 +423,14 @@ def test_a_source_that_breaks_is_told_from_the_output(
 
 
 def test_a_launch_that_was_overtaken_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ladm_hf.runs.monitor.HEARTBEAT", 1)
+    monkeypatch.setattr("ladm_hf.runs.monitor.REPORT_SECONDS", 1)
 
     class Overtaken(QuickScorer):
         def __call__(self, batch: Any, rank: int | None = None) -> dict[str, Any]:
             if len(self.calls) == 1:
-                (tmp_path / ".ladm" / "lock").write_text('{"pid": 1, "host": "elsewhere", "launch": "other"}')
+                (tmp_path / ".ladm" / "lock").write_text(
+                    '{"host": "elsewhere", "pid": 1, "started": 1.0, "launch": "other"}'
+                )
                 import time
 
                 time.sleep(2.5)
