@@ -98,11 +98,18 @@ def _score(
     **options: Any,
 ) -> None:
     """Builds the scorer from the command line, scores, and says at the end what there is."""
+    from ladm_hf.ranks import is_first_rank
+    from ladm_hf.runs.folder import RunFolder
+    from ladm_hf.runs.lock import RunLock
+
+    main = is_first_rank()
+    if main:
+        # a second launch is refused before it spends seconds on importing torch
+        RunLock(RunFolder(output)).check_free(lambda message: typer.echo(f"ladm: {message}", err=True))
+
     import torch
 
     from ladm_hf.config import LadmConfig
-    from ladm_hf.ranks import is_first_rank
-    from ladm_hf.runs.folder import RunFolder
     from ladm_hf.runs.progress import run_status
     from ladm_hf.runs.runner import run_scoring
     from ladm_hf.scoring.scorer import LadmScorer
@@ -111,7 +118,6 @@ def _score(
     if config_file is not None or geometry:
         base = made.config if config_file is None else LadmConfig.from_json_file(config_file)
         made = LadmScorer(**scorer, config=dataclasses.replace(base, **geometry))
-    main = is_first_rank()
     try:
         run_scoring(
             data, output, made, **options, progress=None if progress else False, command=rerun_command(sys.argv[1:])
