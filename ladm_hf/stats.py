@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from ladm_hf.arrays import Floats, Ints
 
@@ -35,27 +35,23 @@ def correlation_with_length(score: Floats, tokens: Ints, codes: npt.NDArray[np.i
         codes (`int32` array `[N]`): its domain.
 
     Returns:
-        `{"all": ..., "within_domain": ...}`, each in -1..1, NaN as of [`spearman`].
+        `{"all": ..., "within_domain": ...}`, each in -1..1, NaN for fewer than 3 documents or where all are alike.
     """
     order = np.argsort(codes, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
-    within = [(len(part), spearman(score[part], tokens[part])) for part in parts]
+    within = [(len(part), _correlation(score[part], tokens[part])) for part in parts]
     within = [(size, rho) for size, rho in within if math.isfinite(rho)]
     total = sum(size for size, _ in within)
     mean = sum(size * rho for size, rho in within) / total if total else math.nan
-    return {"all": spearman(score, tokens), "within_domain": mean}
+    return {"all": _correlation(score, tokens), "within_domain": mean}
 
 
-def spearman(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
-    """Spearman's rank correlation, in -1..1; NaN for fewer than 3 values or where all are alike."""
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return math.nan
-    return float(np.corrcoef(average_ranks(x), average_ranks(y))[0, 1])
+def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    """Spearman's rank correlation, in -1..1; NaN for fewer than 2 values or where all are alike."""
+    # pandas' own method="spearman" needs SciPy
+    return float(pd.Series(np.asarray(x)).rank().corr(pd.Series(np.asarray(y)).rank()))
 
 
-def average_ranks(values: npt.NDArray[Any]) -> Floats:
-    """Ranks from 1, equal values sharing the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: Floats = (last - (counts - 1) / 2)[inverse]
-    return ranks
+def _correlation(score: Floats, tokens: Ints) -> float:
+    # two documents are always in perfect order
+    return spearman(score, tokens) if len(score) > 2 else math.nan

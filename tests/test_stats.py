@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ladm_hf.stats import area_under_curve, average_ranks
+from ladm_hf.stats import area_under_curve, spearman
 
 
 def test_area_under_the_curve_is_the_share_of_pairs_in_order() -> None:
@@ -17,5 +17,14 @@ def test_area_under_the_curve_is_the_share_of_pairs_in_order() -> None:
     assert np.isnan(area_under_curve([], [1.0]))
 
 
-def test_equal_values_share_the_mean_of_their_ranks() -> None:
-    assert average_ranks(np.array([3, 1, 3, 2])).tolist() == [3.5, 1, 3.5, 2]
+def test_rank_correlation_gives_equal_values_the_mean_of_their_ranks() -> None:
+    ranks = [3.5, 1, 3.5, 2], [1, 2, 3, 4]
+    assert spearman([3, 1, 3, 2], [10, 20, 30, 40]) == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert spearman([1, 2], [5, 4]) == pytest.approx(-1)
+    # integers that a double cannot tell apart
+    assert spearman([2**60, 2**60 + 1, 2**60 + 2], [1, 2, 3]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("x", "y"), [([], []), ([1.0], [2.0]), ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])])
+def test_nothing_to_rank_has_no_rank_correlation(x: list[float], y: list[float]) -> None:
+    assert np.isnan(spearman(x, y))

@@ -12,11 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ladm_hf.errors import ColumnError, HubError, InputError
 from ladm_hf.publishing.retry import Patience, patient_hub
-from ladm_hf.stats import average_ranks
+from ladm_hf.stats import spearman
 
 if TYPE_CHECKING:
     from ladm_hf.scoring.scorer import LadmScorer
@@ -57,11 +55,7 @@ class Comparison:
     def rank_correlation(self) -> float:
         """Spearman's, over the rows that have a score; NaN for fewer than two."""
         pairs = [(a, b) for a, b in zip(self.scores, self.reference, strict=True) if not math.isnan(a)]
-        if len(pairs) < 2:
-            return math.nan
-        ours, theirs = (average_ranks(np.array(values)) for values in zip(*pairs, strict=True))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return float(np.corrcoef(ours, theirs)[0, 1])
+        return spearman([ours for ours, _ in pairs], [theirs for _, theirs in pairs])
 
     @property
     def passed(self) -> bool:

@@ -104,17 +104,15 @@ def rank(pool: Pool, *, length_bands: int | list[int] | None, ties: str | None, 
 
 
 def _tie_rank(pool: Pool, ties: str) -> Ints:
+    """Ranks in which equal values are equal, and leave the decision to the row number."""
     values = column(pool.dataset, ties)
+    if not len(values):
+        return np.empty(0, dtype=np.int64)
     try:
-        order = pc.sort_indices(values).to_numpy().astype(np.int64)
-        # equal values get equal ranks, and leave the decision to the row number
-        codes = values.dictionary_encode().unify_dictionaries()
+        # not pandas', which takes large integers beside a null for doubles
+        ranks: Ints = pc.rank(values, sort_keys="ascending", tiebreaker="dense").to_numpy().astype(np.int64)
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ColumnError(f"column {ties!r} holds {values.type}, which cannot order ties: {error}") from error
-    code = np.concatenate([c.indices.fill_null(-1).to_numpy(zero_copy_only=False) for c in codes.chunks] or [order])
-    changes = np.concatenate([[0], code[order][1:] != code[order][:-1]]) if len(order) else order
-    ranks = np.empty(len(order), dtype=np.int64)
-    ranks[order] = np.cumsum(changes)
     return ranks
 
 

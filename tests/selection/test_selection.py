@@ -209,6 +209,9 @@ def test_of_equal_scores_the_first_row_is_kept():
     assert select(backwards, budget_tokens=30, ties="order").selected["id"][:] == [3, 4, 5]
     names = dataset_of(rows).add_column("name", ["b", None, "a", "a", "c", "d"])
     assert select(names, strategy="top-k", k=3, ties="name").selected["id"][:] == [0, 2, 3]
+    numbers = dataset_of(rows).add_column("number", [None, 2**60 + 2, 2**60 + 1, 2**60, None, 2**60])
+    assert select(numbers, strategy="top-k", k=4, ties="number").selected["id"][:] == [1, 2, 3, 5]
+    assert select(numbers, strategy="top-k", k=3, ties="number").selected["id"][:] == [2, 3, 5]
 
 
 def test_a_small_domain_gives_what_it_cannot_fill_to_the_others():
