@@ -318,11 +318,12 @@ def test_two_ranks_give_the_result_of_one(tmp_path: Path, launcher: str) -> None
 
 
 def test_ranks_that_do_not_see_each_other_are_refused(metric: Ladm, monkeypatch: pytest.MonkeyPatch) -> None:
+    # whatever other tests of this process left
+    monkeypatch.setattr(PartialState, "_shared_state", {})
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(BackendError, match="WORLD_SIZE is 2, but RANK is not set"):
         compute(metric, DOCUMENTS)
     # a state made without cpu=True on a machine without GPUs
-    monkeypatch.setattr(PartialState, "_shared_state", {})
     monkeypatch.setenv("WORLD_SIZE", "1")
     PartialState()
     monkeypatch.setenv("WORLD_SIZE", "2")
