@@ -34,8 +34,23 @@ _RESULTS = ("run.json", "selection.json")
 _HUB_URL = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/|$)")
 _HUB_REVISION = re.compile(r"hf://datasets/[^@]+@([^/]+)/")
 SELECTION_FILE = "selection.json"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".csv": "csv", ".txt": "text"}
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be that of a repository on the Hub: `owner/name`, by the Hub's own rules."""
+    return "/" in name and _is_repo_name(name)
+
+
+def _is_repo_name(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def open_source(
@@ -76,7 +91,8 @@ def open_source(
 def _open_path(path: str, split: str | None, name: str | None, revision: str | None) -> Source:
     local = Path(path).expanduser()
     if "://" not in path and not local.exists() and not any(c in path for c in "*?["):
-        if path.count("/") <= 1 and not path.startswith((".", "/", "~")) and not _kind(path):
+        # the oldest data sets of the Hub have no owner
+        if _is_repo_name(path) and not _kind(path):
             source, commit = _open_hub(path, split, name, revision)
             source.hub = {"id": path, "revision": commit or revision}
             return source
@@ -217,7 +233,7 @@ def open_scored(scored: Any, *, split: str | None = None) -> Dataset:
             )
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             scored = load_from_disk(str(path))
-        elif not path.exists() and _HUB_ID.fullmatch(str(scored)):
+        elif not path.exists() and is_hub_id(str(scored)):
             scored = _from_hub(str(scored), split)
         else:
             return read_parquet(_parquet_files(path))
@@ -319,8 +335,7 @@ def open_documents(data: str | Path | Sequence[str | Path], split: str = "train"
         else:
             files += [file for file in sorted(glob.glob(str(path), recursive=True)) if Path(file).is_file()]
     if not files:
-        looks_local = len(names) > 1 or names[0].count("/") != 1 or _format(names[0]) or names[0].startswith((".", "~"))
-        if looks_local:
+        if len(names) > 1 or _format(names[0]) or not is_hub_id(names[0]):
             raise InputError(
                 f"found no documents at {', '.join(names)}: give parquet, jsonl, csv or txt files, a folder of them, "
                 "or a Hub id 'owner/name'"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import functools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from ladm_hf.data.open import is_hub_id
 from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def united(old: Any, new: Iterable[str]) -> list[str]:
 def hub_source(run: Mapping[str, Any]) -> list[str]:
     """The Hub id of the data set that was scored, if that is known."""
     source = section(run, "dataset").get("id")
-    return [str(source)] if source and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) else []
+    return [str(source)] if source and is_hub_id(str(source)) else []
 
 
 def section(run: Mapping[str, Any], name: str) -> dict[str, Any]:

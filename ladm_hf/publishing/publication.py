@@ -15,10 +15,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ladm_hf.data.open import is_hub_id
 from ladm_hf.errors import PublishError
 from ladm_hf.publishing.bundle import MANIFEST, Bundle
 from ladm_hf.publishing.card import build_card, card_diff
-from ladm_hf.publishing.repository import REPO_ID, Repository
+from ladm_hf.publishing.repository import Repository
 from ladm_hf.publishing.retry import patient_hub
 
 if TYPE_CHECKING:
@@ -289,7 +290,7 @@ class Publication:
             if not self.card_options.get("license"):
                 logger.warning("the source data set is not known, so no licence is carried over: name either of them")
             return None
-        if not REPO_ID.fullmatch(str(source)):
+        if not is_hub_id(str(source)):
             return None
         from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
 

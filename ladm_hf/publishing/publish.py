@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ladm_hf.data.open import is_hub_id
 from ladm_hf.errors import ConfigError, HubUnavailableError, LadmError, PublishError
 from ladm_hf.publishing.bundle import SHARD_BYTES, make_bundle
 from ladm_hf.publishing.publication import Publication
-from ladm_hf.publishing.repository import REPO_ID, Repository, chain
+from ladm_hf.publishing.repository import Repository, chain
 from ladm_hf.publishing.retry import Patience
 from ladm_hf.publishing.verify import check_commit
 from ladm_hf.ranks import is_first_rank
@@ -98,8 +99,11 @@ def publish(
         return None
     from huggingface_hub import HfApi, get_token
 
-    if not REPO_ID.fullmatch(repo_id):
-        raise ConfigError(f"repo_id must be 'user/name', got {repo_id!r}")
+    if not is_hub_id(repo_id):
+        raise ConfigError(
+            f"repo_id must be 'user/name', got {repo_id!r}: each of up to 96 letters, digits, '-', '_' and '.', with "
+            "neither '--' nor '..', nor '-' or '.' at an end, nor '.git' at the last"
+        )
     if revision and create_pr:
         raise ConfigError("create_pr opens a pull request on main: leave revision out, or commit to the branch itself")
     token = token or get_token()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -12,7 +11,6 @@ from ladm_hf.publishing.retry import BUSY, Patience, transport_errors
 from ladm_hf.text import redacted
 
 T = TypeVar("T")
-REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 # Tries for steps that have retries of their own inside.
 _OUTER_TRIES = 3
 

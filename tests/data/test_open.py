@@ -16,7 +16,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from launches import dataset, parquet, rows
 
 from ladm_hf.data import columns, sources
-from ladm_hf.data.open import open_source
+from ladm_hf.data.open import is_hub_id, open_documents, open_scored, open_source
 from ladm_hf.data.parquet import ParquetSource
 from ladm_hf.data.sources import Source, Survey
 from ladm_hf.errors import ColumnError, InputError
@@ -190,6 +190,27 @@ def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
         open_source(DatasetDict({"train": dataset(1)}), split="dev")
     with pytest.raises(InputError, match="several splits"):
         open_source(DatasetDict({"a": dataset(1), "b": dataset(1)}))
+
+
+@pytest.mark.parametrize("name", ["../pool", "./pool", "owner/a--b", "owner/name.", "owner/n" + 96 * "a", "ö/name"])
+def test_a_name_that_the_hub_cannot_have_is_looked_for_here_alone(name: str, tmp_path: Path) -> None:
+    assert not is_hub_id(name)
+    for open_name, message in (
+        (open_source, "no file, folder or glob"),
+        (open_scored, "no scored data at"),
+        (open_documents, "found no documents at"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_name(name)
+
+
+@pytest.mark.parametrize("name", ["owner/name", "_owner/_name", "o.w-n_er/N.a-m_e"])
+def test_a_name_that_the_hub_can_have_is_asked_for_there(name: str) -> None:
+    assert is_hub_id(name)
+    assert not is_hub_id(name.replace("/", "-"))
+    for open_name in (open_source, open_scored, open_documents):
+        with pytest.raises(InputError, match="the Hub"):
+            open_name(name)
 
 
 def test_a_file_that_shrinks_is_told(tmp_path: Path) -> None:

@@ -415,8 +415,9 @@ def test_what_cannot_be_published_is_refused(tmp_path):
     ):
         with pytest.raises(error, match=words):
             publish(source, REPO)
-    with pytest.raises(ConfigError, match="user/name"):
-        publish(scored_rows(), "just-a-name")
+    for name in ("just-a-name", "user/a--b", "user/name.", "../name", "user/name.git", "a/b/c"):
+        with pytest.raises(ConfigError, match="repo_id must be 'user/name'"):
+            publish(scored_rows(), name)
     with pytest.raises(ConfigError, match="leave revision out"):
         publish(scored_rows(), REPO, revision="dev", create_pr=True)
     with pytest.raises(ConfigError, match="config_name"):
