@@ -5,6 +5,10 @@
 A record is the hash of the document (16 bytes), its score (float64), its tokens (int32) and a check sum (4 bytes). A
 process appends only to a file of its own, so workers need no lock, and a record cut off by a kill is the last of its
 file and fails its check. Only documents with a score are kept: the others cost nothing to look at again.
+
+The standard `sqlite3` would open a journal at once, where this one reads all of it into memory. But several processes
+that write one database need locks that network file systems do not give reliably (its write-ahead log not at all), they
+wait for each other at every batch, and a damaged page stops all of them instead of losing its rows.
 """
 
 from __future__ import annotations
