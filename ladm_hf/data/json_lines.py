@@ -266,7 +266,11 @@ def _infer(rows: list[dict[str, Any]], wide: set[Place]) -> pa.Schema:
 
 
 def _wide(values: pa.Array, path: Place) -> Iterator[Place]:
-    """Where an array, perhaps nested, has integers that a double cannot hold."""
+    """Where an array, perhaps nested, has integers that a double cannot hold.
+
+    They meet fractions in files that pandas wrote: it writes an integer column as one of doubles where a value is
+    missing, so identifiers are whole in one file and rounded in the next.
+    """
     if pa.types.is_struct(values.type):
         for n, field in enumerate(values.type):
             yield from _wide(values.field(n), (*path, field.name))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -128,6 +129,20 @@ def test_large_integers_beside_fractions_become_text(
     assert [row["plain"] for row in found] == [large] * 3
     assert [row["few"] for row in found] == [1.5, 2.0**53, 2.0**53]
     assert [json.loads(row["meta"])["ids"] for row in found] == [[large], [1.5], [-large]]
+
+
+def test_identifiers_keep_their_digits_though_pandas_wrote_some_as_fractions(tmp_path: Path) -> None:
+    whole, gaps = [2**60 + 1, 2**60 + 3], [2**60 + 5, None]
+    for name, numbers in (("a", whole), ("b", gaps)):
+        frame = pd.DataFrame({"text": ["x", "y"], "id": numbers})
+        frame.to_json(tmp_path / f"{name}.jsonl", orient="records", lines=True)
+    # a column with a gap is one of doubles
+    assert '"id":1.15' in (tmp_path / "b.jsonl").read_text()
+    source = open_source(str(tmp_path / "*.jsonl"))
+    found = read(source, 0, int(source.survey(["text"], 512).positions[-1]))
+    assert [row["id"] for row in found[:2]] == [str(number) for number in whole]
+    assert float(found[2]["id"]) == pytest.approx(2**60)
+    assert found[3]["id"] is None
 
 
 def test_remote_files_are_not_read_through_but_checked(monkeypatch: pytest.MonkeyPatch) -> None:
