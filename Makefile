@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all their own set-up in .venv; they need only Python 3.10+ and make.
+# `make demo` and `make test` do all their own set-up in .venv; they need only Python 3.11+ and make.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt

@@ -1,5 +1,5 @@
 # /// script
-# requires-python = ">=3.10"
+# requires-python = ">=3.11"
 # dependencies = ["huggingface_hub>=0.34"]
 # ///
 """Publishes the metric's folder as a Space, so that `evaluate.load("you/ladm")` and the app work from the Hub.

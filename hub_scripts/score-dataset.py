@@ -1,5 +1,5 @@
 # /// script
-# requires-python = ">=3.10"
+# requires-python = ">=3.11"
 # dependencies = ["ladm-hf[plot]", "hf-xet"]
 # ///
 """Score a data set of long documents with LADM, keep the best to a token budget, and publish them with a card.

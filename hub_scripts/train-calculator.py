@@ -1,5 +1,5 @@
 # /// script
-# requires-python = ">=3.10"
+# requires-python = ">=3.11"
 # dependencies = ["ladm-hf[plot]", "hf-xet"]
 # ///
 """Train a LADM calculator on your documents, calibrate its heads on sources kept out, and publish it.

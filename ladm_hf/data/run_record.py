@@ -31,7 +31,7 @@ def new_run(source: Source, survey: Survey, identity: dict[str, Any], edges: lis
     run = {
         "format": FORMAT,
         "ladm_hf": __version__,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "input": source.name,
         "hub": source.hub,
         "split": identity["split"],
