@@ -96,9 +96,7 @@ def tiny_llama(dtype: torch.dtype) -> Engine:
 
 def engine_of(model: LlamaModel) -> Engine:
     dtype = str(model.dtype).removeprefix("torch.")
-    return Engine(
-        Calculator("tiny-llama-shape", "random", LONG, model=model), LONG, dtype, "cuda:0", "auto", None, None
-    )
+    return Engine(Calculator("tiny-llama-shape", "random", LONG, model=model), LONG, dtype, "cuda:0", "auto", None)
 
 
 def random_documents(lengths: Any, vocab: int = 32000, seed: int = 0) -> list[Any]:
@@ -135,7 +133,7 @@ def parity(golden: Path) -> dict[str, Any]:
         documents = [np.array(ids) for ids in values["input_ids"]]
         calculator = resolve(folder / "model")
         for dtype in ("float32", "float16", "bfloat16"):
-            engine = Engine(calculator, config, dtype, "cuda:0", "auto", None, None)
+            engine = Engine(calculator, config, dtype, "cuda:0", "auto", None)
 
             def error(engine: Engine = engine, documents: Any = documents, expected: Any = expected) -> float:
                 difference = np.stack(engine.score(documents), 1) - expected
@@ -418,7 +416,7 @@ def nano() -> dict[str, Any]:
     out: dict[str, Any] = {}
     calculator = resolve("ladm-nano")
     for name, config in {"calibrated": calculator.config, "all_heads": LadmConfig()}.items():
-        engine = Engine(calculator, config, "float16", "cuda:0", "auto", None, None)
+        engine = Engine(calculator, config, "float16", "cuda:0", "auto", None)
         run = partial(score_stream, engine, random_documents([8192] * 256, 8192))
         took = seconds(run, 3)
         shares = kernel_times(run)

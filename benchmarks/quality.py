@@ -194,7 +194,7 @@ def compare(
 
 
 def load(folder: str | Path, config: LadmConfig, device: str) -> Engine:
-    return Engine(resolve(folder), config, "float32" if device == "cpu" else "float16", device, "auto", None, None)
+    return Engine(resolve(folder), config, "float32" if device == "cpu" else "float16", device, "auto", None)
 
 
 def score_rows(engine: Engine, ids: torch.Tensor) -> list[np.ndarray]:

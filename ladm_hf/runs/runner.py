@@ -418,7 +418,7 @@ def _identity(scorer: LadmScorer) -> dict[str, Any]:
         **config,
         "text_column": scorer.text_column,
         "input_ids_column": scorer.input_ids_column,
-        "schema_version": scorer.identity[1],
+        "schema_version": scorer.identity.schema_version,
     }
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -51,9 +51,7 @@ class Engine:
         device: str,
         backend: str,
         max_batch_tokens: int | None,
-        key: Any,
     ) -> None:
-        self.key = key
         self.calculator = calculator
         self.config = config
         self.dtype = dtype

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +44,69 @@ SCHEMA_VERSION = 1
 JOURNAL_CHARS = 65_536
 DTYPES = ("float32", "float16", "bfloat16")
 DOCUMENT_BACKENDS = ("auto", *BACKENDS)
+OnError = Literal["status", "raise"]
+
+
+class Identity(NamedTuple):
+    """What determines the columns that a scorer adds. As a plain tuple it is hashed by `datasets`.
+
+    Attributes:
+        kind (`str`): `"ladm"`.
+        schema_version (`int`): raised when the same inputs give other numbers than before.
+        config (`tuple`): name and `repr` of each option of the configuration in force, by name.
+        calculator (`str`): [`Calculator`]'s own identity.
+        dtype (`str`): of the weights.
+        text_column, input_ids_column, on_error: the options of the scorer.
+    """
+
+    kind: str
+    schema_version: int
+    config: tuple[tuple[str, str], ...]
+    calculator: str
+    dtype: str
+    text_column: str | None
+    input_ids_column: str | None
+    on_error: str
+
+    @property
+    def of_a_document(self) -> tuple[Any, ...]:
+        """What determines the score of a document, whatever column it stands in; its `repr` names a journal."""
+        return tuple(self[:5])
+
+
+class _Options(NamedTuple):
+    """What was asked for, before the calculator is known."""
+
+    model: Any
+    revision: str | None
+    config: LadmConfig | None
+    dtype: str
+
+
+class _Found(NamedTuple):
+    """A calculator, and what it was looked up by."""
+
+    model: Any
+    revision: str | None
+    calculator: Calculator
+
+
+class _EngineKey(NamedTuple):
+    """What makes another engine necessary."""
+
+    calculator: str
+    config: LadmConfig
+    dtype: str
+    device: str
+    backend: str
+    max_batch_tokens: int | None
+
+
+class _Loaded(NamedTuple):
+    """An engine, and what it was loaded for."""
+
+    key: _EngineKey
+    engine: Engine
 
 
 class LadmScorer:
@@ -94,7 +157,7 @@ class LadmScorer:
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         max_batch_tokens: int | None = None,
-        on_error: Literal["status", "raise"] = "status",
+        on_error: OnError = "status",
         journal: str | os.PathLike[str] | None = None,
     ) -> None:
         dtype = str(dtype).removeprefix("torch.")
@@ -109,8 +172,8 @@ class LadmScorer:
             raise ConfigError("text_column and input_ids_column are both None: there is nothing to read")
         self.text_column = text_column
         self.input_ids_column = input_ids_column
-        self.on_error = on_error
-        self._asked = (model, revision, config, dtype)
+        self.on_error: OnError = on_error
+        self._options = _Options(model, revision, config, dtype)
         self._backend = backend
         try:
             self._device = None if device is None else str(torch.device(device))
@@ -119,8 +182,8 @@ class LadmScorer:
         self._max_batch_tokens = max_batch_tokens
         self._journal_folder = None if journal is None else os.fspath(journal)
         self._journal: Journal | None = None
-        self._calculator: tuple[Any, Calculator] | None = None
-        self._engine: Engine | None = None
+        self._found: _Found | None = None
+        self._loaded: _Loaded | None = None
 
     # What determines the numbers
 
@@ -132,21 +195,21 @@ class LadmScorer:
             HubError: the Hub did not give it.
             CalculatorError: the folder is no calculator.
         """
-        model, revision, _, _ = self._asked
-        key = (os.environ.get("LADM_MODEL") if model is None else model, revision)
-        if self._calculator is None or self._calculator[0] != key:
-            self._calculator = (key, resolve(model, revision))
-        return self._calculator[1]
+        model, revision = self._options.model, self._options.revision
+        asked = os.environ.get("LADM_MODEL") if model is None else model
+        if self._found is None or (self._found.model, self._found.revision) != (asked, revision):
+            self._found = _Found(asked, revision, resolve(model, revision))
+        return self._found.calculator
 
     @property
     def config(self) -> LadmConfig:
         """The configuration in force: the one given, else the calculator's own, else the paper's."""
-        return self._asked[2] or self.calculator.config
+        return self._options.config or self.calculator.config
 
     @property
     def dtype(self) -> str:
         """The dtype in force, `"auto"` resolved."""
-        model, asked = self.calculator.model, self._asked[3]
+        model, asked = self.calculator.model, self._options.dtype
         if model is not None:
             return str(model.dtype).removeprefix("torch.")
         if asked != "auto":
@@ -154,13 +217,19 @@ class LadmScorer:
         return "float32" if self._default_device(None) == "cpu" else "float16"
 
     @property
-    def identity(self) -> tuple[Any, ...]:
+    def identity(self) -> Identity:
         """What determines the numbers, and so `datasets`' fingerprint: never weights, never the device."""
         config = tuple(sorted((key, repr(value)) for key, value in self.config.to_dict().items()))
-        return (
-            "ladm", SCHEMA_VERSION, config, self.calculator.identity, self.dtype,
-            self.text_column, self.input_ids_column, self.on_error,
-        )  # fmt: skip
+        return Identity(
+            "ladm",
+            SCHEMA_VERSION,
+            config,
+            self.calculator.identity,
+            self.dtype,
+            self.text_column,
+            self.input_ids_column,
+            self.on_error,
+        )
 
     @property
     def features(self) -> Features:
@@ -181,15 +250,15 @@ class LadmScorer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._forget_what_can_change()
-        return _rebuild, (type(self), _Runtime(self), self.identity)
+        return _rebuild, (type(self), _Runtime(self), tuple(self.identity))
 
     def _forget_what_can_change(self) -> None:
         """Has a folder or live model hashed again at its next use; a commit cannot have changed."""
-        if self._calculator is not None and self._calculator[1].revision is None:
-            self._calculator = None
+        if self._found is not None and self._found.calculator.revision is None:
+            self._found = None
 
     def __repr__(self) -> str:
-        model = self._asked[0]
+        model = self._options.model
         if model is None:
             return f"{type(self).__name__}($LADM_MODEL or {DEFAULT})"
         return f"{type(self).__name__}({os.fspath(model) if isinstance(model, (str, os.PathLike)) else type(model)!r})"
@@ -223,7 +292,7 @@ class LadmScorer:
         if column != self.text_column:
             rows = [checked_ids(row) for row in rows]
         if self._journal_folder is None:
-            scores = self._score_documents(column, rows, rank)
+            scores = self._score_documents(column, rows, rank, self.on_error)
         else:
             scores = self._score_journalled(column, rows, rank)
         return {
@@ -250,7 +319,7 @@ class LadmScorer:
         """
         if isinstance(texts, str):
             raise InputError("score_texts takes a list of texts, found one text: pass [text]")
-        return self._score_texts(list(texts), rank, progress)
+        return self._score_texts(list(texts), rank, progress, self.on_error)
 
     def score_input_ids(self, input_ids: Iterable[Any], *, progress: bool | None = None) -> list[DocumentScore]:
         """Scores sequences of token ids (lists, arrays or tensors of integers).
@@ -263,7 +332,7 @@ class LadmScorer:
             One [`DocumentScore`] for each sequence, in order.
         """
         column = self.input_ids_column or "input_ids"
-        return self._score_rows([checked_ids(ids) for ids in input_ids], column, None, progress)
+        return self._score_rows([checked_ids(ids) for ids in input_ids], column, None, progress, self.on_error)
 
     def focus_map(self, document: str | Sequence[int]) -> FocusMap:
         """The PFS of one document over its spans, averaged over the heads and layers that count.
@@ -300,39 +369,41 @@ class LadmScorer:
 
     # Rows
 
-    def _score_documents(self, column: str, rows: list[Any], rank: int | None) -> list[DocumentScore]:
+    def _score_documents(
+        self, column: str, rows: list[Any], rank: int | None, on_error: OnError
+    ) -> list[DocumentScore]:
         if column == self.text_column:
-            return self._score_texts(rows, rank, progress=False)
-        return self._score_rows(rows, column, rank, progress=False)
+            return self._score_texts(rows, rank, False, on_error)
+        return self._score_rows(rows, column, rank, False, on_error)
 
     def _score_journalled(self, column: str, rows: list[Any], rank: int | None) -> list[DocumentScore]:
         """Scores rows that the journal does not hold yet, and keeps them as they finish."""
         self._forget_what_can_change()
-        identity = self.identity[:5]
+        identity = self.identity.of_a_document
         if self._journal is None or self._journal.identity != identity:
             self._journal = Journal(self._journal_folder or "", identity)
-        # bad rows are told by their place in the whole batch, so the parts of it must not raise
-        quiet = object.__new__(type(self))
-        quiet.__dict__ |= self.__dict__ | {"on_error": "status"}
 
         def score(group: list[Any]) -> list[tuple[float, int, str]]:
-            quiet._engine = self._load(rank)
-            return [(s.score, s.num_tokens, s.status) for s in quiet._score_documents(column, group, rank)]
+            # bad rows are named by their place in the whole batch, so the parts of it must not raise
+            scores = self._score_documents(column, group, rank, on_error="status")
+            return [(found.score, found.num_tokens, found.status) for found in scores]
 
         limit = JOURNAL_CHARS if self._default_device(rank) == "cpu" else TOKENIZE_CHARS
         if column != self.text_column:
             limit //= 4
         scores = [DocumentScore(*found) for found in with_journal(self._journal, rows, limit, score)]
         for i, found in enumerate(scores):
-            self._raise_if_bad(i, column, found.status)
+            _check_status(i, column, found.status, self.on_error)
         return scores
 
-    def _score_texts(self, texts: list[Any], rank: int | None, progress: bool | None) -> list[DocumentScore]:
+    def _score_texts(
+        self, texts: list[Any], rank: int | None, progress: bool | None, on_error: OnError
+    ) -> list[DocumentScore]:
         column = self.text_column or "text"
         return score_texts(
             texts,
             lambda: self._load(rank),
-            lambda rows, numbers: self._score_rows(rows, column, rank, progress, numbers),
+            lambda rows, numbers: self._score_rows(rows, column, rank, progress, on_error, numbers),
         )
 
     def _score_rows(
@@ -341,20 +412,15 @@ class LadmScorer:
         column: str,
         rank: int | None,
         progress: bool | None,
+        on_error: OnError,
         numbers: list[int] | None = None,
     ) -> list[DocumentScore]:
         """Scores token ids; a row that is a `str` already has its status. `numbers` are the rows' own, for errors."""
 
         def check(i: int, status: str) -> None:
-            self._raise_if_bad(i if numbers is None else numbers[i], column, status)
+            _check_status(i if numbers is None else numbers[i], column, status, on_error)
 
         return score_rows(rows, lambda: self._load(rank), check, progress)
-
-    def _raise_if_bad(self, row: int, column: str, status: str) -> None:
-        if self.on_error == "raise" and status != "ok":
-            raise RowError(
-                f"row {row} of this batch, column {column!r}: {status}. With on_error='status' such rows get NaN."
-            )
 
     # The model
 
@@ -372,15 +438,22 @@ class LadmScorer:
         return "mps" if torch.backends.mps.is_available() else "cpu"
 
     def _load(self, rank: int | None) -> Engine:
-        calculator, device = self.calculator, self._default_device(rank)
-        key = (calculator.identity, self.config, self.dtype, device, self._backend, self._max_batch_tokens)
-        if self._engine is None or self._engine.key != key:
+        calculator = self.calculator
+        key = _EngineKey(
+            calculator.identity,
+            self.config,
+            self.dtype,
+            self._default_device(rank),
+            self._backend,
+            self._max_batch_tokens,
+        )
+        if self._loaded is None or self._loaded.key != key:
             prepare_worker()
-            self._engine = None
-            self._engine = Engine(
-                calculator, self.config, self.dtype, device, self._backend, self._max_batch_tokens, key
-            )
-        return self._engine
+            # the old model goes before the new one is loaded
+            self._loaded = None
+            engine = Engine(calculator, key.config, key.dtype, key.device, key.backend, key.max_batch_tokens)
+            self._loaded = _Loaded(key, engine)
+        return self._loaded.engine
 
 
 class _Runtime:
@@ -421,8 +494,15 @@ def _rebuild(cls: type[LadmScorer], runtime: _Runtime, identity: tuple[Any, ...]
     scorer = cls(model, **runtime.options)
     if runtime.calculator is not None:
         # its weights were hashed where it came from
-        scorer._calculator = ((model, None), runtime.calculator)
+        scorer._found = _Found(model, None, runtime.calculator)
     return scorer
+
+
+def _check_status(row: int, column: str, status: str, on_error: OnError) -> None:
+    if on_error == "raise" and status != "ok":
+        raise RowError(
+            f"row {row} of this batch, column {column!r}: {status}. With on_error='status' such rows get NaN."
+        )
 
 
 def _check_option(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -289,7 +289,7 @@ def calibrate(
             f"have two windows of {min(length for length, _ in settings)} tokens and as many documents to splice. "
             "Give more or longer documents, or shorter windows"
         )
-    engine = Engine(resolve(model), config, _dtype(device), device or _default_device(), "auto", None, None)
+    engine = Engine(resolve(model), config, _dtype(device), device or _default_device(), "auto", None)
     table = FocusTable(engine, windows, layers, progress)
     found: dict[tuple[Setting, str], list[float]] = {}
     plain: dict[tuple[Setting, str], list[float]] = {}

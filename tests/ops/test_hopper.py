@@ -348,7 +348,7 @@ def test_a_model_with_its_own_forward_pass_takes_the_kernel_too(monkeypatch: pyt
     monkeypatch.setattr(hopper, "attention", lambda *a: grids.append(len(a) > 4) or kernel(*a))
     pfs = {}
     for backend in ("auto", "chunked"):
-        engine = Engine(resolve(model), LadmConfig(), "float16", "cuda:0", backend, None, None)
+        engine = Engine(resolve(model), LadmConfig(), "float16", "cuda:0", backend, None)
         assert engine.forward_pass == "model"
         grids.clear()
         pfs[backend] = engine.pfs(documents)[1]

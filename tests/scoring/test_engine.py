@@ -15,7 +15,7 @@ from ladm_hf.scoring.engine import DEVICE_BATCH_TOKENS, MAX_BATCH_TOKENS, Engine
 
 @pytest.fixture
 def engine() -> Engine:
-    return Engine(resolve(tiny_model(num_hidden_layers=1)), SMALL, "float32", "cpu", "chunked", 600, None)
+    return Engine(resolve(tiny_model(num_hidden_layers=1)), SMALL, "float32", "cpu", "chunked", 600)
 
 
 def test_batches_in_flight_give_the_same_scores_in_the_same_order(engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,7 @@ def test_the_engine_scores_the_same_by_either_forward_pass(monkeypatch: pytest.M
     documents = [np.array(random_ids(length, length)) for length in (311, 300)]
 
     def scores() -> np.ndarray:
-        engine = Engine(resolve(model), SMALL, "float32", DEVICE, "chunked", None, None)
+        engine = Engine(resolve(model), SMALL, "float32", DEVICE, "chunked", None)
         passes.append(engine.forward_pass)
         found = {
             i: value for batch, values in engine.score_all(documents) for i, value in zip(batch, values, strict=True)
@@ -187,7 +187,7 @@ def test_lengths_are_padded_to_few_shapes_unless_the_rotation_would_change(monke
     rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
     for options, pads in (({}, True), ({"rope_parameters": rope}, False)):
         model = tiny_model(num_hidden_layers=1, **options)
-        engine = Engine(resolve(model), SMALL, "float32", "cpu", "chunked", None, None)
+        engine = Engine(resolve(model), SMALL, "float32", "cpu", "chunked", None)
         assert engine._padded_length(5000) == 5000
         monkeypatch.setattr(engine, "_pads", not _rotates_by_length(model))
         padded = {length: engine._padded_length(length) for length in range(2305, 32769, 7)}

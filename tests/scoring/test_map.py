@@ -159,7 +159,7 @@ def test_pickles_without_its_model(scorer: LadmScorer, pickler) -> None:
     data = pickler.dumps(scorer)
     assert len(data) < 3000
     copy = pickler.loads(data)
-    assert copy._engine is None
+    assert copy._loaded is None
     assert copy.identity == scorer.identity
     assert copy.score_input_ids([random_ids(400)]) == expected
 

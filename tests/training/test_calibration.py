@@ -45,7 +45,7 @@ def documents() -> list[TokenizedDocument]:
 
 
 def engine(model) -> Engine:
-    return Engine(resolve(model), SMALL, "float32", "cpu", "auto", None, None)
+    return Engine(resolve(model), SMALL, "float32", "cpu", "auto", None)
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, good: tuple[int, int]) -> None:
