@@ -19,7 +19,7 @@ from launches import GEOMETRY, bits, dataset, document, expected, parquet, resul
 from ladm_hf import LadmConfig, LadmScorer, run_status, score_dataset
 from ladm_hf.data.parquet import ParquetSource
 from ladm_hf.errors import ColumnError, ConfigError, InputError, ResumeError, RowError, RunError, StorageError
-from ladm_hf.runs import chunks, runner
+from ladm_hf.runs import runner
 from ladm_hf.runs.folder import RunFolder
 
 QUICK = LadmConfig(span_length=16, max_length=512)
@@ -170,7 +170,7 @@ def test_the_published_scripts_jsonl(tmp_path: Path) -> None:
 
 
 def test_row_groups_are_sized_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "ROW_GROUP_BYTES", 50_000)
+    monkeypatch.setattr("ladm_hf.data.writer.ROW_GROUP_BYTES", 50_000)
     monkeypatch.setattr(runner, "FIRST_PART_TOKENS", 1)
     texts = [document(n, n) for n in (100, 20_000, 100, 100, 3000, 3000, 3000, 3000, 100)]
     quick(Dataset.from_dict({"text": texts}), tmp_path, num_chunks=1)
