@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from ladm_hf.data import sources
 from ladm_hf.data.columns import BYTES_PER_TOKEN, document_column, nested_type
+from ladm_hf.data.data_files import COMPRESSED
 from ladm_hf.data.sources import FileSource, Rows, Survey
 from ladm_hf.errors import InputError
 
@@ -106,7 +107,7 @@ class JsonLinesSource(FileSource):
     # Lines
 
     def _compression(self, path: str) -> str | None:
-        return "infer" if path.lower().endswith(sources.COMPRESSED) else None
+        return "infer" if path.lower().endswith(COMPRESSED) else None
 
     def _size(self, path: str) -> int:
         """Bytes of a file, unpacked."""

@@ -1,9 +1,8 @@
-"""What is at a path or Hub id: rows to score (`open_source`), scored rows (`open_scored`), documents to train on.
+"""What is at a path or Hub id: [`find_splits`] and [`find_data`] say, and everything that reads data asks them.
 
-path, glob or URL (any fsspec protocol) -> parquet | JSON lines
-folder of save_to_disk, Dataset         -> rows of an Arrow table
-Hub id                                  -> the repository's parquet or JSON files, read where they lie
-IterableDataset                         -> rows of a stream
+path, glob or URL (any fsspec protocol), folder -> DataFiles: parquet, JSON lines, ...
+folder of save_to_disk, Dataset, pa.Table       -> Dataset
+Hub id                                          -> DataFiles where they lie, or an IterableDataset of another format
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,22 +19,256 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ladm_hf.data.data_files import COMPRESSED, DataFiles, files_of_folder, format_of, splits_of
 from ladm_hf.data.json_lines import JsonLinesSource
 from ladm_hf.data.parquet import ParquetSource
-from ladm_hf.data.sources import COMPRESSED, DatasetSource, Source, StreamSource
+from ladm_hf.data.sources import DatasetSource, Source, StreamSource
 from ladm_hf.errors import InputError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
-_PARQUET = (".parquet", ".pq")
-_JSON = (".jsonl", ".ndjson", ".json")
-# Files that mark the folder of a run or a selection.
-_RESULTS = ("run.json", "selection.json")
+_MAGIC = "*?["
 _HUB_URL = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/|$)")
 _HUB_REVISION = re.compile(r"hf://datasets/[^@]+@([^/]+)/")
 SELECTION_FILE = "selection.json"
-FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".csv": "csv", ".txt": "text"}
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of some data, opened but not read.
+
+    Attributes:
+        split (`str`): its name.
+        content (`Dataset`, `IterableDataset` or [`DataFiles`]): its rows, or the files that hold them.
+        name (`str`): what the data are called, for people.
+        hub (`dict`, *optional*): `id` and `revision` of the Hub data set that this is, `None` for any other data.
+    """
+
+    split: str
+    content: Dataset | IterableDataset | DataFiles
+    name: str
+    hub: dict[str, str | None] | None = None
+
+
+def find_data(data: Any, *, split: str | None = None, name: str | None = None, revision: str | None = None) -> Split:
+    """One split of what is at a path or Hub id, or is given in memory. Nothing is read but names and footers.
+
+    Args:
+        data: see [`find_splits`].
+        split (`str`, *optional*): the split; needed where there are several.
+        name (`str`, *optional*): configuration of a Hub data set, or of a folder with a card.
+        revision (`str`, *optional*): branch, tag or commit of a Hub data set.
+
+    Raises:
+        InputError: nothing is there, or nothing that can be read, or the split has to be named.
+    """
+    splits = find_splits(data, split=split, name=name, revision=revision)
+    what = next(iter(splits.values())).name
+    chosen: Split = one_split(splits, split, what)
+    return chosen
+
+
+def find_splits(
+    data: Any, *, split: str | None = None, name: str | None = None, revision: str | None = None
+) -> dict[str, Split]:
+    """All splits of what is at a path or Hub id, or is given in memory, by name; one at least.
+
+    Args:
+        data (`Dataset`, `IterableDataset`, a dictionary of them, `pa.Table`, `str`, path, or sequence of paths):
+            The data, a folder of `save_to_disk`, a file, glob, URL or folder of parquet, JSON lines or another format
+            that `datasets` reads, or a Hub id (`"owner/name"`).
+        split (`str`, *optional*): the split that is wanted. A file or glob is one split, whatever it is called, unless
+            the names of its files tell splits apart.
+        name, revision (`str`, *optional*): see [`find_data`].
+
+    Raises:
+        InputError: nothing is there, or nothing that can be read.
+    """
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+
+    if isinstance(data, (DatasetDict, IterableDatasetDict)):
+        return {str(part): Split(str(part), rows, "this DatasetDict") for part, rows in data.items()}
+    if isinstance(data, pa.Table):
+        data = _from_table(data)
+    if isinstance(data, (Dataset, IterableDataset)):
+        own = str(data.split or "train").partition("[")[0]
+        return {split or own: Split(split or own, data, "this data set")}
+    if isinstance(data, (str, os.PathLike)):
+        return _at_path(os.fspath(data), split, name, revision)
+    if isinstance(data, Sequence) and data and all(isinstance(part, (str, os.PathLike)) for part in data):
+        return _joined([_at_path(os.fspath(part), split, name, revision) for part in data], split)
+    raise InputError(f"expected a Dataset, an IterableDataset, a path or a Hub id, found {type(data).__name__}")
+
+
+def one_split(splits: Mapping[str, Any], split: str | None, what: str) -> Any:
+    """The split asked for, or the only one.
+
+    Raises:
+        InputError: there is no such split, or there are several and none was named.
+    """
+    names = list(splits)
+    if split is None and len(names) == 1:
+        split = names[0]
+    if split is None or split not in splits:
+        wanted = "has several splits" if split is None else f"has no split {split!r}"
+        raise InputError(f"{what} {wanted}: name one of {', '.join(names)} with --split (split=)")
+    return splits[split]
+
+
+def open_source(data: Any, *, split: str | None = None, name: str | None = None, revision: str | None = None) -> Source:
+    """The rows of some data, for reading in ranges; for the arguments and errors see [`find_data`]."""
+    return source_of(find_data(data, split=split, name=name, revision=revision))
+
+
+def source_of(found: Split) -> Source:
+    """The reader of a split that was found."""
+    from datasets import Dataset, IterableDataset
+
+    content, source = found.content, None
+    if isinstance(content, Dataset):
+        return DatasetSource(content)
+    if isinstance(content, DataFiles) and content.format in _READERS:
+        source = _READERS[content.format](content.fs, list(content.paths), found.name)
+    else:
+        source = StreamSource(content if isinstance(content, IterableDataset) else _stream(content, found.name))
+    source.hub = found.hub
+    return source
+
+
+_READERS: dict[str, Any] = {"parquet": ParquetSource, "json": JsonLinesSource}
+
+
+def _stream(files: DataFiles, name: str) -> IterableDataset:
+    """Files of a format that only `datasets` reads."""
+    from datasets import load_dataset
+
+    urls = [glob.escape(url) for url in files.urls]
+    try:
+        return load_dataset(files.format, data_files={"train": urls}, split="train", streaming=True, **files.options)
+    except Exception as error:  # the loader raises whatever the format's reader raises
+        raise InputError(f"{name} cannot be read as {files.format}: {type(error).__name__}: {error}") from error
+
+
+def open_documents(data: Any, split: str | None = "train", streaming: bool = False) -> Any:
+    """Rows as a `Dataset`, or an `IterableDataset` when streaming; for the other arguments see [`find_data`]."""
+    from datasets import Dataset, load_dataset
+
+    found = find_data(data, split=split)
+    content = found.content
+    if not isinstance(content, DataFiles):
+        return content.to_iterable_dataset() if streaming and isinstance(content, Dataset) else content
+    urls = [glob.escape(url) for url in content.urls]
+    return load_dataset(
+        content.format, data_files={"train": urls}, split="train", streaming=streaming, **content.options
+    )
+
+
+# Paths
+
+
+def _at_path(path: str, split: str | None, name: str | None, revision: str | None) -> dict[str, Split]:
+    local = Path(path).expanduser()
+    if "://" not in path and not local.exists() and not any(c in path for c in _MAGIC):
+        # the oldest data sets of the Hub have no owner
+        if _is_repo_name(path) and not format_of(path):
+            return _on_hub(path, name, revision)
+        raise InputError(f"no file, folder or glob {path!r} here; a Hub data set is 'owner/name'")
+    url = path if "://" in path else str(local)
+    at = _HUB_URL.match(path)
+    hub = {"id": at[1], "revision": at[2]} if at else None
+    try:
+        fs, root = fsspec.url_to_fs(url)
+        if fs.isdir(root):
+            return _in_folder(fs, root, url, name, hub)
+        if fs.exists(root) or not any(c in root for c in _MAGIC):
+            paths = [root] if fs.isfile(root) else []
+        else:
+            paths = sorted(found for found in fs.glob(root) if fs.isfile(found))
+    except InputError:
+        raise
+    except (ImportError, ValueError, OSError) as error:
+        raise InputError(f"cannot open {path!r}: {error}") from error
+    if not paths:
+        raise InputError(f"no parquet or JSON-lines file at {path!r}, nor one in another format: {_EXPECTED}")
+    chosen, files = _named_split(paths, split, path)
+    return {chosen: Split(chosen, _one_format(fs, files, path), path, hub)}
+
+
+def _named_split(paths: list[str], split: str | None, name: str) -> tuple[str, list[str]]:
+    """Of files that were named one by one or by a glob: all, or those whose names say that they are of a split."""
+    if split is None:
+        return "train", paths
+    root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    splits = splits_of([os.path.relpath(path, root) for path in paths], name)
+    if split == "train" and split not in splits:
+        # what `load_dataset` calls the files that it is given
+        return split, paths
+    return split, [os.path.join(root, path) for path in one_split(splits, split, repr(name))]
+
+
+def _one_format(fs: Any, paths: list[str], name: str) -> DataFiles:
+    formats = {path: format_of(path) for path in paths}
+    odd = next((path for path, found in formats.items() if found is None), None)
+    if odd is not None:
+        raise InputError(f"{name!r} is in no known format ({odd}): {_EXPECTED}")
+    first, *others = {str(found): found for found in formats.values() if found}.values()
+    if others:
+        other = next(path for path, found in formats.items() if found != first)
+        raise InputError(f"{name!r} is a mixture of formats ({paths[0]}, {other}): give the files of one format")
+    return DataFiles(fs, tuple(paths), first[0], dict(first[1]))
+
+
+_EXPECTED = (
+    "expected parquet (.parquet, .pq), JSON lines (.jsonl, .ndjson, .json) or another format that `datasets` reads "
+    f"(.csv, .txt, .arrow, ...), compressed or not ({', '.join(COMPRESSED)})"
+)
+
+
+def _joined(parts: list[dict[str, Split]], split: str | None) -> dict[str, Split]:
+    """Several paths as one split."""
+    found = [one_split(splits, split, next(iter(splits.values())).name) for splits in parts]
+    if len(found) == 1:
+        return {found[0].split: found[0]}
+    names = ", ".join(part.name for part in found[:3])
+    files = [part.content for part in found if isinstance(part.content, DataFiles)]
+    first = files[0] if len(files) == len(found) else None
+    if first is None or any((f.format, f.options, f.fs) != (first.format, first.options, first.fs) for f in files):
+        raise InputError(f"the files must all be of one format and in one place, found {names}: give them one by one")
+    paths = tuple(path for part in files for path in part.paths)
+    chosen = split or found[0].split
+    return {chosen: Split(chosen, replace(first, paths=paths), names)}
+
+
+def _in_folder(fs: Any, root: str, url: str, name: str | None, hub: Any) -> dict[str, Split]:
+    if any(fs.exists(f"{root}/{mark}") for mark in ("state.json", "dataset_dict.json")):
+        return _saved(url)
+    if fs.exists(f"{root}/run.json") and not fs.exists(f"{root}/data"):
+        raise InputError(
+            f"the scoring run in {url} has not finished: give `ladm score` the same arguments to resume it"
+        )
+    if hub is None and os.path.isdir(root) and (name is not None or _has_configs(Path(root))):
+        return _by_card(url, name)
+    splits = files_of_folder(fs, root)
+    if not splits:
+        raise InputError(f"no parquet or JSON-lines file at {url!r}, nor one in another format: {_EXPECTED}")
+    return {split: Split(split, files, url, hub) for split, files in splits.items()}
+
+
+def _saved(path: str) -> dict[str, Split]:
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        saved = load_from_disk(path)
+    except Exception as error:  # the loader raises whatever its files make it raise
+        raise InputError(
+            f"{path} looks like a folder of save_to_disk, but cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    parts = saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
+    return {str(split): Split(str(split), rows, path) for split, rows in parts.items()}
+
+
+# Cards and the Hub
 
 
 def is_hub_id(name: str) -> bool:
@@ -53,142 +287,26 @@ def _is_repo_name(name: str) -> bool:
     return True
 
 
-def open_source(
-    data: Any,
-    *,
-    split: str | None = None,
-    name: str | None = None,
-    revision: str | None = None,
-) -> Source:
-    """Finds the reader for some data.
-
-    Args:
-        data (`Dataset`, `IterableDataset`, `DatasetDict`, `str` or path):
-            The data, a folder of `save_to_disk`, a path, glob or URL of parquet or JSON lines, or a Hub id.
-        split (`str`, *optional*): split of a `DatasetDict` or Hub data set; needed where there are several.
-        name (`str`, *optional*): configuration of a Hub data set.
-        revision (`str`, *optional*): branch, tag or commit of a Hub data set.
-
-    Raises:
-        InputError: nothing is there, or nothing that can be read.
-    """
-    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
-
-    if isinstance(data, (DatasetDict, IterableDatasetDict)):
-        data = _one_split(data, split, "this DatasetDict")
-    if isinstance(data, Dataset):
-        return DatasetSource(data)
-    if isinstance(data, IterableDataset):
-        return StreamSource(data)
-    if isinstance(data, (str, os.PathLike)):
-        source = _open_path(os.fspath(data), split, name, revision)
-        if url := _HUB_URL.match(os.fspath(data)):
-            source.hub = {"id": url[1], "revision": url[2]}
-        return source
-    raise InputError(f"expected a Dataset, an IterableDataset, a path or a Hub id, found {type(data).__name__}")
+def _has_configs(folder: Path) -> bool:
+    """Whether a data set card beside the files says which files make which split."""
+    card = folder / "README.md"
+    return card.is_file() and re.search(r"^configs:", card.read_text("utf-8", "replace"), re.MULTILINE) is not None
 
 
-def _open_path(path: str, split: str | None, name: str | None, revision: str | None) -> Source:
-    local = Path(path).expanduser()
-    if "://" not in path and not local.exists() and not any(c in path for c in "*?["):
-        # the oldest data sets of the Hub have no owner
-        if _is_repo_name(path) and not _kind(path):
-            source, commit = _open_hub(path, split, name, revision)
-            source.hub = {"id": path, "revision": commit or revision}
-            return source
-        raise InputError(f"no file, folder or glob {path!r} here; a Hub data set is 'owner/name'")
-    url = path if "://" in path else str(local)
+def _by_card(folder: str, name: str | None) -> dict[str, Split]:
     try:
-        fs, root = fsspec.url_to_fs(url)
-        if fs.isdir(root):
-            if any(fs.exists(f"{root}/{mark}") for mark in ("state.json", "dataset_dict.json")):
-                return _open_saved(url, split)
-            paths = _data_files(fs, root, split)
-        elif fs.exists(root) or not any(c in root for c in "*?["):
-            paths = [root] if fs.isfile(root) else []
-        else:
-            paths = sorted(found for found in fs.glob(root) if fs.isfile(found))
-    except (ImportError, ValueError, OSError) as error:
-        raise InputError(f"cannot open {path!r}: {error}") from error
-    if not paths:
-        raise InputError(f"no parquet or JSON-lines file at {path!r}")
-    return _source_of(fs, paths, path)
+        return _by_builder(folder, name, None)
+    except InputError:
+        raise
+    except Exception as error:  # the loader raises whatever a card makes it raise
+        raise InputError(
+            f"the data set card of {folder} does not lead to its files: {type(error).__name__}: {error}"
+        ) from error
 
 
-def _source_of(fs: Any, paths: list[str], name: str) -> Source:
-    kinds = {_kind(found) for found in paths}
-    if kinds == {"parquet"}:
-        return ParquetSource(fs, paths, name)
-    if kinds == {"json"}:
-        return JsonLinesSource(fs, paths, name)
-    odd = next((found for found in paths if not _kind(found)), paths[0])
-    raise InputError(
-        f"{name!r} is {'a mixture of formats' if len(kinds) > 1 else 'in no known format'} ({odd}): expected "
-        f"parquet ({', '.join(_PARQUET)}) or JSON lines ({', '.join(_JSON)}, also {', '.join(COMPRESSED)})"
-    )
-
-
-def _kind(path: str) -> str:
-    stem = path.lower()
-    for suffix in COMPRESSED:
-        stem = stem.removesuffix(suffix)
-    if stem.endswith(_JSON):
-        return "json"
-    return "parquet" if path.lower().endswith(_PARQUET) else ""
-
-
-def _data_files(fs: Any, root: str, split: str | None) -> list[str]:
-    """Data files of a folder: parquet if there is any, else JSON lines; without hidden folders and, below it, the
-    folders of runs and selections."""
-    files = sorted(fs.find(root))
-    folders = {os.path.dirname(file) for file in files if os.path.basename(file) in _RESULTS} - {root.rstrip("/")}
-    results = tuple(f"{folder}/" for folder in folders)
-    found = []
-    for file in files:
-        below = file[len(root) :].strip("/").split("/")
-        if not file.startswith(results) and not any(part.startswith((".", "__")) for part in below):
-            found.append(file)
-    data = [file for file in found if _kind(file) == "parquet"] or [
-        file for file in found if file.lower().endswith((".jsonl", ".ndjson", *(".jsonl" + c for c in COMPRESSED)))
-    ]
-    if split is not None:
-        data = [file for file in data if os.path.basename(file).startswith((f"{split}-", f"{split}."))]
-    return data
-
-
-def _open_saved(path: str, split: str | None) -> Source:
-    from datasets import DatasetDict, load_from_disk
-
-    saved = load_from_disk(path)
-    return DatasetSource(_one_split(saved, split, path) if isinstance(saved, DatasetDict) else saved)
-
-
-def _one_split(splits: Any, split: str | None, what: str) -> Any:
-    names = list(splits)
-    if split is None and len(names) == 1:
-        split = names[0]
-    if split not in names:
-        wanted = "has several splits" if split is None else f"has no split {split!r}"
-        raise InputError(f"{what} {wanted}: name one of {', '.join(names)} with --split (split=)")
-    return splits[split]
-
-
-def _open_hub(repo_id: str, split: str | None, name: str | None, revision: str | None) -> tuple[Source, str | None]:
-    """The files of a Hub data set where they lie, and their commit as far as it is known; a data set in another format
-    is streamed row by row."""
-    from datasets import load_dataset, load_dataset_builder
-
+def _on_hub(repo_id: str, name: str | None, revision: str | None) -> dict[str, Split]:
     try:
-        builder = load_dataset_builder(repo_id, name, revision=revision)
-        files = builder.config.data_files
-        first = next((str(file) for some in (files or {}).values() for file in some), "")
-        at = _HUB_REVISION.match(first)
-        commit = at and at[1]
-        if {kind.__name__ for kind in type(builder).__mro__} & {"Parquet", "Json"} and files:
-            paths = [str(file) for file in _one_split(files, split, f"the data set {repo_id!r}")]
-            fs, _ = fsspec.url_to_fs(paths[0])
-            return _source_of(fs, [fs._strip_protocol(file) for file in paths], repo_id), commit
-        streams = load_dataset(repo_id, name, revision=revision, streaming=True)
+        splits = _by_builder(repo_id, name, revision)
     except InputError:
         raise
     except Exception as error:  # the loader raises whatever the Hub's client and the format's reader raise
@@ -196,7 +314,28 @@ def _open_hub(repo_id: str, split: str | None, name: str | None, revision: str |
             f"{repo_id!r} is neither a path here nor a data set that the Hub gives: {type(error).__name__}: {error}. "
             "Check the name, its --name and --revision, the network, and `hf auth login` for private or gated data."
         ) from error
-    return StreamSource(_one_split(streams, split, f"the data set {repo_id!r}")), commit
+    return splits
+
+
+def _by_builder(path: str, name: str | None, revision: str | None) -> dict[str, Split]:
+    """The files of a Hub data set, or of a folder with a card, where they lie; another format than parquet and JSON
+    is streamed row by row."""
+    from datasets import load_dataset, load_dataset_builder
+
+    builder = load_dataset_builder(path, name, revision=revision)
+    by_split = {str(split): [str(file) for file in files] for split, files in (builder.config.data_files or {}).items()}
+    first = next((file for files in by_split.values() for file in files), "")
+    at = _HUB_REVISION.match(first)
+    hub = None if os.path.isdir(path) else {"id": path, "revision": at[1] if at else revision}
+    kinds = {kind.__name__.lower() for kind in type(builder).__mro__} & set(_READERS)
+    if not kinds or not first:
+        streams = load_dataset(path, name, revision=revision, streaming=True)
+        return {str(split): Split(str(split), rows, path, hub) for split, rows in streams.items()}
+    fs, _ = fsspec.url_to_fs(first)
+    return {
+        split: Split(split, DataFiles(fs, tuple(fs._strip_protocol(file) for file in files), min(kinds)), path, hub)
+        for split, files in by_split.items()
+    }
 
 
 def load_files(files: Sequence[Path], split: str) -> Dataset:
@@ -318,40 +457,3 @@ def _parquet_files(path: Path) -> list[str]:
             "a glob or a folder of them"
         )
     return files
-
-
-def open_documents(data: str | Path | Sequence[str | Path], split: str = "train", streaming: bool = False) -> Any:
-    """Documents to train on, as a `Dataset`, or an `IterableDataset` when streaming; see `training.load_documents`."""
-    from datasets import load_dataset
-
-    names = [str(data)] if isinstance(data, (str, Path)) else [str(name) for name in data]
-    files: list[str] = []
-    for name in names:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            files += [str(file) for file in sorted(path.iterdir()) if _format(file.name)]
-        elif path.is_file():
-            files.append(str(path))
-        else:
-            files += [file for file in sorted(glob.glob(str(path), recursive=True)) if Path(file).is_file()]
-    if not files:
-        if len(names) > 1 or _format(names[0]) or not is_hub_id(names[0]):
-            raise InputError(
-                f"found no documents at {', '.join(names)}: give parquet, jsonl, csv or txt files, a folder of them, "
-                "or a Hub id 'owner/name'"
-            )
-        try:
-            return load_dataset(names[0], split=split, streaming=streaming)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{names[0]!r} is no file here, and the Hub did not give it as a data set: {error}. Check the name, "
-                "the network and, if it is private, `hf auth login`"
-            ) from error
-    formats = {_format(file) for file in files}
-    if len(formats) != 1 or not (found := formats.pop()):
-        raise InputError(f"the files must all be of one format ({', '.join(FORMATS)}), found {', '.join(files[:3])}")
-    return load_dataset(found, data_files=files, split="train", streaming=streaming)
-
-
-def _format(name: str) -> str | None:
-    return next((kind for ending, kind in FORMATS.items() if name.endswith(ending)), None)

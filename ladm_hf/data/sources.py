@@ -34,7 +34,6 @@ SURVEY_BYTES = 16 << 30
 HASH_BYTES = 64 << 20
 HASH_SAMPLES = 256
 OPENERS = 16
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 T = TypeVar("T")
 

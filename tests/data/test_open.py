@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset, load_dataset
 from launches import dataset, parquet, rows
 
 from ladm_hf.data import columns, sources
-from ladm_hf.data.open import is_hub_id, open_documents, open_scored, open_source
+from ladm_hf.data.data_files import DataFiles
+from ladm_hf.data.open import find_splits, is_hub_id, open_documents, open_scored, open_source
 from ladm_hf.data.parquet import ParquetSource
 from ladm_hf.data.sources import Source, Survey
 from ladm_hf.errors import ColumnError, InputError
@@ -170,13 +172,13 @@ def test_files_with_other_columns_are_filled_or_refused(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing")
-    (tmp_path / "table.csv").write_text("text\na\n")
+    (tmp_path / "table.xyz").write_text("text\na\n")
     (tmp_path / "empty").mkdir()
     parquet(tmp_path / "one.parquet")
     (tmp_path / "two.jsonl").write_text("{}\n")
     for data, message in {
         tmp_path / "broken.parquet": "cannot read",
-        tmp_path / "table.csv": "no known format",
+        tmp_path / "table.xyz": "no known format",
         tmp_path / "empty": "no parquet or JSON-lines file",
         tmp_path / "none.parquet": "no file, folder or glob",
         tmp_path / "*.nothing": "no parquet or JSON-lines file",
@@ -198,7 +200,7 @@ def test_a_name_that_the_hub_cannot_have_is_looked_for_here_alone(name: str, tmp
     for open_name, message in (
         (open_source, "no file, folder or glob"),
         (open_scored, "no scored data at"),
-        (open_documents, "found no documents at"),
+        (open_documents, "no file, folder or glob"),
     ):
         with pytest.raises(InputError, match=message):
             open_name(name)
@@ -324,3 +326,93 @@ def test_edges_of_nothing_and_of_one_row() -> None:
     assert balanced_edges(nothing, 4) == [0, 0]
     one = Survey(pa.schema([]), np.array([0, 1]), np.array([0.0, 5.0]), {})
     assert balanced_edges(one, 4) == [0, 1]
+
+
+def split_of(files: list[str], folder: Path) -> dict[str, list[str]]:
+    """The splits that our answer makes of some files, each holding one row with its own path."""
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(json.dumps({"text": file}) + "\n")
+    found = find_splits(folder)
+    assert all(isinstance(split.content, DataFiles) for split in found.values())
+    return {
+        name: [str(Path(path).relative_to(folder)) for path in split.content.paths] for name, split in found.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["train/chunk1/x.jsonl", "test/b.jsonl"],
+        ["chunk1/train/x.jsonl", "chunk1/validation/x.jsonl", "chunk2/train/y.jsonl"],
+        ["train.jsonl", "test.jsonl"],
+        ["my-train-1.jsonl", "my_dev_2.jsonl", "other.jsonl"],
+        ["data/pool-00000-of-00002.jsonl", "data/pool-00001-of-00002.jsonl", "data/rest-00000-of-00001.jsonl"],
+        ["en/a.jsonl", "de/b.jsonl"],
+        ["dev-set/a.jsonl", "training/b.jsonl", "c.jsonl"],
+        ["evaluation/x.json", "eval/y.json"],
+    ],
+)
+def test_splits_of_a_folder_are_those_that_load_dataset_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str]
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    found = split_of(files, tmp_path / "pool")
+    theirs = load_dataset(str(tmp_path / "pool"))
+    assert {name: sorted(paths) for name, paths in found.items()} == {
+        str(name): sorted(rows["text"]) for name, rows in theirs.items()
+    }
+
+
+def test_a_split_of_a_folder_is_given_or_asked_for(tmp_path: Path) -> None:
+    split_of(["train/chunk1/x.jsonl", "test/b.jsonl"], tmp_path)
+    assert everything_text(open_source(tmp_path, split="train")) == ["train/chunk1/x.jsonl"]
+    with pytest.raises(InputError, match=r"has several splits: name one of train, test with --split"):
+        open_source(tmp_path)
+    with pytest.raises(InputError, match=r"has no split 'validation': name one of train, test"):
+        open_source(tmp_path, split="validation")
+
+
+def test_files_named_by_a_glob_are_all_read_or_those_of_the_split(tmp_path: Path) -> None:
+    split_of(["train.jsonl", "test.jsonl"], tmp_path)
+    assert len(everything_text(open_source(tmp_path / "*.jsonl"))) == 2
+    assert everything_text(open_source(tmp_path / "*.jsonl", split="test")) == ["test.jsonl"]
+    assert everything_text(open_source(tmp_path / "test.jsonl", split="train")) == ["test.jsonl"]
+    with pytest.raises(InputError, match="no split 'validation'"):
+        open_source(tmp_path / "*.jsonl", split="validation")
+
+
+def test_a_card_beside_the_files_says_which_splits_and_configurations_there_are(tmp_path: Path) -> None:
+    split_of(["one/a.jsonl", "two/b.jsonl"], tmp_path)
+    card = "configs:\n- config_name: first\n  data_files: one/*\n- config_name: second\n  data_files: two/*\n"
+    (tmp_path / "README.md").write_text(f"---\n{card}---\n")
+    assert everything_text(open_source(tmp_path, name="second")) == ["two/b.jsonl"]
+    with pytest.raises(InputError, match="first"):
+        open_source(tmp_path)
+
+
+def test_files_left_out_of_a_folder_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    split_of(["a.jsonl", "b.jsonl"], tmp_path)
+    assert not caplog.text
+    parquet(tmp_path / "c.parquet")
+    (tmp_path / "README.md").write_text("# A pool")
+    assert len(everything_text(open_source(tmp_path))) == 2
+    assert "left out" in caplog.text
+    assert "c.parquet" in caplog.text
+    assert "README" not in caplog.text
+
+
+def test_any_format_and_any_number_of_paths(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\none\n")
+    (tmp_path / "b.tsv").write_text("text\tn\ntwo\t1\n")
+    assert everything_text(open_source(tmp_path / "a.csv")) == ["one"]
+    assert everything_text(open_source(tmp_path / "b.tsv")) == ["two"]
+    both = [parquet(tmp_path / "x.parquet", 3), parquet(tmp_path / "y.parquet", 2)]
+    assert everything(open_source(both)) == IDS[:3] + IDS[:2]
+    with pytest.raises(InputError, match="one format"):
+        open_source([tmp_path / "a.csv", tmp_path / "x.parquet"])
+
+
+def everything_text(source: Source) -> list[Any]:
+    survey = source.survey(["text"], 512)
+    return [v for found in source.read(0, int(survey.positions[-1])) for v in found.table["text"].to_pylist()]
