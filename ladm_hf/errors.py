@@ -15,6 +15,7 @@
     │   └── HubUnavailableError     it stayed silent, busy or broken for all tries
     └── RunError             a run over a data set cannot start or go on
         ├── ResumeError      the output holds a run with other settings
+        │   └── RunRecordError      its run.json cannot be read                 (also an InputError)
         ├── RunLockedError   another launch is writing the same output
         └── StorageError     the output cannot be written, mostly a full disk
 
@@ -83,6 +84,10 @@ class RunError(LadmError, RuntimeError):
 
 class ResumeError(RunError):
     """The output folder holds a run with other settings; the message names every difference."""
+
+
+class RunRecordError(ResumeError, InputError):
+    """A `run.json` cannot be read as the record of a scoring run; the message names the file and the reason."""
 
 
 class RunLockedError(RunError):

@@ -17,11 +17,13 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ladm_hf import LadmConfig
+from ladm_hf.data.run_record import RunRecord, run_id
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -112,3 +114,18 @@ def corpus() -> list[dict[str, Any]]:
     if not path.is_file():
         pytest.skip(f"the corpus is not at {path}")
     return pq.read_table(path).to_pylist()
+
+
+def run_record(**changes: Any) -> RunRecord:
+    """A small record of a scoring run, as `ladm score` would write it."""
+    identity = {
+        "split": "train", "scores_only": False, "model": "content:9c24", "dtype": "float32", "config.span_length": 8,
+        "config.heads": None, "text_column": "text", "data": "462a",
+    }  # fmt: skip
+    edges = (0, 2, 6)
+    values = {
+        "input": "pool/documents.parquet", "split": "train", "identity": identity, "unit": "rows", "edges": edges,
+        "costs": (4.5, 8.0), "schema": pa.schema([("text", pa.string())]), "layout": {"offsets": [0, 6]},
+        "run_id": run_id(identity, edges), "created": "2026-11-26T13:45:41+00:00", "version": "0.1.0",
+    }  # fmt: skip
+    return RunRecord(**{**values, **changes})

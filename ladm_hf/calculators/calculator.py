@@ -53,6 +53,12 @@ class Calculator:
     path: Path | None = None
     model: PreTrainedModel | None = None
 
+    @property
+    def origin(self) -> str:
+        """What finds it again from any folder: a bundled name, a Hub id or an absolute path."""
+        is_folder = self.path is not None and self.revision is None and self.name not in BUNDLED
+        return str(Path(self.name).expanduser().absolute()) if is_folder else self.name
+
     def load_model(self, dtype: str, device: str) -> PreTrainedModel:
         """The model in evaluation mode; a live one as it is.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ladm_hf.data.run_record import read_run, run_facts
+from ladm_hf.data.run_record import RunRecord, run_facts, run_of
 from ladm_hf.data.shards import SHARD_NAME, by_split, write_shards
 from ladm_hf.errors import ConfigError, InputError, MissingExtraError
 from ladm_hf.publishing.card_block import Figure
@@ -95,7 +95,7 @@ def make_bundle(
     work: Path,
     *,
     config_name: str = "default",
-    run: Mapping[str, Any] | None = None,
+    run: RunRecord | Mapping[str, Any] | None = None,
     source_dataset: str | None = None,
     figures: Sequence[tuple[Path, str, str]] | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -108,7 +108,8 @@ def make_bundle(
             `save_to_disk`, or with parquet files (in `data/` or at its top).
         work (`Path`): an empty folder.
         config_name (`str`, *optional*, defaults to `"default"`): configuration of the published rows.
-        run (mapping, *optional*): how the rows were scored; defaults to the folder's or the selection's `run.json`.
+        run ([`RunRecord`] or mapping, *optional*): how the rows were scored; defaults to the folder's or the
+            selection's `run.json`.
         source_dataset (`str`, *optional*): Hub id of the data set that was scored; defaults to the one that
             `run` names.
         figures (sequence of `(file, alt, caption)`, *optional*): images for the card; `None` draws a selection's.
@@ -124,7 +125,7 @@ def make_bundle(
             f"config_name={config_name!r} cannot name a folder of data: use letters, digits, '_', '-', '.'"
         )
     parts, selection, found_run = _opened(source)
-    run = redacted(_with_source(run_facts(run or found_run), source_dataset), token)
+    facts = redacted(_with_source(run_facts(run or found_run), source_dataset), token)
     data_dir = "data" if config_name == "default" else config_name
     files: dict[str, Path] = {}
     for split, part in parts.items():
@@ -139,7 +140,7 @@ def make_bundle(
     for file, alt, caption in _drawn(selection, work) if figures is None else figures:
         files[f"{ASSETS}/{file.name}"] = file
         shown.append(Figure(f"{ASSETS}/{file.name}", alt, caption))
-    bundle = Bundle(files, info, config_name, tuple(shown), selection, run)
+    bundle = Bundle(files, info, config_name, tuple(shown), selection, facts)
     if not bundle.num_rows:
         raise InputError("there is nothing to publish: no split has a row")
     bundle.files[MANIFEST] = work / MANIFEST
@@ -160,16 +161,16 @@ def _with_source(run: Mapping[str, Any], source: str | None) -> dict[str, Any]:
     return {**run, **({"dataset": record} if record else {})}
 
 
-def _opened(source: Any) -> tuple[dict[str, Any], Selection | None, Mapping[str, Any]]:
+def _opened(source: Any) -> tuple[dict[str, Any], Selection | None, RunRecord | None]:
     """Splits (each a data set, or a list of parquet files), the selection, and the run record."""
     from datasets import Dataset, DatasetDict, load_from_disk
 
     if isinstance(source, Dataset):
-        return {str(source.split or "train").partition("[")[0]: source}, None, {}
+        return {str(source.split or "train").partition("[")[0]: source}, None, None
     if isinstance(source, DatasetDict):
-        return {str(name): part for name, part in source.items()}, None, {}
+        return {str(name): part for name, part in source.items()}, None, None
     if hasattr(source, "selected") and hasattr(source, "dropped"):
-        return {"train": source.selected}, source, source.run or {}
+        return {"train": source.selected}, source, source.run
     if not isinstance(source, (str, Path)):
         raise InputError(
             f"expected a Dataset, a DatasetDict, a Selection or a folder to publish, got {type(source).__name__}"
@@ -188,8 +189,8 @@ def _opened(source: Any) -> tuple[dict[str, Any], Selection | None, Mapping[str,
     files = sorted((folder / "data").glob("*.parquet")) or sorted(folder.glob("*.parquet"))
     if not files:
         raise InputError(f"{folder} holds no parquet file, neither at its top nor in data/")
-    run = read_run(folder) or (selection.run if selection is not None else None)
-    return by_split(files), selection, run or {}
+    run = run_of(folder) if selection is None else selection.run
+    return by_split(files), selection, run
 
 
 def _drawn(selection: Selection | None, work: Path) -> list[tuple[Path, str, str]]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ladm_hf.data.run_record import RunRecord, run_facts
 from ladm_hf.errors import InputError
 from ladm_hf.publishing.card_block import Figure, merged_body, render
 from ladm_hf.publishing.front_matter import dataset_info, describe_files, fill, hub_source, ladm_record, united, yaml_of
@@ -24,7 +25,7 @@ __all__ = ["Figure", "build_card", "card_diff"]
 
 
 def build_card(
-    run: Mapping[str, Any] | None = None,
+    run: RunRecord | Mapping[str, Any] | None = None,
     selection: Selection | None = None,
     *,
     data: Dataset | DatasetDict | DatasetInfo | None = None,
@@ -41,9 +42,9 @@ def build_card(
     """The card of a scored or selected data set.
 
     Args:
-        run (mapping, *optional*):
-            How the rows were scored, the content of `run.json`: its `config`, `model`, `dataset` and `versions` are
-            shown.
+        run ([`RunRecord`] or mapping, *optional*):
+            How the rows were scored: the record or content of a `run.json`, or its facts, `config`, `model`, `dataset`,
+            `versions` and `command`.
         selection ([`Selection`], *optional*):
             Gives the budget table and, without `data`, the rows.
         data (`Dataset`, `DatasetDict` or `DatasetInfo`, *optional*):
@@ -69,7 +70,7 @@ def build_card(
     Raises:
         InputError: there is nothing to describe, or a README's front matter cannot be read.
     """
-    run = run or {}
+    run = run_facts(run)
     described = data if data is not None else getattr(selection, "selected", None)
     if described is None:
         raise InputError("build_card() needs `data` or a `selection` to describe; both are None")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ladm_hf.data.open import is_hub_id
+from ladm_hf.data.run_record import RunRecord
 from ladm_hf.errors import ConfigError, HubUnavailableError, LadmError, PublishError
 from ladm_hf.publishing.bundle import SHARD_BYTES, make_bundle
 from ladm_hf.publishing.publication import Publication
@@ -37,7 +38,7 @@ def publish(
     tag: str | None = None,
     config_name: str = "default",
     commit_message: str | None = None,
-    run: Mapping[str, Any] | None = None,
+    run: RunRecord | Mapping[str, Any] | None = None,
     source_dataset: str | None = None,
     language: str | Sequence[str] | None = None,
     license: str | None = None,
@@ -71,7 +72,8 @@ def publish(
         config_name (`str`, *optional*, defaults to `"default"`):
             Configuration of the rows; other configurations of the repository are kept.
         commit_message (`str`, *optional*): first line of the commit.
-        run (mapping, *optional*): how the rows were scored; defaults to the `run.json` found with them.
+        run ([`RunRecord`] or mapping, *optional*):
+            How the rows were scored; defaults to the `run.json` found with them.
         source_dataset (`str`, *optional*):
             Hub id of the data set that was scored, whose language and licence are carried over; defaults to the one
             that `run` names.

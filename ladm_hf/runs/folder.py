@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ladm_hf.data.files import hash_file, storage_errors, sync_folder, write_atomically
-from ladm_hf.data.run_record import RUN_FILE, load_run, num_chunks
+from ladm_hf.data.run_record import RUN_FILE, RunRecord
 from ladm_hf.errors import RunError, StorageError
 
 _CHUNK_NAME = re.compile(r"\w+-\d{5}-of-\d{5}\.parquet")
@@ -60,16 +60,13 @@ class RunFolder:
         """Whether a run was ever begun here."""
         return (self.path / RUN_FILE).is_file()
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self) -> RunRecord | None:
         """What `run.json` holds, `None` where there is no run.
 
         Raises:
-            ResumeError: it is no `run.json` of ours.
+            RunRecordError: it is no `run.json` of ours.
         """
-        return load_run(self.path / RUN_FILE) if self.exists() else None
-
-    def save(self, run: dict[str, Any]) -> None:
-        write_atomically(self.path / RUN_FILE, json.dumps(run, indent=1))
+        return RunRecord.load(self.path / RUN_FILE) if self.exists() else None
 
     def check_new(self) -> None:
         """Refuses a folder that holds somebody else's data."""
@@ -115,18 +112,18 @@ class RunFolder:
 
     # Chunks
 
-    def chunk_name(self, run: dict[str, Any], chunk: int) -> str:
-        return f"{run['split']}-{chunk:05d}-of-{num_chunks(run):05d}.parquet"
+    def chunk_name(self, run: RunRecord, chunk: int) -> str:
+        return f"{run.split}-{chunk:05d}-of-{run.num_chunks:05d}.parquet"
 
-    def chunk_file(self, run: dict[str, Any], chunk: int) -> Path:
+    def chunk_file(self, run: RunRecord, chunk: int) -> Path:
         """The file of a finished chunk, wherever it is by now."""
         return (self.data if self.data.is_dir() else self.pending) / self.chunk_name(run, chunk)
 
-    def finished(self, run: dict[str, Any]) -> set[int]:
+    def finished(self, run: RunRecord) -> set[int]:
         """Chunks whose file is there, looked at only by name."""
         folder = self.data if self.data.is_dir() else self.pending
         names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-        return {chunk for chunk in range(num_chunks(run)) if self.chunk_name(run, chunk) in names}
+        return {chunk for chunk in range(run.num_chunks) if self.chunk_name(run, chunk) in names}
 
     def record(self, chunk: int) -> dict[str, Any] | None:
         """The record of a finished chunk, whose file may still be missing or broken."""
@@ -136,23 +133,23 @@ class RunFolder:
             return None
         return record if isinstance(record, dict) else None
 
-    def records(self, run: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    def records(self, run: RunRecord) -> dict[int, dict[str, Any]]:
         """The records of all chunks whose file is there with the right size; checksums are not looked at."""
         found = {}
         folder = self.data if self.data.is_dir() else self.pending
         sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)} if folder.is_dir() else {}
-        for chunk in range(num_chunks(run)):
+        for chunk in range(run.num_chunks):
             record = self.record(chunk) if self.chunk_name(run, chunk) in sizes else None
-            if record is None or record.get("run") != run.get("run_id"):
+            if record is None or record.get("run") != run.run_id:
                 continue
             if record.get("size") == sizes[self.chunk_name(run, chunk)]:
                 found[chunk] = record
         return found
 
-    def is_sound(self, run: dict[str, Any], chunk: int) -> bool:
+    def is_sound(self, run: RunRecord, chunk: int) -> bool:
         """Whether a chunk is finished: size and checksum of its file are those on record, and the record this run's."""
         record = self.record(chunk)
-        if record is None or record.get("run") != run.get("run_id"):
+        if record is None or record.get("run") != run.run_id:
             return False
         file = self.chunk_file(run, chunk)
         try:
@@ -161,7 +158,7 @@ class RunFolder:
             return False
 
     def finish(
-        self, run: dict[str, Any], chunk: int, write: Callable[[Path], dict[str, Any]], *, attempt: str
+        self, run: RunRecord, chunk: int, write: Callable[[Path], dict[str, Any]], *, attempt: str
     ) -> dict[str, Any]:
         """Writes a chunk so that it is there whole or not at all, and returns its record.
 
@@ -180,7 +177,7 @@ class RunFolder:
                 with open(temporary, "rb") as file:
                     os.fsync(file.fileno())
                 record = {
-                    **figures, "run": run.get("run_id"), "size": temporary.stat().st_size, "hash": hash_file(temporary),
+                    **figures, "run": run.run_id, "size": temporary.stat().st_size, "hash": hash_file(temporary),
                 }  # fmt: skip
                 write_atomically(self.hidden / "chunks" / f"{chunk:05d}.json", json.dumps(record))
                 os.replace(temporary, target)

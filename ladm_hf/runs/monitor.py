@@ -12,6 +12,7 @@ import time
 import traceback
 from typing import Any
 
+from ladm_hf.data.run_record import RunRecord
 from ladm_hf.errors import RunError
 from ladm_hf.ranks import Ranks
 from ladm_hf.runs.folder import RunFolder
@@ -25,12 +26,12 @@ class Heartbeat:
     """What goes on beside the work: reports, the log of the rank and, on rank 0, the bar."""
 
     def __init__(
-        self, folder: RunFolder, run: dict[str, Any], launch: str, ranks: Ranks, lock: RunLock | None,
+        self, folder: RunFolder, run: RunRecord, launch: str, ranks: Ranks, lock: RunLock | None,
         progress: bool | None,
     ) -> None:  # fmt: skip
         self.thread = threading.Thread(target=self._beat, name="ladm-heartbeat", daemon=True)
         self.folder, self.run, self.launch, self.ranks, self.lock = folder, run, launch, ranks, lock
-        self.total = float(sum(run["costs"]))
+        self.total = float(sum(run.costs))
         self.bar = ProgressBar(self.total, progress if ranks.is_main else False)
         self.stopped = threading.Event()
         self.lost = False
@@ -75,7 +76,7 @@ class Heartbeat:
         self.log(f"chunk {chunk} begun")
 
     def advance(self, tokens: int, cost: float) -> None:
-        cost = min(cost, max(0.0, self.run["costs"][self.chunk] - self.cost))
+        cost = min(cost, max(0.0, self.run.costs[self.chunk] - self.cost))
         self.cost += cost
         self.done += cost
         self.tokens += tokens
@@ -97,7 +98,7 @@ class Heartbeat:
         """Brings the bar up to date with all ranks."""
         finished = self.folder.finished(self.run)
         reports = self.folder.ranks().values()
-        costs = self.run["costs"]
+        costs = self.run.costs
         partial = sum(report["cost"] for report in reports if report["chunk"] not in finished)
         done = sum(costs[chunk] for chunk in finished) + partial
         seconds = max(1e-9, time.time() - self.began)

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from tqdm.auto import tqdm
 
-from ladm_hf.data.run_record import num_chunks
+from ladm_hf.data.run_record import RunRecord
 from ladm_hf.errors import RunError
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
@@ -92,12 +92,12 @@ def run_status(output_dir: str | os.PathLike[str]) -> RunStatus:
     alive = lock.is_alive()
     records = folder.records(run)
     reports = folder.ranks()
-    costs = run["costs"]
+    costs = run.costs
     done = sum(costs[chunk] for chunk in records)
     if alive:
         done += sum(report.get("cost", 0.0) for report in reports.values() if report.get("chunk") not in records)
     fraction = min(1.0, done / max(1.0, sum(costs)))
-    complete = len(records) == num_chunks(run) and folder.data.is_dir()
+    complete = len(records) == run.num_chunks and folder.data.is_dir()
     rate, left = 0.0, None
     if alive:
         rate, left = _live_rate(run, reports, fraction)
@@ -110,7 +110,7 @@ def run_status(output_dir: str | os.PathLike[str]) -> RunStatus:
     return RunStatus(
         state="running" if alive else "finished" if complete else "stopped",
         chunks_done=len(records),
-        chunks=num_chunks(run),
+        chunks=run.num_chunks,
         fraction=1.0 if complete else fraction,
         rows=sum(record["rows"] for record in records.values()),
         tokens=sum(record["tokens"] for record in records.values()),
@@ -119,18 +119,18 @@ def run_status(output_dir: str | os.PathLike[str]) -> RunStatus:
         seconds_left=left,
         ranks=reports,
         owner=str(lock.owner()) if alive else "",
-        command=run.get("command", ""),
+        command=run.command,
     )
 
 
-def _live_rate(run: dict[str, Any], reports: dict[int, dict[str, Any]], fraction: float) -> tuple[float, float | None]:
+def _live_rate(run: RunRecord, reports: dict[int, dict[str, Any]], fraction: float) -> tuple[float, float | None]:
     """Tokens a second and seconds left, by what the ranks of the running launch have done so far."""
     seconds = max((report["time"] - report["began"] for report in reports.values()), default=0.0)
     if seconds <= 0.0:
         return 0.0, None
     rate = sum(report["tokens"] for report in reports.values()) / seconds
     done = sum(report["done"] for report in reports.values())
-    left = (1.0 - fraction) * sum(run["costs"]) / (done / seconds) if done else None
+    left = (1.0 - fraction) * sum(run.costs) / (done / seconds) if done else None
     return rate, left
 
 

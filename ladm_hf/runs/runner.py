@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -32,7 +33,7 @@ import pyarrow.parquet as pq
 from ladm_hf.data.columns import document_column, documents, lengths, pick, root_column
 from ladm_hf.data.files import storage_errors
 from ladm_hf.data.open import load_files, open_source
-from ladm_hf.data.run_record import new_run, num_chunks
+from ladm_hf.data.run_record import RunRecord
 from ladm_hf.data.sources import DatasetSource, Rows, Source
 from ladm_hf.data.writer import GroupWriter
 from ladm_hf.errors import ConfigError, InputError, ResumeError, RowError, RunError
@@ -154,13 +155,24 @@ class _Launch:
         self.progress = progress
         self.command = command or "the same call of score_dataset()"
         self.source: Source
-        self.run: dict[str, Any] = {}
+        self.record: RunRecord | None = None
         self.lock = RunLock(folder) if ranks.is_main else None
         self.launch = ""
         self.source_schema = self.schema = pa.schema([])
         self.column = ""
         self.part_tokens = FIRST_PART_TOKENS
         self.heart: Heartbeat | None = None
+
+    @property
+    def run(self) -> RunRecord:
+        """The record of the run, once it has begun."""
+        assert self.record is not None
+        return self.record
+
+    @property
+    def row_starts(self) -> tuple[int, ...]:
+        assert self.run.row_starts is not None
+        return self.run.row_starts
 
     @property
     def _most_tokens(self) -> int:
@@ -175,24 +187,24 @@ class _Launch:
         found = self.ranks.share(lambda: self._create_or_resume(options, chunks, jsonl, restart))
         if found is None:
             return False
-        self.run, self.launch = found
+        self.record, self.launch = found
         if not self.ranks.is_main:
-            if isinstance(self.source, DatasetSource) and self.source.fingerprint() != self.run["identity"]["data"]:
+            if isinstance(self.source, DatasetSource) and self.source.fingerprint() != self.run.identity["data"]:
                 raise InputError(
                     f"rank {self.ranks.index} was given other rows than rank 0: a shuffle without a seed? "
                     "Every rank must build the same data set."
                 )
-            self.source.adopt(self.run["layout"])
-        self.source_schema = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(self.run["schema"])))
+            self.source.adopt(dict(self.run.layout))
+        self.source_schema = self.run.schema
         self.column = document_column(self.source_schema, _candidates(self.scorer))
-        self.schema = output_schema(self.source_schema, self.scorer, self.run["identity"]["scores_only"])
+        self.schema = output_schema(self.source_schema, self.scorer, self.run.scores_only)
         self.heart = Heartbeat(self.folder, self.run, self.launch, self.ranks, self.lock, self.progress)
         self.heart.start()
         return True
 
     def _create_or_resume(
         self, options: dict[str, Any], chunks: int | None, jsonl: bool, restart: bool
-    ) -> tuple[dict[str, Any], str] | None:
+    ) -> tuple[RunRecord, str] | None:
         assert self.lock is not None
         with storage_errors(self.folder.path, "the folder"):
             self.folder.path.mkdir(parents=True, exist_ok=True)
@@ -214,33 +226,38 @@ class _Launch:
         else:
             _check_same(run, {**identity, "data": self.source.fingerprint()}, chunks, self.folder)
             if self._is_complete(run):
-                self.run = run
+                self.record = run
                 if jsonl and not self.folder.jsonl.is_file():
                     self._write_jsonl()
                 return None
-            self.source.adopt(run["layout"])
+            self.source.adopt(dict(run.layout))
         with storage_errors(self.folder.path, "run.json"):
             self.folder.reopen()
             self.folder.prepare(self.lock.launch)
-            self.folder.save({**run, "command": self.command})
+            run = dataclasses.replace(run, command=self.command)
+            run.save(self.folder.path)
         done = len(self.folder.records(run))
         if done:
-            self._say(f"going on with {done:,} of {num_chunks(run):,} chunks finished")
+            self._say(f"going on with {done:,} of {run.num_chunks:,} chunks finished")
         return run, self.lock.launch
 
-    def _plan(self, identity: dict[str, Any], chunks: int | None) -> dict[str, Any]:
+    def _plan(self, identity: dict[str, Any], chunks: int | None) -> RunRecord:
         """Looks at the data and fixes the chunks."""
         survey = self.source.survey(_candidates(self.scorer), self._most_tokens)
         output_schema(survey.schema, self.scorer, identity["scores_only"])
         edges = balanced_edges(survey, chunks)
         # a stream is hashed while it is surveyed
         identity = {**identity, "data": self.source.fingerprint()}
-        return new_run(self.source, survey, identity, edges)
+        calculator = self.scorer.calculator
+        return RunRecord.new(
+            self.source, survey, identity, edges, calculator=calculator.origin,
+            calculator_revision=calculator.revision,
+        )  # fmt: skip
 
-    def _is_complete(self, run: dict[str, Any]) -> bool:
+    def _is_complete(self, run: RunRecord) -> bool:
         if not self.folder.data.is_dir():
             return False
-        broken = [chunk for chunk in range(num_chunks(run)) if not self.folder.is_sound(run, chunk)]
+        broken = [chunk for chunk in range(run.num_chunks) if not self.folder.is_sound(run, chunk)]
         if broken:
             self._say(f"{len(broken):,} chunks of the finished run are damaged and will be scored again")
         return not broken
@@ -250,7 +267,7 @@ class _Launch:
     def work(self) -> None:
         """Takes chunks until none is left."""
         assert self.heart is not None
-        for chunk in range(num_chunks(self.run)):
+        for chunk in range(self.run.num_chunks):
             self.heart.check()
             if not self.folder.claim(self.launch, chunk):
                 continue
@@ -273,8 +290,8 @@ class _Launch:
             for part, cost in self._parts(chunk):
                 self.heart.check()
                 scores = self._score(part, f"chunk {chunk}, rows from {rows} on")
-                if self.run["identity"]["scores_only"]:
-                    first = self.run["row_starts"][chunk] + rows
+                if self.run.scores_only:
+                    first = self.row_starts[chunk] + rows
                     columns = [pa.array(np.arange(first, first + part.table.num_rows))]
                 else:
                     columns = part.table.columns
@@ -292,9 +309,9 @@ class _Launch:
 
     def _parts(self, chunk: int) -> Iterator[tuple[Rows, float]]:
         """The rows of a chunk in parts that take some seconds each, with their estimated cost."""
-        scores_only = self.run["identity"]["scores_only"]
+        scores_only = self.run.scores_only
         columns = [root_column(self.source_schema, self.column)] if scores_only else None
-        start, stop = self.run["edges"][chunk : chunk + 2]
+        start, stop = self.run.edges[chunk : chunk + 2]
         for found in self._read(start, stop, columns):
             costs = 1 + np.minimum(lengths(pick(found.table, self.column)), self._most_tokens)
             low = 0
@@ -345,7 +362,7 @@ class _Launch:
 
     def _assemble(self, jsonl: bool) -> None:
         records = self.folder.records(self.run)
-        missing = num_chunks(self.run) - len(records)
+        missing = self.run.num_chunks - len(records)
         if missing:
             raise RunError(f"{missing:,} chunks are missing, perhaps removed meanwhile: run the same command again")
         with storage_errors(self.folder.path, "the result"):
@@ -365,7 +382,7 @@ class _Launch:
                 storage_errors(self.folder.path, self.folder.jsonl.name),
                 open(temporary, "w", encoding="utf-8") as out,
             ):
-                for chunk in range(num_chunks(self.run)):
+                for chunk in range(self.run.num_chunks):
                     file = pq.ParquetFile(self.folder.chunk_file(self.run, chunk))
                     columns = [name for name in wanted if name in file.schema_arrow.names]
                     for batch in file.iter_batches(columns=columns):
@@ -393,9 +410,9 @@ class _Launch:
             return
         mine = self.lock.held()
         self.lock.release()
-        if isinstance(error, (KeyboardInterrupt, SystemExit)) and mine and self.run:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)) and mine and self.record is not None:
             records = self.folder.records(self.run)
-            self._say(f"stopped with {len(records):,} of {num_chunks(self.run):,} chunks finished and kept.")
+            self._say(f"stopped with {len(records):,} of {self.run.num_chunks:,} chunks finished and kept.")
             self._say(f"to go on: {self.command}")
 
     def _say(self, message: str) -> None:
@@ -422,10 +439,10 @@ def _identity(scorer: LadmScorer) -> dict[str, Any]:
     }
 
 
-def _check_same(run: dict[str, Any], identity: dict[str, Any], chunks: int | None, folder: RunFolder) -> None:
-    before = dict(run["identity"])
-    if chunks is not None and chunks != num_chunks(run):
-        before["num_chunks"], identity = num_chunks(run), {**identity, "num_chunks": chunks}
+def _check_same(run: RunRecord, identity: dict[str, Any], chunks: int | None, folder: RunFolder) -> None:
+    before = dict(run.identity)
+    if chunks is not None and chunks != run.num_chunks:
+        before["num_chunks"], identity = run.num_chunks, {**identity, "num_chunks": chunks}
     differences = [
         f"  {name}: {before.get(name)!r} there, {identity.get(name)!r} now"
         for name in dict.fromkeys([*before, *identity])
@@ -465,4 +482,4 @@ def _terminable() -> Iterator[None]:
 def _load(folder: RunFolder) -> Dataset:
     run = folder.load()
     assert run is not None
-    return load_files([folder.chunk_file(run, chunk) for chunk in range(num_chunks(run))], run["split"])
+    return load_files([folder.chunk_file(run, chunk) for chunk in range(run.num_chunks)], run.split)

@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 from ladm_hf.arrays import Bools
 from ladm_hf.data.columns import column, with_positions
 from ladm_hf.data.open import SELECTION_FILE, read_parquet
-from ladm_hf.data.run_record import run_of
+from ladm_hf.data.run_record import RunRecord, run_of
 from ladm_hf.data.shards import write_parquet
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.selection.options import DIVIDES_BUDGET, Shares, Strategy, checked_options
@@ -94,7 +94,7 @@ class Selection:
         percent (`int`, *optional*): the percent that the strategy `percent` arrived at.
         options (`dict`): the arguments of [`select`] that give this selection again.
         notes (`list[str]`): what a reader should know, in sentences.
-        run (`dict`, *optional*): the `run.json` of the scoring run, where the pool was its folder.
+        run ([`RunRecord`], *optional*): the `run.json` of the scoring run, where the pool was its folder.
     """
 
     selected: Dataset
@@ -110,7 +110,7 @@ class Selection:
     percent: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    run: dict[str, Any] | None = None
+    run: RunRecord | None = None
 
     @property
     def selected_tokens(self) -> int:
@@ -255,11 +255,13 @@ class Selection:
                 raise InputError(f"{folder / name} holds no parquet file: select again")
             rows[name] = read_parquet(files)
         fields = {key: values[key] for key in _SAVED_FIELDS}
-        return cls(selected=rows["data"], dropped=rows["dropped"], **fields)
+        run = RunRecord.from_dict(values["run"], folder / SELECTION_FILE) if values.get("run") else None
+        return cls(selected=rows["data"], dropped=rows["dropped"], run=run, **fields)
 
     def _to_json(self) -> str:
         values = {"format": _FORMAT, "ladm_hf_version": __version__, "selected_tokens": self.selected_tokens}
         values |= {name: getattr(self, name) for name in _SAVED_FIELDS}
+        values["run"] = None if self.run is None else self.run.to_dict()
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
     def _needed_columns(self) -> set[str]:
@@ -271,7 +273,7 @@ class Selection:
 
 _SAVED_FIELDS = (
     "strategy", "budget_tokens", "by", "tokens", "percent", "shortfall", "threshold", "options", "notes", "table",
-    "strata", "run",
+    "strata",
 )  # fmt: skip
 _COUNTS = ("documents", "tokens", "selected_documents", "selected_tokens")
 
@@ -339,6 +341,7 @@ def select(
         strategy=strategy, budget_tokens=budget_tokens, shares=shares, k=k, min_score=min_score,
         temperature=temperature, seed=seed, length_bands=length_bands,
     )  # fmt: skip
+    run = run_of(scored)
     pool = read_pool(scored, by=by, tokens=tokens, score_column=score_column, split=split)
     strategy, budget = options["strategy"], options["budget_tokens"]
     ranking = rank(pool, length_bands=options["length_bands"], ties=ties, ascending=strategy == "bottom-k")
@@ -362,7 +365,7 @@ def select(
         tokens=tokens,
         percent=percent,
         options={name: value for name, value in options.items() if value is not None},
-        run=run_of(scored),
+        run=run,
     )
     selection.notes.extend(_notes(selection))
     return selection

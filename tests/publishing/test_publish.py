@@ -1,6 +1,5 @@
 """publish(): what lands on the Hub, what is kept there, what is refused, and what the token never gets into."""
 
-import json
 import logging
 import random
 import re
@@ -9,6 +8,7 @@ import traceback
 from dataclasses import replace
 
 import pytest
+from conftest import run_record
 from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import DatasetCard, HfApi, get_session
 from typer.testing import CliRunner
@@ -157,18 +157,18 @@ def test_only_a_source_opened_from_the_hub_is_named(fake_hub, tmp_path):
     publish(scored_rows(), "tester/source", license="odc-by", patience=HURRIED)
     (tmp_path / "data").mkdir()
     scored_rows().to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
-    run = {"identity": {"data": "1f2e"}, "input": "tester/source", "split": "train"}
+    run = run_record(identity={"data": "1f2e"}, input="tester/source")
     for hub, expected in (
-        ({}, (None, None, {"name": "source", "split": "train", "fingerprint": "1f2e"})),
+        (None, (None, None, {"name": "source", "split": "train", "fingerprint": "1f2e"})),
         (
-            {"hub": {"id": "tester/source", "revision": "c0ffee"}},
+            {"id": "tester/source", "revision": "c0ffee"},
             (
                 "odc-by", ["tester/source"],
                 {"id": "tester/source", "revision": "c0ffee", "split": "train", "fingerprint": "1f2e"},
             ),
         ),
     ):  # fmt: skip
-        (tmp_path / "run.json").write_text(json.dumps({**run, **hub}))
+        replace(run, hub=hub).save(tmp_path)
         publish_here(tmp_path)
         data = DatasetCard(readme()).data
         assert (data.license, data.source_datasets, data["ladm"]["dataset"]) == expected
@@ -371,8 +371,7 @@ def test_the_token_is_nowhere(fake_hub, tmp_path, caplog, capfd, monkeypatch):
     folder = tmp_path / "out"
     (folder / "data").mkdir(parents=True)
     scored_rows().to_parquet(folder / "data" / "train-00000-of-00001.parquet")
-    run = {"config": {"span_length": 128}, "command": f"HF_TOKEN={fake_hub.token} ladm score", "model": "m"}
-    (folder / "run.json").write_text(json.dumps(run))
+    run_record(command=f"HF_TOKEN={fake_hub.token} ladm score").save(folder)
     fake_hub.faults({"match": "POST .*/commit/", "kind": "503"}, {"match": "PUT ", "kind": "drop"})
     publish_here(folder)
     url = f"{fake_hub.url}/datasets/{REPO}/resolve/main/"

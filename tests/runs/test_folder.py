@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from ladm_hf.data.files import storage_errors, write_atomically
-from ladm_hf.data.run_record import run_id
+from ladm_hf.data.run_record import RunRecord, run_id
 from ladm_hf.errors import ResumeError, RunError, StorageError
 from ladm_hf.runs.folder import RunFolder
 
-RUN = {"format": 1, "split": "train", "edges": [0, 1, 2]}
+RUN = RunRecord(
+    input="documents", split="train", identity={}, unit="rows", edges=(0, 1, 2), costs=(1.0, 1.0),
+    schema=pa.schema([]), layout={}, run_id=run_id({}, (0, 1, 2)),
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -63,7 +68,7 @@ def test_a_damaged_chunk_does_not_count(folder: RunFolder, damage: str) -> None:
 def test_a_chunk_of_another_run_does_not_count(folder: RunFolder) -> None:
     finish(folder, 0)
     assert folder.is_sound(RUN, 0)
-    other = {**RUN, "run_id": run_id({}, [0, 1, 2])}
+    other = dataclasses.replace(RUN, run_id=run_id({"model": "other"}, RUN.edges))
     assert not folder.is_sound(other, 0)
     assert not folder.records(other)
 

@@ -78,7 +78,7 @@ def test_the_status_of_a_running_launch(tmp_path: Path) -> None:
     lock = RunLock(folder)
     lock.acquire()
     report: dict[str, Any] = {"state": "at chunk 2", "host": "here", "pid": 7, "launch": lock.launch, "chunks": 2}
-    half = run["costs"][2] / 2
+    half = run.costs[2] / 2
     folder.report(0, {**report, "began": time.time() - 10, "chunk": 2, "cost": half, "done": half, "tokens": 500})
     status = run_status(tmp_path)
     assert (status.state, status.chunks_done) == ("running", 2)

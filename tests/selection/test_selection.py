@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import run_record
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, disable_progress_bars
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -501,7 +502,7 @@ def test_the_pool_may_be_a_table_a_saved_folder_parquet_or_one_split(tmp_path):
     pool.select(range(50)).to_parquet(data / "part-0.parquet")
     pool.select(range(50, 80)).to_parquet(data / "part-1.parquet")
     (data / ".tmp" / "half.parquet").write_bytes(b"PAR1")
-    (tmp_path / "run" / "run.json").write_text('{"model": "ladm-nano"}')
+    run_record().save(tmp_path / "run")
     forms = [
         pool.data.table, DatasetDict(train=pool), DatasetDict(train=pool, test=pool), tmp_path / "saved",
         str(tmp_path / "splits"), tmp_path / "run", data, str(data / "*.parquet"),
@@ -510,7 +511,7 @@ def test_the_pool_may_be_a_table_a_saved_folder_parquet_or_one_split(tmp_path):
         selection = select(scored_rows, budget_tokens=9000, split="train")
         assert selection.selected["id"][:] == expected.selected["id"][:]
         assert selection.table == expected.table
-    assert select(tmp_path / "run", budget_tokens=9000).run == {"model": "ladm-nano"}
+    assert select(tmp_path / "run", budget_tokens=9000).run == run_record()
     assert len(select(data / "part-1.parquet", budget_tokens=9000).frame()) == 30
     with pytest.raises(InputError, match="name one of train, test with --split"):
         select(DatasetDict(train=pool, test=pool), budget_tokens=9000)
@@ -519,7 +520,7 @@ def test_the_pool_may_be_a_table_a_saved_folder_parquet_or_one_split(tmp_path):
     with pytest.raises(InputError, match="no scored data at"):
         select(tmp_path / "nowhere", budget_tokens=9000)
     (tmp_path / "unfinished" / ".ladm").mkdir(parents=True)
-    (tmp_path / "unfinished" / "run.json").write_text("{}")
+    run_record().save(tmp_path / "unfinished")
     with pytest.raises(InputError, match="has not finished"):
         select(tmp_path / "unfinished", budget_tokens=9000)
     with pytest.raises(InputError, match="found IterableDataset"):
@@ -528,7 +529,7 @@ def test_the_pool_may_be_a_table_a_saved_folder_parquet_or_one_split(tmp_path):
     with pytest.raises(InputError, match="is not a parquet file"):
         select(tmp_path / "bad.parquet", budget_tokens=9000)
     (tmp_path / "run" / "run.json").write_text("{")
-    with pytest.raises(InputError, match=r"run\.json is not valid JSON"):
+    with pytest.raises(InputError, match=r"run\.json cannot be read"):
         select(tmp_path / "run", budget_tokens=9000)
 
 
@@ -570,7 +571,7 @@ def test_a_selection_that_keeps_nothing_or_everything_is_saved_with_its_columns(
 def test_a_selection_inside_the_folder_of_its_run_is_not_read_as_pool(tmp_path):
     (tmp_path / "data").mkdir()
     dataset_of(random_rows(80)).to_parquet(tmp_path / "data" / "part-0.parquet")
-    (tmp_path / "run.json").write_text("{}")
+    run_record().save(tmp_path)
     first = select(tmp_path, budget_tokens=9000)
     first.save(tmp_path / "top")
     assert select(tmp_path, budget_tokens=9000).table == first.table
