@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import run_record
 from datasets import ClassLabel, Dataset, load_dataset
 from launches import GEOMETRY, bits, dataset, document, expected, parquet, result, rows, scorer
 
@@ -504,7 +505,7 @@ def test_no_rank_outlives_its_launcher(tmp_path: Path, monkeypatch: pytest.Monke
         heart.stopped.set()
 
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    run = {"costs": [1.0], "edges": [0, 1], "split": "train"}
+    run = run_record(edges=(0, 1), costs=(1.0,))
     (tmp_path / "logs").mkdir()
     monkeypatch.setattr(os, "getppid", lambda: 4321)
     heart = Heartbeat(RunFolder(tmp_path), run, "launch", runner.Ranks(), None, False)
