@@ -9,7 +9,7 @@
     │   ├── HubError         the Hub did not give it: network, name, gate or revision
     │   └── UnsupportedModelError   its attention cannot be scored
     │       └── NoFullAttentionError    no layer sees the whole document
-    ├── BackendError         the chosen device or backend cannot run here
+    ├── BackendError         the chosen device, backend or launch cannot run here
     ├── MissingExtraError    an optional dependency is not installed           (ImportError)
     ├── PublishError         the Hub did not take, or does not show, what was published
     │   └── HubUnavailableError     it stayed silent, busy or broken for all tries
@@ -63,7 +63,7 @@ class NoFullAttentionError(UnsupportedModelError):
 
 
 class BackendError(LadmError, RuntimeError):
-    """The chosen backend or device cannot run here; the message gives the remedy."""
+    """The chosen backend, device or launch cannot run here; the message gives the remedy."""
 
 
 class PublishError(LadmError):

@@ -1,36 +1,99 @@
-"""The processes of one launch: who am I, and telling the others what rank 0 found."""
+"""The processes of one launch: which one is this, what rank 0 found, what each of them found.
+
+    torchrun, accelerate launch    RANK                     WORLD_SIZE                LOCAL_RANK
+    Open MPI's mpirun              OMPI_COMM_WORLD_RANK     OMPI_COMM_WORLD_SIZE      OMPI_COMM_WORLD_LOCAL_RANK
+    MPICH's and Intel MPI's        PMI_RANK                 PMI_SIZE                  MPI_LOCALRANKID
+    MVAPICH's                      MV2_COMM_WORLD_RANK      MV2_COMM_WORLD_SIZE       MV2_COMM_WORLD_LOCAL_RANK
+    Slurm's srun                   SLURM_PROCID             SLURM_STEP_NUM_TASKS      SLURM_LOCALID
+
+The variables of every launcher are handed to `torch.distributed` under torchrun's names.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 from ladm_hf.errors import BackendError, LadmError, RunError
 
-if TYPE_CHECKING:
-    from accelerate import PartialState
-
 T = TypeVar("T")
 
-_WORLD_VARIABLES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-# How torchrun and accelerate number their processes, then how Open MPI, MPICH (Intel MPI) and MVAPICH do.
-_RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
-# A rank waits for the others as long as one chunk takes, and for rank 0 as long as it looks through the data.
+# A rank waits for the others as long as one chunk takes, and for rank 0 as long as it looks through the data; a rank
+# that dies is noticed at once.
 TIMEOUT = datetime.timedelta(days=2)
-# A rank whose share is done waits for the others in the gather; a rank that dies is noticed by the launcher.
-GATHER_TIMEOUT = datetime.timedelta(days=1)
+
+
+class _Launcher(NamedTuple):
+    """A launcher, and the variables in which it numbers its processes: all of them, and those of one host."""
+
+    name: str
+    rank: str
+    world: str
+    local_rank: str
+    local_world: str
+
+
+# SLURM_NTASKS is not asked: it is set for a batch script too, which is one process.
+_LAUNCHERS = (
+    _Launcher("torchrun or accelerate launch", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    _Launcher(
+        "mpirun of Open MPI",
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+    _Launcher("mpirun of MPICH or Intel MPI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    _Launcher(
+        "mpirun of MVAPICH",
+        "MV2_COMM_WORLD_RANK",
+        "MV2_COMM_WORLD_SIZE",
+        "MV2_COMM_WORLD_LOCAL_RANK",
+        "MV2_COMM_WORLD_LOCAL_SIZE",
+    ),
+    _Launcher("srun of Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", ""),
+)
+
+
+class Launch(NamedTuple):
+    """What the launcher of this process says.
+
+    Attributes:
+        launcher ([`_Launcher`]): who started it; torchrun's variables where nobody did.
+        rank (`int`, *optional*): number of this process, from 0; `None` where the launcher gives none.
+        world (`int`): how many processes it started.
+    """
+
+    launcher: _Launcher
+    rank: int | None
+    world: int
+
+
+def launched() -> Launch:
+    """How this process was started, from the environment alone.
+
+    Raises:
+        BackendError: a variable of a launcher is no number.
+    """
+    for launcher in _LAUNCHERS:
+        world = _number(launcher.world)
+        if world is not None and world > 1:
+            return Launch(launcher, _number(launcher.rank), world)
+    ranks = (_number(launcher.rank) for launcher in _LAUNCHERS)
+    return Launch(_LAUNCHERS[0], next((rank for rank in ranks if rank is not None), 0), 1)
 
 
 def is_first_rank() -> bool:
-    """False in all but the first of the processes that `torchrun`, `accelerate launch` or `mpirun` started."""
-    ranks = (os.environ.get(name) for name in _RANK_VARIABLES)
-    return int(next(filter(None, ranks), 0)) == 0
+    """False in all but the first of the processes of one launch; it loads neither torch nor accelerate."""
+    return not launched().rank
 
 
 class Ranks:
-    """The ranks of a launch under `torchrun`, `accelerate launch` or `mpirun`; one where there is no launcher.
+    """The ranks of a launch; one where there is no launcher.
 
     Attributes:
         index (`int`): number of this process, from 0.
@@ -38,27 +101,30 @@ class Ranks:
         world (`int`): how many there are.
 
     Raises:
-        RunError: the launcher started several processes that do not see each other.
+        BackendError: the launcher started several processes that do not see each other.
     """
 
     def __init__(self) -> None:
         self.index, self.local, self.world = 0, 0, 1
         self._state: Any = None
-        launched = max(int(os.environ.get(name) or 1) for name in _WORLD_VARIABLES)
-        if launched == 1:
+        launch = launched()
+        # what accelerate has already set up counts, whoever did it
+        accelerate_state = sys.modules.get("accelerate.state")
+        ready = accelerate_state is not None and bool(accelerate_state.PartialState._shared_state)
+        if launch.world == 1 and not ready:
             return
+        if not ready:
+            _tell_torch(launch)
         import torch
         from accelerate import PartialState
 
-        self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
-        self.world = self._state.num_processes
-        if self.world != launched:
-            raise RunError(
-                f"the launcher started {launched} processes but this one sees {self.world}, so each would score "
-                "everything. On machines without a GPU, make no Accelerator or PartialState before this call, or make "
-                "it with cpu=True."
-            )
-        self.index, self.local = self._state.process_index, self._state.local_process_index
+        # Without cpu=True accelerate takes every rank of a launch without GPUs for the only one.
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
+        if launch.world > 1 and state.num_processes != launch.world:
+            raise _unseen(launch, f"accelerate sees {state.num_processes}, so each would score everything")
+        if state.num_processes > 1:
+            self._state, self.world = state, state.num_processes
+            self.index, self.local = state.process_index, state.local_process_index
 
     @property
     def is_main(self) -> bool:
@@ -76,7 +142,8 @@ class Ranks:
             from accelerate.utils import broadcast_object_list
 
             sent = [outcome[0], None if outcome[1] is None else _portable(outcome[1])]
-            broadcast_object_list(sent, from_process=0)
+            with _others_alive():
+                broadcast_object_list(sent, from_process=0)
             if not self.is_main:
                 outcome = sent
         if outcome[1] is not None:
@@ -84,48 +151,92 @@ class Ranks:
         found: T = outcome[0]
         return found
 
+    def gather(self, find: Callable[[], T]) -> list[T]:
+        """What `find()` returns on each rank, in their order, on every rank.
+
+        Raises:
+            LadmError: `find()` raised on another rank; on that rank its own error.
+        """
+        if self._state is None:
+            return [find()]
+        from accelerate.utils import gather_object
+
+        found: T | None = None
+        failure: Exception | None = None
+        try:
+            found = find()
+        except Exception as error:  # raised below, once the others have heard of it: they would wait for this rank
+            failure = error
+        message = None if failure is None else f"{type(failure).__name__}: {failure}"
+        with _others_alive():
+            answers = gather_object([(found, message)])
+        if failure is not None:
+            raise failure
+        for rank, (_, message) in enumerate(answers):
+            if message is not None:
+                raise LadmError(f"rank {rank} of {self.world} failed, so there is no result: {message}")
+        return [answer for answer, _ in answers]
+
     def wait(self) -> None:
         """Waits until every rank is here."""
         if self._state is not None:
-            try:
+            with _others_alive():
                 self._state.wait_for_everyone()
-            except RuntimeError as error:
-                raise RunError(
-                    "another rank of this launch stopped, see its log. Finished chunks are kept: run the same command "
-                    "again."
-                ) from error
+
+
+def _number(variable: str) -> int | None:
+    value = os.environ.get(variable) or None
+    if value is None:
+        return None
+    if not value.isdecimal():
+        raise BackendError(
+            f"the variable {variable} should be a number that a launcher sets, found {value!r}: unset it"
+        )
+    return int(value)
+
+
+def _tell_torch(launch: Launch) -> None:
+    """Gives `torch.distributed` and accelerate the variables of torchrun."""
+    launcher, rank, world = launch
+    if rank is None:
+        raise _unseen(launch, f"{launcher.rank} is not set: only one process is here")
+    if launcher is _LAUNCHERS[0]:
+        missing = [name for name in ("LOCAL_RANK", "MASTER_ADDR") if not os.environ.get(name)]
+        if missing:
+            raise _unseen(launch, f"{missing[0]} is not set: only one process is here")
+        return
+    local_rank, local_world = _number(launcher.local_rank), _number(launcher.local_world)
+    one_host = local_world == world or (launcher is _LAUNCHERS[-1] and _number("SLURM_STEP_NUM_NODES") == 1)
+    if not one_host and not os.environ.get("MASTER_ADDR"):
+        raise BackendError(
+            f"{launcher.name} started {world} processes on several hosts, which have to find each other: export "
+            "MASTER_ADDR as the name of the host of rank 0"
+        )
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(local_rank or 0))
+    os.environ.setdefault("LOCAL_WORLD_SIZE", str(local_world or world))
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500")
+
+
+def _unseen(launch: Launch, what: str) -> BackendError:
+    return BackendError(
+        f"{launch.launcher.world} is {launch.world}, but {what}. Start with `torchrun --nproc_per_node N`, "
+        "`accelerate launch --multi_gpu --num_processes N`, mpirun or srun; on a machine without GPUs create "
+        "PartialState(cpu=True) or Accelerator(cpu=True) before anything else of accelerate. Outside a launch unset "
+        f"{launch.launcher.world}."
+    )
+
+
+@contextlib.contextmanager
+def _others_alive() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RunError(
+            "another rank of this launch stopped, see its log. Finished chunks are kept: run the same command again."
+        ) from error
 
 
 def _portable(error: Exception) -> Exception:
     """An error that another process can unpickle."""
     return error if isinstance(error, LadmError) else RunError(f"rank 0 failed: {type(error).__name__}: {error}")
-
-
-def launched_ranks() -> int:
-    """Processes that `torchrun` or `accelerate launch` started."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
-
-
-def partial_state() -> PartialState | None:
-    """The state of this rank, `None` where there is only one process."""
-    import torch
-    from accelerate import PartialState
-
-    launched = launched_ranks()
-    if launched == 1 and not PartialState._shared_state:
-        return None
-    remedy = (
-        "Start with `torchrun --nproc_per_node N` or `accelerate launch --multi_gpu --num_processes N`; on a machine "
-        "without GPUs create PartialState(cpu=True) or Accelerator(cpu=True) before anything else of accelerate. "
-        "Outside a launch unset WORLD_SIZE."
-    )
-    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR") if not os.environ.get(name)]
-    if missing and not PartialState._shared_state:
-        raise BackendError(f"WORLD_SIZE is {launched}, but {missing[0]} is not set: only one process is here. {remedy}")
-    # Without cpu=True accelerate takes every rank of a launch without GPUs for the only one.
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=GATHER_TIMEOUT)
-    if launched > 1 and state.num_processes == 1:
-        raise BackendError(
-            f"WORLD_SIZE is {launched}, but accelerate sees one process, so each rank would score everything. {remedy}"
-        )
-    return state if state.num_processes > 1 else None

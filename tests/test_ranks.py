@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
 from typing import Any
 
 import accelerate
 import pytest
-from accelerate import utils
+from accelerate import PartialState, utils
+from conftest import ROOT
 
-from ladm_hf.errors import InputError, RunError
-from ladm_hf.ranks import Ranks
+from ladm_hf.errors import BackendError, InputError, LadmError, RunError
+from ladm_hf.ranks import Ranks, is_first_rank, launched
+
+MPI = {
+    "Open MPI": {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+                 "OMPI_COMM_WORLD_LOCAL_SIZE": "2"},
+    "MPICH": {"PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"},
+    "MVAPICH": {"MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_LOCAL_RANK": "1",
+                "MV2_COMM_WORLD_LOCAL_SIZE": "2"},
+    "Slurm": {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_NODES": "1"},
+}  # fmt: skip
+TORCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class State:
@@ -27,8 +43,19 @@ class State:
         raise RuntimeError("Connection closed by peer")
 
 
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever started the tests, and whatever other tests of this process left."""
+    for variable in (*TORCH, *(variable for variables in MPI.values() for variable in variables)):
+        # set first, so that what a test leaves is taken back
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+
+
 def ranks(monkeypatch: pytest.MonkeyPatch, index: int) -> Ranks:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"WORLD_SIZE": "2", "RANK": str(index), "LOCAL_RANK": str(index), "MASTER_ADDR": "here"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(accelerate, "PartialState", State(index))
     return Ranks()
 
@@ -70,3 +97,81 @@ def test_findings_and_errors_reach_every_rank(monkeypatch: pytest.MonkeyPatch) -
 def test_a_rank_that_stopped_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RunError, match="another rank of this launch stopped"):
         ranks(monkeypatch, 1).wait()
+
+
+@pytest.mark.parametrize("launcher", MPI)
+def test_every_launcher_is_understood(monkeypatch: pytest.MonkeyPatch, launcher: str) -> None:
+    for name, value in MPI[launcher].items():
+        monkeypatch.setenv(name, value)
+    assert (launched().rank, launched().world, is_first_rank()) == (1, 2, False)
+    monkeypatch.setattr(accelerate, "PartialState", State(1))
+    found = Ranks()
+    assert (found.index, found.local, found.world) == (1, 1, 2)
+    assert [os.environ[name] for name in TORCH] == ["1", "2", "1", "2", "127.0.0.1", "29500"]
+
+
+def test_several_hosts_need_the_name_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**MPI["MPICH"], "PMI_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(accelerate, "PartialState", State(1))
+    with pytest.raises(BackendError, match="export MASTER_ADDR"):
+        Ranks()
+
+
+def test_a_batch_script_of_slurm_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert Ranks().world == 1
+    assert is_first_rank()
+
+
+def test_a_variable_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(BackendError, match="WORLD_SIZE should be a number.*'two'"):
+        Ranks()
+
+
+def test_a_failure_of_one_rank_is_heard_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Any:
+        raise InputError("no such file")
+
+    second = ranks(monkeypatch, 1)
+    monkeypatch.setattr(utils, "gather_object", lambda mine: [("a", None), *mine])
+    assert second.gather(lambda: "b") == ["a", "b"]
+    with pytest.raises(InputError, match="no such file"):
+        second.gather(fail)
+    monkeypatch.setattr(utils, "gather_object", lambda mine: [(None, "InputError: no such file"), *mine])
+    with pytest.raises(LadmError, match="rank 0 of 2 failed.*InputError: no such file"):
+        second.gather(lambda: "b")
+
+    def dead(mine: Any) -> Any:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(utils, "gather_object", dead)
+    with pytest.raises(RunError, match="another rank of this launch stopped"):
+        second.gather(lambda: "b")
+
+
+GATHER = """
+import json
+from ladm_hf.ranks import Ranks
+ranks = Ranks()
+print(json.dumps([ranks.world, ranks.gather(lambda: ranks.index), ranks.share(lambda: "from rank 0")]), flush=True)
+ranks.wait()
+"""
+
+
+def test_two_processes_of_mpirun_find_each_other() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = []
+    for rank in "01":
+        mine = {**MPI["Open MPI"], "OMPI_COMM_WORLD_RANK": rank, "OMPI_COMM_WORLD_LOCAL_RANK": rank}
+        environment = {**os.environ, **mine, "MASTER_PORT": port, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        processes.append(
+            subprocess.Popen([sys.executable, "-c", GATHER], env=environment, stdout=subprocess.PIPE, text=True)
+        )
+    for process in processes:
+        said, _ = process.communicate(timeout=120)
+        assert json.loads(said.splitlines()[-1]) == [2, [0, 1], "from rank 0"]

@@ -11,18 +11,17 @@ import heapq
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import datasets
 import evaluate
 import numpy as np
 import torch
 import xxhash
-from accelerate.utils import gather_object
 
 from ladm_hf.config import LadmConfig
-from ladm_hf.errors import ConfigError, InputError, LadmError
-from ladm_hf.ranks import launched_ranks, partial_state
+from ladm_hf.errors import ConfigError, InputError
+from ladm_hf.ranks import Ranks, launched
 from ladm_hf.scoring.results import DocumentScore
 from ladm_hf.scoring.scorer import LadmScorer
 
@@ -84,8 +83,9 @@ class Ladm(evaluate.Metric):  # type: ignore[misc]
 
     def __init__(self, *args: Any, experiment_id: str | None = None, num_process: int = 1, **kwargs: Any) -> None:
         # The ranks of a launch share a cache folder: a file each spares them waiting for one another's lock.
-        if num_process == 1 and launched_ranks() > 1:
-            experiment_id = f"{experiment_id or 'default_experiment'}-rank{os.environ.get('RANK', '')}"
+        launch = launched()
+        if num_process == 1 and launch.world > 1:
+            experiment_id = f"{experiment_id or 'default_experiment'}-rank{launch.rank}"
         super().__init__(*args, experiment_id=experiment_id, num_process=num_process, **kwargs)
         self._scorer: LadmScorer | None = None
         self._scorer_options: dict[str, Any] = {}
@@ -172,6 +172,14 @@ class Ladm(evaluate.Metric):  # type: ignore[misc]
         return self._scorer
 
 
+class _Share(NamedTuple):
+    """What one rank scored: a hash of all documents, which of them it took, and their scores."""
+
+    digest: str
+    indices: list[int]
+    scores: list[DocumentScore]
+
+
 def score_distributed(scorer: LadmScorer, documents: Sequence[str | None]) -> list[DocumentScore]:
     """Scores documents over the ranks of the launch: each rank calls it with all of them and gets all the scores.
 
@@ -185,38 +193,28 @@ def score_distributed(scorer: LadmScorer, documents: Sequence[str | None]) -> li
         One [`DocumentScore`] for each document, in order, the same on every rank.
 
     Raises:
-        BackendError: the launch has several ranks, but accelerate sees one.
+        BackendError: the processes of the launch do not see each other.
         InputError: the ranks were given different documents.
         LadmError: another rank failed.
     """
-    ranks = partial_state()
-    if ranks is None:
+    ranks = Ranks()
+    if ranks.world == 1:
         return scorer.score_texts(documents)
-    failure: Exception | None = None
-    share: list[int] = []
-    scores: list[DocumentScore] = []
-    try:
-        share = split_by_size(_sizes(documents, scorer.config), ranks.num_processes)[ranks.process_index]
-        scores = scorer.score_texts(
-            [documents[i] for i in share],
-            rank=ranks.local_process_index,
-            progress=None if ranks.is_main_process else False,
-        )
-    except Exception as error:  # raised below, once the others have heard of it: they would wait for this rank
-        failure = error
-    message = None if failure is None else f"{type(failure).__name__}: {failure}"
-    answers = gather_object([(_digest(documents), share, scores, message)])
-    if failure is not None:
-        raise failure
-    for rank, (digest, _, _, message) in enumerate(answers):
-        if message is not None:
-            raise LadmError(f"rank {rank} of {ranks.num_processes} failed, so there is no result: {message}")
-        if digest != answers[0][0]:
+
+    def score_share() -> _Share:
+        indices = split_by_size(_sizes(documents, scorer.config), ranks.world)[ranks.index]
+        progress = None if ranks.is_main else False
+        scores = scorer.score_texts([documents[i] for i in indices], rank=ranks.local, progress=progress)
+        return _Share(_digest(documents), indices, scores)
+
+    shares = ranks.gather(score_share)
+    for rank, share in enumerate(shares):
+        if share.digest != shares[0].digest:
             raise InputError(
                 f"rank {rank} was given other documents than rank 0. Each rank must call compute with the same list: "
                 "it is split inside. For a share on each rank, load the metric with num_process= and process_id=."
             )
-    merged = {i: score for _, indices, part, _ in answers for i, score in zip(indices, part, strict=True)}
+    merged = {i: score for share in shares for i, score in zip(share.indices, share.scores, strict=True)}
     return [merged[i] for i in range(len(documents))]
 
 

@@ -17,7 +17,6 @@ import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import evaluate
@@ -28,6 +27,7 @@ from accelerate import PartialState
 from ladm_hf import LadmConfig, LadmScorer
 from ladm_hf.errors import BackendError, ConfigError, HubError, InputError, LadmError
 from ladm_hf.integrations.evaluate import Ladm, _sizes, score_distributed, split_by_size
+from ladm_hf.ranks import Ranks
 
 ROOT = Path(__file__).parents[2]
 CONFIG = LadmConfig(span_length=16, heads=((1, 0), (3, 1)), max_length=1024)
@@ -201,13 +201,9 @@ def on_ranks(monkeypatch: pytest.MonkeyPatch, calls: list[Any]) -> list[Any]:
         barrier.wait(100)
         return [each for objects in gathered for each in objects]
 
-    def state() -> Any:
-        return SimpleNamespace(
-            num_processes=len(calls),
-            process_index=here.rank,
-            local_process_index=here.rank,
-            is_main_process=not here.rank,
-        )
+    class Here(Ranks):
+        def __init__(self) -> None:
+            self.world, self.index, self.local, self._state = len(calls), here.rank, here.rank, object()
 
     def run(rank: int) -> Any:
         here.rank = rank
@@ -216,8 +212,8 @@ def on_ranks(monkeypatch: pytest.MonkeyPatch, calls: list[Any]) -> list[Any]:
         except LadmError as error:
             return error
 
-    monkeypatch.setattr("ladm_hf.integrations.evaluate.partial_state", state)
-    monkeypatch.setattr("ladm_hf.integrations.evaluate.gather_object", gather)
+    monkeypatch.setattr("ladm_hf.integrations.evaluate.Ranks", Here)
+    monkeypatch.setattr("accelerate.utils.gather_object", gather)
     with ThreadPoolExecutor(len(calls)) as pool:
         return list(pool.map(run, range(len(calls))))
 
@@ -327,5 +323,5 @@ def test_ranks_that_do_not_see_each_other_are_refused(metric: Ladm, monkeypatch:
     monkeypatch.setenv("WORLD_SIZE", "1")
     PartialState()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(BackendError, match="accelerate sees one process"):
+    with pytest.raises(BackendError, match="WORLD_SIZE is 2, but accelerate sees 1"):
         compute(metric, DOCUMENTS)

@@ -19,7 +19,16 @@ from launches import GEOMETRY, bits, dataset, document, expected, parquet, resul
 
 from ladm_hf import LadmConfig, LadmScorer, run_status, score_dataset
 from ladm_hf.data.parquet import ParquetSource
-from ladm_hf.errors import ColumnError, ConfigError, InputError, ResumeError, RowError, RunError, StorageError
+from ladm_hf.errors import (
+    BackendError,
+    ColumnError,
+    ConfigError,
+    InputError,
+    ResumeError,
+    RowError,
+    RunError,
+    StorageError,
+)
 from ladm_hf.runs import runner
 from ladm_hf.runs.folder import RunFolder
 
@@ -468,10 +477,11 @@ def test_parts_grow_with_the_speed_of_the_scorer(tmp_path: Path, monkeypatch: py
 def test_launchers_whose_processes_do_not_see_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from accelerate import PartialState
 
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(PartialState, "__init__", lambda self, *args, **options: None)
     monkeypatch.setattr(PartialState, "num_processes", 1, raising=False)
-    with pytest.raises(RunError, match="started 2 processes but this one sees 1"):
+    with pytest.raises(BackendError, match="WORLD_SIZE is 2, but accelerate sees 1"):
         quick(dataset(), tmp_path, QuickScorer())
 
 
