@@ -42,7 +42,7 @@ FILES = {
     "runs": "chunks folder lock monitor prepare progress runner",
     "scoring": "attention batching engine journal layers llama recorder results rows scorer",
     "selection": "options pool ranking selection",
-    "training": "batches calibration documents labelled objective recipe tokenizer windows",
+    "training": "batches calibration degenerate documents labelled objective recipe templates tokenizer windows",
 }
 # Everything in these; the rest of the package may load torch.
 FREE_OF_TORCH = ["cli", "data", "publishing", "report", "selection", "config", "errors", "ranks", "stats", "text"]
