@@ -34,7 +34,7 @@ FILES = {
     "calculators": "calculator",
     "checks": "demo environment reproduce",
     "cli": "app checks publish score select train",
-    "data": "columns data_files files json_lines open parquet run_record shards sources writer",
+    "data": "columns content data_files files inference json_lines open parquet run_record shards sources writer",
     "integrations": "datatrove evaluate ray_data",
     "ops": "blockwise causal chunked device fused hopper naive pointwise scores spans",
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",

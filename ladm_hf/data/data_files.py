@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ladm_hf.data.content import COMPRESSIONS, format_in
 from ladm_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 # Files that mark the folder of a run or a selection.
 RESULTS = ("run.json", "selection.json")
 # Not data, and not worth a word when left out.
@@ -140,7 +140,10 @@ def _of_one_format(fs: Any, root: str, paths: list[str]) -> DataFiles | None:
 
     known = [path for path in paths if format_of(path)]
     if not known:
-        return None
+        by_content = {path: format_in(fs, _join(root, path)) for path in paths}
+        found = next((name for name in by_content.values() if name), None)
+        of_format = [path for path, name in by_content.items() if name == found]
+        return DataFiles(fs, tuple(_join(root, path) for path in of_format), found) if found else None
     chosen, options = infer_module_for_data_files_list(known)
     of_format = [path for path in known if format_of(path) == (chosen, options)]
     return DataFiles(fs, tuple(_join(root, path) for path in of_format), str(chosen), dict(options))
@@ -151,7 +154,7 @@ def format_of(path: str) -> tuple[str, dict[str, Any]] | None:
     from datasets.packaged_modules import _EXTENSION_TO_MODULE
 
     name = os.path.basename(path).lower()
-    for ending in COMPRESSED:
+    for ending in COMPRESSIONS:
         name = name.removesuffix(ending)
     ending = ".parquet" if name.endswith(".pq") else os.path.splitext(name)[1]
     found: tuple[str, dict[str, Any]] | None = _EXTENSION_TO_MODULE.get(ending)

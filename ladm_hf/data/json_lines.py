@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ladm_hf.data import sources
 from ladm_hf.data.columns import BYTES_PER_TOKEN, document_column, nested_type
-from ladm_hf.data.data_files import COMPRESSED
+from ladm_hf.data.content import compression_in, known_content, open_unpacked, read_unpacked_head, shown, unpacking
+from ladm_hf.data.inference import Inference, to_table
 from ladm_hf.data.sources import FileSource, Rows, Survey
 from ladm_hf.errors import InputError
 
@@ -29,13 +29,10 @@ HEAD_BYTES = 8 << 20
 SAMPLE_BYTES = 4096
 SAMPLES = 16
 _BLOCK = 1 << 20
-# Integers beyond are not all exact as a double.
-_EXACT = 2**53
 # Bytes between the positions at which the cost is noted.
 _GRAIN = 1024
 
 Line = tuple[int, bytes]
-Place = tuple[str, ...]
 
 
 class JsonLinesSource(FileSource):
@@ -47,6 +44,7 @@ class JsonLinesSource(FileSource):
         super().__init__(fs, paths, name)
         self._column = ""
         self._whole = False
+        self._compressions: dict[str, str | None] = {}
         # The file last read: (number, end of the range, first byte of the next line, handle).
         self._handle: tuple[int, int, int, Any] | None = None
 
@@ -60,29 +58,46 @@ class JsonLinesSource(FileSource):
         positions: list[int] = []
         costs: list[float] = []
         total = 0.0
-        schema = pa.schema([])
-        wide: set[Place] = set()
+        columns = Inference(self.name)
         for file, size in enumerate(sizes):
+            self._check_content(file)
+            has_lines, has_rows = False, False
             for lines in self._lines(file, 0, size if self._whole else min(size, HEAD_BYTES)):
-                if file == 0 and lines[0][0] == 0 and lines[0][1].lstrip().startswith(b"["):
-                    raise InputError(f"{self.paths[0]} holds a JSON array: write one object a line (JSON lines)")
                 found = [_valid(row, line) for _, line in lines if (row := _parse(line)[0]) is not None]
-                schema = _merge(schema, _infer(found, wide))
+                columns.add(found)
+                has_lines, has_rows = True, has_rows or bool(found)
                 for start, line in lines:
                     if not positions or int(self._offsets[file]) + start - positions[-1] >= _GRAIN:
                         positions.append(int(self._offsets[file]) + start)
                         costs.append(total)
                     total += 1 + min(max_tokens, len(line) / BYTES_PER_TOKEN)
-        for path in wide:
-            if pa.types.is_floating(_type_at(schema, path)):
-                schema = schema.set(schema.get_field_index(path[0]), pa.field(path[0], pa.string()))
-        self._schema = schema
+            if has_lines and not has_rows:
+                raise InputError(self._no_line_parses(file))
+        self._schema = columns.finish()
         if not self._whole:
             positions, costs = self._offsets.tolist(), (self._offsets / BYTES_PER_TOKEN).tolist()
         else:
             positions, costs = [*positions, int(self._offsets[-1])], [*costs, total]
-        self._column = document_column(schema, candidates)
-        return Survey(schema, np.array(positions, np.int64), np.array(costs), self._layout(), exact=self._whole)
+        self._column = document_column(self._schema, candidates)
+        return Survey(self._schema, np.array(positions, np.int64), np.array(costs), self._layout(), exact=self._whole)
+
+    def _check_content(self, file: int) -> None:
+        """Refuses a file that holds something else than lines, before its bytes are taken for one endless line."""
+        head = read_unpacked_head(self.fs, self.paths[file])
+        if head.lstrip().startswith(b"["):
+            raise InputError(
+                f"{self.paths[file]} holds a JSON array: write one object a line (JSON lines), for instance with "
+                "`jq -c '.[]'`"
+            )
+        if what := known_content(head):
+            raise InputError(f"{self.paths[file]} holds no JSON lines; it is {what}")
+
+    def _no_line_parses(self, file: int) -> str:
+        head = read_unpacked_head(self.fs, self.paths[file])
+        message = f"no line of {self.paths[file]} is a JSON object; it begins with {shown(head)}"
+        if head.lstrip().startswith(b"{"):
+            message += ". An object over several lines? Write one a line (JSON lines), for instance with `jq -c .`"
+        return message
 
     def adopt(self, layout: dict[str, Any]) -> None:
         super().adopt(layout)
@@ -107,33 +122,39 @@ class JsonLinesSource(FileSource):
     # Lines
 
     def _compression(self, path: str) -> str | None:
-        return "infer" if path.lower().endswith(COMPRESSED) else None
+        if path not in self._compressions:
+            self._compressions[path] = compression_in(self.fs, path)
+        return self._compressions[path]
 
     def _size(self, path: str) -> int:
         """Bytes of a file, unpacked."""
-        if self._compression(path) is None:
+        compression = self._compression(path)
+        if compression is None:
             return int(self.fs.size(path))
         size = 0
-        with self._opened(path) as handle:
+        with unpacking(path, compression), self._opened(path) as handle:
             while block := handle.read(_BLOCK):
                 size += len(block)
         return size
 
     def _opened(self, path: str) -> Any:
-        try:
-            return self.fs.open(path, "rb", compression=self._compression(path))
-        except (ImportError, ValueError, OSError) as error:
-            raise InputError(f"cannot open {path}: {error}") from error
+        return open_unpacked(self.fs, path, self._compression(path))
 
     def _lines(self, file: int, start: int, stop: int) -> Iterator[list[Line]]:
         """Groups of `(first byte, line)` for the lines of a file that begin in `start..stop`; blank lines are left
         out."""
         if start >= stop:
             return
-        handle, at = self._seek(file, start)
+        path = self.paths[file]
+        with unpacking(path, self._compression(path)):
+            handle, at = self._seek(file, start)
         group: list[Line] = []
         size = 0
-        while at < stop and (line := handle.readline()):
+        while at < stop:
+            with unpacking(path, self._compression(path)):
+                line = handle.readline()
+            if not line:
+                break
             if line.strip():
                 group.append((at, line))
                 size += len(line)
@@ -151,9 +172,10 @@ class JsonLinesSource(FileSource):
         if before is not None and before[:2] == (file, start):
             return before[3], before[2]
         path = self.paths[file]
-        handle, at = self._opened(path), 0
         if before is not None and before[0] == file and before[2] < start:
             handle, at = before[3], before[2]
+        else:
+            handle, at = self._opened(path), 0
         if start == at:
             return handle, at
         if self._compression(path) is None:
@@ -188,14 +210,16 @@ class JsonLinesSource(FileSource):
             rows.append(_valid(row or {}, line))
         if not self._whole:
             self._check_columns(rows, self.paths[file])
-        return Rows(_table(rows, self._schema), problems)
+        return Rows(to_table(rows, self._schema), problems)
 
     def _check_columns(self, rows: list[dict[str, Any]], path: str) -> None:
         """Refuses rows that the columns found at the beginning of the files would not hold."""
         assert self._schema is not None
-        merged = _merge(self._schema, _infer(rows, set()))
-        if not merged.equals(self._schema):
-            odd = next(field for field in merged if field not in list(self._schema))
+        merged = Inference(path)
+        merged.fields = {field.name: field.type for field in self._schema}
+        merged.add(rows)
+        if not merged.schema.equals(self._schema):
+            odd = next(field for field in merged.schema if field not in list(self._schema))
             raise InputError(
                 f"column {odd.name!r} of {path} is {odd.type} here, unlike at the beginning of the files, which alone "
                 "was looked at because they are remote or large. Convert the data to parquet first."
@@ -249,77 +273,3 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _infer(rows: list[dict[str, Any]], wide: set[Place]) -> pa.Schema:
-    """The columns of some rows; adds those of integers that a double cannot hold to `wide`."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    fields = []
-    for name in names:
-        try:
-            values = pa.array([row.get(name) for row in rows])
-            kind = values.type
-            wide.update(_wide(values, (name,)))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            kind = pa.string()
-        fields.append(pa.field(name, pa.string() if _unwritable(kind) else kind))
-    return pa.schema(fields)
-
-
-def _wide(values: pa.Array, path: Place) -> Iterator[Place]:
-    """Where an array, perhaps nested, has integers that a double cannot hold.
-
-    They meet fractions in files that pandas wrote: it writes an integer column as one of doubles where a value is
-    missing, so identifiers are whole in one file and rounded in the next.
-    """
-    if pa.types.is_struct(values.type):
-        for n, field in enumerate(values.type):
-            yield from _wide(values.field(n), (*path, field.name))
-    elif pa.types.is_list(values.type):
-        yield from _wide(values.flatten(), path)
-    elif pa.types.is_integer(values.type):
-        bounds = pc.min_max(values).as_py()
-        if bounds["max"] is not None and max(bounds["max"], -bounds["min"]) > _EXACT:
-            yield path
-
-
-def _type_at(schema: pa.Schema, path: Place) -> pa.DataType:
-    """The type at a path of [`_wide`]; null where a column holds something else by now."""
-    kind = schema.field(path[0]).type
-    for name in [*path[1:], None]:
-        while pa.types.is_list(kind):
-            kind = kind.value_type
-        if name is not None:
-            kind = kind.field(name).type if pa.types.is_struct(kind) else pa.null()
-    return kind
-
-
-def _unwritable(kind: pa.DataType) -> bool:
-    """Whether a type has a struct without fields in it, which parquet cannot hold."""
-    if pa.types.is_struct(kind):
-        return kind.num_fields == 0 or any(_unwritable(field.type) for field in kind)
-    return pa.types.is_list(kind) and _unwritable(kind.value_type)
-
-
-def _merge(known: pa.Schema, found: pa.Schema) -> pa.Schema:
-    """Columns that hold both; a column of two types that have no common one becomes text."""
-    fields = {field.name: field for field in known}
-    for field in found:
-        if field.name in fields:
-            try:
-                both = [pa.schema([fields[field.name]]), pa.schema([field])]
-                field = pa.unify_schemas(both, promote_options="permissive").field(0)
-            except (pa.ArrowInvalid, pa.ArrowTypeError):
-                field = pa.field(field.name, pa.string())
-        fields[field.name] = field
-    return pa.schema(list(fields.values()))
-
-
-def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    return pa.table([_array([row.get(field.name) for row in rows], field.type) for field in schema], schema=schema)
-
-
-def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_string(kind):
-        values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-    return pa.array(values, type=kind)

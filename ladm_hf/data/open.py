@@ -19,7 +19,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ladm_hf.data.data_files import COMPRESSED, DataFiles, files_of_folder, format_of, splits_of
+from ladm_hf.data.content import COMPRESSIONS, explain, format_in, read_unpacked_head
+from ladm_hf.data.data_files import DataFiles, files_of_folder, format_of, splits_of
 from ladm_hf.data.json_lines import JsonLinesSource
 from ladm_hf.data.parquet import ParquetSource
 from ladm_hf.data.sources import DatasetSource, Source, StreamSource
@@ -208,11 +209,14 @@ def _named_split(paths: list[str], split: str | None, name: str) -> tuple[str, l
 
 
 def _one_format(fs: Any, paths: list[str], name: str) -> DataFiles:
-    formats = {path: format_of(path) for path in paths}
-    odd = next((path for path, found in formats.items() if found is None), None)
-    if odd is not None:
-        raise InputError(f"{name!r} is in no known format ({odd}): {_EXPECTED}")
-    first, *others = {str(found): found for found in formats.values() if found}.values()
+    formats: dict[str, tuple[str, dict[str, Any]]] = {}
+    for path in paths:
+        by_content = None if (by_name := format_of(path)) else format_in(fs, path)
+        if by_name is None and by_content is None:
+            what = explain(read_unpacked_head(fs, path))
+            raise InputError(f"{name!r} is in no known format ({path} is {what}): {_EXPECTED}")
+        formats[path] = by_name or (str(by_content), {})
+    first, *others = {str(found): found for found in formats.values()}.values()
     if others:
         other = next(path for path, found in formats.items() if found != first)
         raise InputError(f"{name!r} is a mixture of formats ({paths[0]}, {other}): give the files of one format")
@@ -221,7 +225,7 @@ def _one_format(fs: Any, paths: list[str], name: str) -> DataFiles:
 
 _EXPECTED = (
     "expected parquet (.parquet, .pq), JSON lines (.jsonl, .ndjson, .json) or another format that `datasets` reads "
-    f"(.csv, .txt, .arrow, ...), compressed or not ({', '.join(COMPRESSED)})"
+    f"(.csv, .txt, .arrow, ...), compressed or not ({', '.join(COMPRESSIONS)})"
 )
 
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from ladm_hf.arrays import Floats, Ints
 from ladm_hf.data import sources
 from ladm_hf.data.columns import BYTES_PER_TOKEN, conform, document_column, pick, root_column, unify
+from ladm_hf.data.content import explain, read_head
 from ladm_hf.data.sources import Cost, FileSource, Rows, Survey, rows_per_table
 from ladm_hf.errors import InputError
 
@@ -25,7 +26,17 @@ class ParquetSource(FileSource):
             handle = path if self.local else self.fs.open(path, "rb")
             return pq.ParquetFile(handle, pre_buffer=False, buffer_size=(1 << 20) if columns_buffer else 0)
         except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"cannot read {path} as parquet: {error}") from error
+            raise InputError(f"cannot read {path} as parquet: {self._cause(path, error)}") from error
+
+    def _cause(self, path: str, error: Exception) -> str:
+        """Why a file is no parquet, as far as its first bytes tell."""
+        try:
+            head = read_head(self.fs, path)
+        except OSError:
+            return str(error)
+        if head.startswith(b"PAR1"):
+            return f"it is damaged or cut short ({error}): download or write it again"
+        return f"it is {explain(head)}"
 
     def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
         files = self._of_each(self._footer)
