@@ -76,6 +76,12 @@ def main() -> None:
         )
         listed = set(api.list_repo_files(options.repo_id, repo_type="space", revision=commit.oid))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            sys.exit(
+                f"error: the Hub refuses access to the Space {options.repo_id} ({status}): log in with "
+                "`hf auth login` or set HF_TOKEN to a token with write access"
+            )
         sys.exit(f"error: the Hub did not take the Space {options.repo_id}: {error}")
     absent = sorted(set(files) - listed)
     if absent:

@@ -11,9 +11,11 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "metrics" / "ladm"
@@ -123,6 +125,17 @@ def test_publishing_uploads_the_folder_as_a_space(publish: SimpleNamespace, caps
     assert {"ladm.py", "README.md", "app.py", "requirements.txt", "reference.json"} <= set(publish.calls.files)
     assert publish.calls.files["ladm.py"] == (FOLDER / "ladm.py").read_bytes()
     assert capsys.readouterr().out.endswith("/spaces/someone/ladm\n")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_publishing_says_how_to_log_in(publish: SimpleNamespace, monkeypatch, status: int) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        response = httpx.Response(status, request=httpx.Request("POST", "http://localhost/x"))
+        raise HfHubHTTPError("no", response=response)
+
+    monkeypatch.setattr(HfApi, "create_commit", refuse)
+    with pytest.raises(SystemExit, match=rf"someone/ladm \({status}\): log in with `hf auth login` or set HF_TOKEN"):
+        publish.run("someone/ladm")
 
 
 def test_publishing_with_a_wheel_installs_that_wheel(publish: SimpleNamespace, tmp_path: Path, capsys: Any) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from ladm_hf.config import LadmConfig
+from ladm_hf.data.hub import LOG_IN, access_refused
 from ladm_hf.errors import CalculatorError, HubError
 
 if TYPE_CHECKING:
@@ -189,18 +190,15 @@ def _download(name: str, revision: str | None) -> Path:
             f"{name!r} is neither a folder here nor a Hub id ('owner/name'). Bundled calculators: {', '.join(BUNDLED)}."
         ) from error
     except GatedRepoError as error:
-        raise HubError(
-            f"{name!r} is gated: accept its terms on its page of the Hub, then log in with "
-            "`hf auth login` or set HF_TOKEN."
-        ) from error
+        raise HubError(f"{name!r} is gated: accept its terms on its page of the Hub, then {LOG_IN}.") from error
     except RevisionNotFoundError as error:
         raise HubError(
             f"{name!r} exists on the Hub but has no revision {revision!r}: check the branch, tag or commit."
         ) from error
     except RepositoryNotFoundError as error:
         raise HubError(
-            f"no model {name!r} on the Hub, nor a folder of that name here: check the name, or log in with "
-            "`hf auth login` if it is private."
+            f"no model {name!r} on the Hub, nor a folder of that name here: check the name or, if it is private, "
+            f"{LOG_IN}."
         ) from error
     except LocalEntryNotFoundError as error:
         raise HubError(
@@ -208,7 +206,10 @@ def _download(name: str, revision: str | None) -> Path:
             "HF_HUB_OFFLINE), or give a local folder."
         ) from error
     except HfHubHTTPError as error:
-        raise HubError(f"the Hub answered with an error for {name!r}{at}, try again later: {error}") from error
+        refused = access_refused(error, f"the model {name!r}")
+        raise HubError(
+            refused or f"the Hub answered with an error for {name!r}{at}, try again later: {error}"
+        ) from error
     except Exception as error:
         # the clients of the Hub raise the errors of requests, httpx or their successors, not all of them OSError
         if not isinstance(error, OSError) and "http" not in type(error).__module__:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ladm_hf.errors import ColumnError, HubError, InputError
-from ladm_hf.publishing.retry import Patience, patient_hub
+from ladm_hf.publishing.retry import RetryPolicy, hub_retries
 from ladm_hf.stats import spearman
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Comparison:
         in_order = len(self.scores) < 2 or self.rank_correlation >= LEAST_CORRELATION
         return self.largest_difference <= self.tolerance and in_order
 
-    def report(self) -> str:
+    def table(self) -> str:
         """The table, the two figures and the verdict, as text."""
         lines = [f"{self.dataset} scored by {self.model}", "", "row  published      ours  difference"]
         for row, (ours, theirs) in enumerate(zip(self.scores, self.reference, strict=True)):
@@ -87,7 +87,7 @@ def reproduce(
     device: str | None = None,
     dtype: str = "auto",
     reference: Sequence[float] = PUBLISHED,
-    patience: Patience | None = None,
+    retry: RetryPolicy | None = None,
 ) -> Comparison:
     """Scores the paper's toy data set with the paper's calculator and compares with the published scores.
 
@@ -97,7 +97,7 @@ def reproduce(
         rows (`int`, *optional*): only the first rows.
         device, dtype (`str`, *optional*): where and in which precision, as of [`LadmScorer`].
         reference (sequence of `float`, *optional*): scores to compare with, row by row.
-        patience ([`Patience`], *optional*): with the Hub.
+        retry ([`RetryPolicy`], *optional*): with the Hub.
 
     Raises:
         HubError, CalculatorError: data or calculator cannot be fetched.
@@ -106,7 +106,7 @@ def reproduce(
     from ladm_hf.config import LadmConfig
     from ladm_hf.scoring.scorer import LadmScorer
 
-    with patient_hub(patience or Patience()):
+    with hub_retries(retry or RetryPolicy()):
         data = _load(dataset)
         reference = tuple(reference)[:rows]
         if data.num_rows < len(reference):

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from ladm_hf.data.content import COMPRESSIONS, explain, format_in, read_unpacked_head
 from ladm_hf.data.data_files import DataFiles, files_of_folder, format_of, splits_of
+from ladm_hf.data.hub import LOG_IN
 from ladm_hf.data.json_lines import JsonLinesSource
 from ladm_hf.data.parquet import ParquetSource
 from ladm_hf.data.sources import DatasetSource, Source, StreamSource
@@ -316,7 +317,7 @@ def _on_hub(repo_id: str, name: str | None, revision: str | None) -> dict[str, S
     except Exception as error:  # the loader raises whatever the Hub's client and the format's reader raise
         raise InputError(
             f"{repo_id!r} is neither a path here nor a data set that the Hub gives: {type(error).__name__}: {error}. "
-            "Check the name, its --name and --revision, the network, and `hf auth login` for private or gated data."
+            f"Check the name, its --name and --revision and the network; for private or gated data, {LOG_IN}."
         ) from error
     return splits
 
@@ -412,7 +413,7 @@ def _from_hub(repo_id: str, split: str | None) -> Any:
     except Exception as error:  # the loader raises whatever the Hub's client and the format's reader raise
         raise InputError(
             f"{repo_id!r} is neither a path here nor a data set that the Hub gives: {type(error).__name__}: {error}. "
-            "Check the name, the split, the network, and `hf auth login` for private or gated data."
+            "Check the name, the split, the network, and `hf auth login` or HF_TOKEN for private or gated data."
         ) from error
 
 

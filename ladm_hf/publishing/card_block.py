@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ladm_hf.publishing.front_matter import package_version, section
-from ladm_hf.text import cell, escape, fence
+from ladm_hf.selection.selection import select
+from ladm_hf.text import cell, command_line, escape, fence
 
 if TYPE_CHECKING:
     from datasets import DatasetInfo
@@ -38,10 +38,6 @@ MEANINGS = {
     "ladm_num_tokens": "tokens that were scored, as the calculator's tokenizer counts",
     "ladm_status": "`ok`, `too_short`, `empty`, `null` or `error: ...`",
 }
-SELECT_DEFAULTS = {
-    "by": "domain", "strategy": "exact", "shares": "proportional", "seed": 0, "tokens": "scored",
-    "score_column": "ladm_score",
-}  # fmt: skip
 VERSIONS_OF = ("ladm_hf", "torch", "transformers", "datasets")
 CITATION = """\
 @inproceedings{chen-etal-2025-ladm,
@@ -135,20 +131,10 @@ def _commands(run: Mapping[str, Any], selection: Selection | None) -> str:
     """The command lines of the run and of the selection, as far as they are known."""
     lines = [str(run["command"])] if run.get("command") else []
     if selection is not None:
-        words = ["ladm", "select", "SCORED", "SELECTED"]
-        for name, value in {"by": "", **selection.options}.items():
-            if value == SELECT_DEFAULTS.get(name):
-                continue
-            flag = {"budget_tokens": "--budget", "shares": "--share", "k": "-k"}.get(
-                name
-            ) or f"--{name.replace('_', '-')}"
-            if isinstance(value, Mapping):
-                words += [word for domain, weight in value.items() for word in (flag, f"{domain}={weight}")]
-            else:
-                # a comma tells one length that divides bands from a number of bands
-                edges = isinstance(value, (list, tuple)) and ",".join(map(str, value)) + "," * (len(value) == 1)
-                words += [flag, edges or str(value)]
-        lines.append(" ".join(shlex.join(words).split()))
+        options = {"by": None, **selection.options}
+        if options.get("shares") == "proportional":
+            del options["shares"]
+        lines.append(command_line("select", select, ["SCORED", "SELECTED"], options))
     return "\n".join(lines)
 
 

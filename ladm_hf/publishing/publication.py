@@ -15,12 +15,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ladm_hf.data.hub import access_refused
 from ladm_hf.data.open import is_hub_id
 from ladm_hf.errors import PublishError
 from ladm_hf.publishing.bundle import MANIFEST, Bundle
 from ladm_hf.publishing.card import build_card, card_diff
 from ladm_hf.publishing.repository import Repository
-from ladm_hf.publishing.retry import patient_hub
+from ladm_hf.publishing.retry import hub_retries
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -47,6 +48,7 @@ class Publication:
     message: str
     card_options: dict[str, Any]
     commit_oid: str | None = None
+    uploaded: bool = False
     asked_to_commit: bool = False
     source_card: str | None = None
     operations: dict[str, Any] = field(default_factory=dict)
@@ -57,20 +59,20 @@ class Publication:
             return f"The data is on the Hub, in commit {self.commit_oid} of {self.repo.id}; what came after it failed."
         if self.asked_to_commit:
             return "The commit may or may not have happened; the next run finds out and does not repeat it."
-        return "Nothing was committed; what was uploaded is kept by the Hub and not sent again."
-
-    # --- the whole course
+        if self.uploaded:
+            return "Nothing was committed; what was uploaded is kept by the Hub and not sent again."
+        return "Nothing was uploaded or committed."
 
     def publish(self) -> CommitInfo:
         from huggingface_hub import CommitInfo
 
-        with patient_hub(self.repo.patience):
+        with hub_retries(self.repo.retry):
             self.source_card = self._read_source_card()
-            self._check_visibility(self.repo.there(lambda: self.repo.info(None), self._create_repo))
+            self._check_visibility(self.repo.get_or_create(lambda: self.repo.info(None), self._create_repo))
             if self.create_pr:
                 self.revision = f"refs/pr/{self._pull_request()}"
             elif self.revision != "main":
-                self.repo.there(lambda: self.repo.info(self.revision), self._create_branch)
+                self.repo.get_or_create(lambda: self.repo.info(self.revision), self._create_branch)
             if self.tag:
                 self._check_tag()
             self.commit_oid = self._commit()
@@ -92,7 +94,7 @@ class Publication:
 
         tree: dict[str, Any] = {}
         head: Any = None
-        with patient_hub(self.repo.few_tries):
+        with hub_retries(self.repo.few_tries):
             self.source_card = self._read_source_card()
             try:
                 head = self.repo.info(None if self.create_pr else self.revision)
@@ -113,7 +115,7 @@ class Publication:
         )
         return "\n".join(lines) + "\n\n" + card_diff(old, card)
 
-    # --- repository, branch, pull request, tag
+    # Repository, branch, pull request, tag
 
     def _create_repo(self) -> None:
         # "It exists already" may come without the address that huggingface_hub expects; we look ourselves anyway.
@@ -135,7 +137,7 @@ class Publication:
     def _pull_request(self) -> int:
         """The number of our pull request: the one that an interrupted run left, else a new one."""
         title = f"{self.message[:160].strip()} [{self.bundle.id}]"
-        for attempt in range(self.repo.patience.tries):
+        for attempt in range(self.repo.retry.tries):
             for found in self.repo.api.get_repo_discussions(self.repo.id, repo_type="dataset"):
                 if found.is_pull_request and found.status in ("open", "draft") and found.title == title:
                     return int(found.num)
@@ -163,30 +165,31 @@ class Publication:
             )
 
     def _put_tag(self, oid: str) -> None:
-        def look() -> str:
+        def get() -> str:
             return str(self.repo.info(self.tag).sha)
 
-        def make() -> None:
+        def create() -> None:
             self.repo.api.create_tag(self.repo.id, tag=self.tag, revision=oid, repo_type="dataset", exist_ok=True)
 
-        found = self.repo.there(look, make)
+        found = self.repo.get_or_create(get, create)
         if found != oid:
             raise PublishError(
                 f"tag {self.tag!r} of {self.repo.id} is on commit {found}, not on {oid}: choose another tag"
             )
 
-    # --- the commit
+    # The commit
 
     def _commit(self) -> str:
         """Commits what is not there yet; returns the commit that holds the data."""
         first_head = None
-        for attempt in range(self.repo.patience.tries):
+        for attempt in range(self.repo.retry.tries):
             head = str(self.repo.info(self.revision).sha)
             first_head = first_head or head
             mine = self._mine(since=first_head) if self.asked_to_commit else None
             changes = None if mine else self._changes(head)
             if not changes:
                 return mine or self._mine() or head
+            asked_before = self.asked_to_commit
             try:
                 self._upload([change for change in changes if hasattr(change, "upload_info")])
                 self.asked_to_commit = True
@@ -196,6 +199,9 @@ class Publication:
                 )  # fmt: skip
                 return str(commit.oid)
             except Exception as error:
+                if access_refused(error, self.repo.id):
+                    # an answer: this try committed nothing
+                    self.asked_to_commit = asked_before
                 # Upload modes were asked for another head; ask again.
                 self.operations.clear()
                 self.repo.wait_if_it_may_pass(error, attempt, "the commit")
@@ -234,29 +240,30 @@ class Publication:
 
     def _upload(self, additions: list[Any]) -> None:
         """Sends the content of large files; a file that the Hub has already is not sent."""
-        patience = self.repo.few_tries
+        retry = self.repo.few_tries
         for start in range(0, len(additions), _UPLOAD_TOGETHER):
             together = additions[start : start + _UPLOAD_TOGETHER]
-            for attempt in range(patience.tries):
+            for attempt in range(retry.tries):
                 try:
                     with self._xet_watched(sum(each.upload_info.size for each in together)):
                         self.repo.api.preupload_lfs_files(
                             self.repo.id, together, repo_type="dataset", revision=self.revision, free_memory=False
                         )
+                    self.uploaded = self.uploaded or any(each._upload_mode == "lfs" for each in together)
                     break
                 except Exception as error:
                     self.repo.stop_if_final(error)
-                    patience.pause(attempt, "uploading", self.repo.brief(error))
+                    retry.pause(attempt, "uploading", self.repo.brief(error))
 
     @contextmanager
     def _xet_watched(self, size: int) -> Iterator[None]:
-        """Ends a Xet upload of `size` bytes that takes unreasonably long; `hf_xet` waits for some answers for ever."""
+        """Ends a Xet upload of `size` bytes that takes far too long; `hf_xet` waits for some answers without limit."""
         try:
             from huggingface_hub.utils._xet import abort_xet_session
         except ImportError:
             yield
             return
-        watchdog = threading.Timer(5 * self.repo.patience.timeout + size / SLOWEST_UPLOAD, abort_xet_session)
+        watchdog = threading.Timer(5 * self.repo.retry.timeout + size / SLOWEST_UPLOAD, abort_xet_session)
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -273,7 +280,7 @@ class Publication:
             return {}
         return manifest if isinstance(manifest, dict) else {}
 
-    # --- the card
+    # The card
 
     def _card(self, old: str) -> str:
         card = build_card(
@@ -295,7 +302,7 @@ class Publication:
         from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
 
         try:
-            return Repository(self.repo.api, str(source), self.repo.patience).download(README, "main")
+            return Repository(self.repo.api, str(source), self.repo.retry).download(README, "main")
         except (EntryNotFoundError, GatedRepoError, RepositoryNotFoundError) as error:
             logger.warning(
                 "the card of %s could not be read (%s): its language and licence are not carried over; give them",

@@ -6,23 +6,24 @@ then shows.
 
 from __future__ import annotations
 
-import shlex
+import contextlib
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from ladm_hf.data.hub import access_refused, chain
 from ladm_hf.data.open import is_hub_id
 from ladm_hf.data.run_record import RunRecord
 from ladm_hf.errors import ConfigError, HubUnavailableError, LadmError, PublishError
 from ladm_hf.publishing.bundle import SHARD_BYTES, make_bundle
 from ladm_hf.publishing.publication import Publication
-from ladm_hf.publishing.repository import Repository, chain
-from ladm_hf.publishing.retry import Patience
+from ladm_hf.publishing.repository import Repository
+from ladm_hf.publishing.retry import RetryPolicy
 from ladm_hf.publishing.verify import check_commit
 from ladm_hf.ranks import is_first_rank
-from ladm_hf.text import redacted
+from ladm_hf.text import command_line, redacted
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -47,7 +48,7 @@ def publish(
     command: str | None = None,
     token: str | None = None,
     read_back: bool = True,
-    patience: Patience | None = None,
+    retry: RetryPolicy | None = None,
     shard_bytes: int = SHARD_BYTES,
     dry_run: bool = False,
 ) -> CommitInfo | None:
@@ -84,7 +85,7 @@ def publish(
         token (`str`, *optional*): access token; defaults to `HF_TOKEN` or the one of `hf auth login`.
         read_back (`bool`, *optional*, defaults to `True`):
             Check visibility, hashes and `load_dataset` afterwards.
-        patience ([`Patience`], *optional*): time limits and retries.
+        retry ([`RetryPolicy`], *optional*): time limits and retries.
         shard_bytes (`int`, *optional*): about the most bytes of one parquet file, before compression.
         dry_run (`bool`, *optional*, defaults to `False`):
             Print the files, their sizes and the changes to the card, and publish nothing.
@@ -109,18 +110,21 @@ def publish(
     if revision and create_pr:
         raise ConfigError("create_pr opens a pull request on main: leave revision out, or commit to the branch itself")
     token = token or get_token()
-    again = _command(
-        source, repo_id, private=private, create_pr=create_pr, revision=revision, tag=tag,
-        config_name="" if config_name == "default" else config_name, message=commit_message, source=source_dataset,
-        language=language, license=license, pretty_name=pretty_name,
-    )  # fmt: skip
+    again = "call publish() again with the same arguments"
+    if isinstance(source, (str, Path)) and not figures:
+        options = {
+            "private": private, "create_pr": create_pr, "revision": revision, "tag": tag, "config_name": config_name,
+            "commit_message": commit_message, "source_dataset": source_dataset, "language": language,
+            "license": license, "pretty_name": pretty_name, "figures": figures is None, "read_back": read_back,
+        }  # fmt: skip
+        again = command_line("publish", publish, [source, repo_id], options)
     with tempfile.TemporaryDirectory(prefix="ladm-publish-") as work:
         bundle = make_bundle(
             source, Path(work), config_name=config_name, run=run, source_dataset=source_dataset, figures=figures,
             shard_bytes=shard_bytes, token=token,
         )  # fmt: skip
         publication = Publication(
-            repo=Repository(HfApi(token=token), repo_id, patience or Patience()),
+            repo=Repository(HfApi(token=token), repo_id, retry or RetryPolicy()),
             bundle=bundle,
             private=private,
             revision=revision or "main",
@@ -132,7 +136,7 @@ def publish(
                 "command": redacted(command, token),
             },
         )  # fmt: skip
-        with _explained(publication, again):
+        with _publish_errors(publication, again):
             if dry_run:
                 sys.stdout.write(publication.preview())
                 return None
@@ -142,43 +146,23 @@ def publish(
             return commit
 
 
-class _explained:  # noqa: N801 - reads as a verb
+@contextlib.contextmanager
+def _publish_errors(publication: Publication, again: str) -> Iterator[None]:
     """Turns whatever went wrong into one error that says what the Hub holds now and what finishes the job.
 
     The token is in no message: where a server echoed it, its own error is not even kept as the cause.
     """
-
-    def __init__(self, publication: Publication, again: str) -> None:
-        self.publication, self.again = publication, again
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, Exception):
-            self._raise(error)
-
-    def _raise(self, error: Exception) -> NoReturn:
-        token = self.publication.repo.api.token
+    try:
+        yield
+    except Exception as error:
+        token = publication.repo.api.token
         errors = list(chain(error))
-        told = next((each for each in errors if isinstance(each, LadmError)), error)
-        message = str(redacted(" ".join(str(told).split()), token)) or type(told).__name__
+        first = next((each for each in errors if isinstance(each, LadmError)), error)
+        message = access_refused(error, publication.repo.id) or str(first) or type(first).__name__
         # A refusal says itself what to do; the same call again would be refused again.
-        refused = type(told) is PublishError and self.publication.commit_oid is None
-        text = f"{message}. {self.publication.state()}" + ("" if refused else f" To finish: {self.again}")
-        failure = HubUnavailableError if isinstance(told, HubUnavailableError) else PublishError
+        refused = type(first) is PublishError and publication.commit_oid is None
+        text = str(redacted(" ".join(message.split()), token)).rstrip(".")
+        text = f"{text}. {publication.state()}" + ("" if refused else f" To finish: {again}")
+        failure = HubUnavailableError if isinstance(first, HubUnavailableError) else PublishError
         leaks = token and any(token in str(each) for each in errors)
         raise failure(text) from (None if leaks else error)
-
-
-def _command(folder: Any, repo_id: str, *, private: bool, create_pr: bool, **options: Any) -> str:
-    """What a user types to finish an interrupted publish."""
-    if not isinstance(folder, (str, Path)):
-        return "call publish() again with the same arguments"
-    words = ["ladm", "publish", str(folder), repo_id]
-    words += [] if private else ["--public"]
-    words += ["--pr"] if create_pr else []
-    for name, value in options.items():
-        for each in value if isinstance(value, (list, tuple)) else [value]:
-            words += [f"--{name.replace('_', '-')}", str(each)] if each else []
-    return shlex.join(words)

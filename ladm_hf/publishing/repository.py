@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from ladm_hf.data.hub import chain
 from ladm_hf.errors import LadmError
-from ladm_hf.publishing.retry import BUSY, Patience, transport_errors
+from ladm_hf.publishing.retry import BUSY, RetryPolicy, transport_errors
 from ladm_hf.text import redacted
 
 T = TypeVar("T")
@@ -22,33 +23,33 @@ class Repository:
     Attributes:
         api (`HfApi`): the Hub's client, with the token.
         id (`str`): `user/name`.
-        patience ([`Patience`]): time limits and retries.
+        retry ([`RetryPolicy`]): time limits and retries.
     """
 
     api: Any
     id: str
-    patience: Patience
+    retry: RetryPolicy
 
     @property
-    def few_tries(self) -> Patience:
-        """Patience for steps that have retries of their own inside."""
-        return replace(self.patience, tries=min(_OUTER_TRIES, self.patience.tries))
+    def few_tries(self) -> RetryPolicy:
+        """The policy of steps that have retries of their own inside."""
+        return replace(self.retry, tries=min(_OUTER_TRIES, self.retry.tries))
 
     def info(self, revision: str | None) -> Any:
         """What the Hub says of a branch, tag or commit; of `main` for `None`."""
         return self.api.repo_info(self.id, repo_type="dataset", revision=revision)
 
-    def there(self, look: Callable[[], T], make: Callable[[], Any]) -> T:
-        """Looks for something on the Hub, and makes it until it is there."""
+    def get_or_create(self, get: Callable[[], T], create: Callable[[], Any]) -> T:
+        """Something on the Hub, created where it does not exist."""
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-        for attempt in range(self.patience.tries):
+        for attempt in range(self.retry.tries):
             try:
-                return look()
+                return get()
             except (RepositoryNotFoundError, RevisionNotFoundError) as error:
                 if attempt:
-                    self.patience.pause(attempt, self.id, f"not there after it was created ({type(error).__name__})")
-            make()
+                    self.retry.pause(attempt, self.id, f"not there after it was created ({type(error).__name__})")
+            create()
         raise AssertionError("pause() ends the last try")
 
     def tree(self, revision: str) -> dict[str, Any]:
@@ -80,7 +81,7 @@ class Repository:
         response = getattr(error, "response", None)
         if response is None and not isinstance(error, transport_errors()):
             raise error
-        self.patience.pause(attempt, what, self.brief(error), getattr(response, "headers", None))
+        self.retry.pause(attempt, what, self.brief(error), getattr(response, "headers", None))
 
     def brief(self, error: BaseException) -> str:
         """What went wrong first, in one line without the token."""
@@ -88,13 +89,3 @@ class Repository:
         root = list(chain(error))[-1]
         text = f"the Hub answered {status}" if status else f"{type(root).__name__}: {root}"
         return str(redacted(" ".join(text.split())[:300], self.api.token))
-
-
-def chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__

@@ -1,8 +1,9 @@
-"""Patience with the Hub: a time limit on every request, and retries of every request that is safe to repeat.
+"""A time limit on every request to the Hub, and retries of every request that is safe to repeat.
 
-`huggingface_hub` waits for ever for a silent server and repeats only some requests. Inside [`patient_hub`] its shared
-client gives up on silence after `Patience.timeout` seconds and repeats all requests but those that would do something
-twice: a commit and the opening of a pull request. Their caller must look at what the Hub holds before it tries again.
+`huggingface_hub` waits without limit for a silent server and repeats only some requests. Inside [`hub_retries`] its
+shared client gives up on silence after `RetryPolicy.timeout` seconds and repeats all requests but those that would do
+something twice: a commit and the opening of a pull request. Their caller must look at what the Hub holds before it
+tries again.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ _CREATES = re.compile(r"/api/(repos/create|\w+/[^/]+/[^/]+/(branch|tag)/[^/]+)$"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long to bear with the Hub.
+class RetryPolicy:
+    """How often and how long a request to the Hub is tried.
 
     Args:
         tries (`int`, *optional*, defaults to `8`):
@@ -106,8 +107,8 @@ def transport_errors() -> tuple[type[Exception], ...]:
 
 
 @contextmanager
-def patient_hub(patience: Patience) -> Iterator[None]:
-    """Gives the client that `huggingface_hub` and `datasets` share the given patience, for the time of a `with` block.
+def hub_retries(retry: RetryPolicy) -> Iterator[None]:
+    """Gives the client that `huggingface_hub` and `datasets` share a retry policy, for the time of a `with` block.
 
     The client stays the user's own, with its proxies and certificates.
     """
@@ -117,33 +118,33 @@ def patient_hub(patience: Patience) -> Iterator[None]:
     request: Any = client.request
     stream: Any = getattr(client, "stream", None)
 
-    def patient_request(method: str, url: Any, **options: Any) -> Any:
+    def retried_request(method: str, url: Any, **options: Any) -> Any:
         body: Any = options.get("data")
         start = body.tell() if hasattr(body, "seek") else None
 
         def send() -> Any:
             if start is not None:
                 body.seek(start)
-            return request(method, url, **_limited(options, patience.timeout))
+            return request(method, url, **_limited(options, retry.timeout))
 
-        if _is_beside_the_point(method, url):
-            return request(method, url, **_limited(options, min(patience.timeout, 10.0)))
-        return _persist(patience, method, url, send)
+        if _is_optional(method, url):
+            return request(method, url, **_limited(options, min(retry.timeout, 10.0)))
+        return _send_with_retries(retry, method, url, send)
 
     @contextmanager
-    def patient_stream(method: str, url: Any, **options: Any) -> Iterator[Any]:
+    def retried_stream(method: str, url: Any, **options: Any) -> Iterator[Any]:
         with ExitStack() as stack:
 
             def send() -> Any:
                 stack.close()
-                return stack.enter_context(stream(method, url, **_limited(options, patience.timeout)))
+                return stack.enter_context(stream(method, url, **_limited(options, retry.timeout)))
 
-            yield _persist(patience, method, url, send)
+            yield _send_with_retries(retry, method, url, send)
 
     before = {name: vars(client)[name] for name in ("request", "stream") if name in vars(client)}
-    client.request = patient_request
+    client.request = retried_request
     if callable(stream):
-        client.stream = patient_stream
+        client.stream = retried_stream
     try:
         yield
     finally:
@@ -152,7 +153,7 @@ def patient_hub(patience: Patience) -> Iterator[None]:
         vars(client).update(before)
 
 
-def _is_beside_the_point(method: str, url: Any) -> bool:
+def _is_optional(method: str, url: Any) -> bool:
     """`datasets` asks other hosts too, for a download counter or exported files, and does well without an answer."""
     from huggingface_hub import constants
 
@@ -164,13 +165,13 @@ def _limited(options: dict[str, Any], limit: float) -> dict[str, Any]:
     return {**options, "timeout": min(asked, limit) if isinstance(asked, (int, float)) else limit}
 
 
-def _persist(patience: Patience, method: str, url: Any, send: Callable[[], Any]) -> Any:
+def _send_with_retries(retry: RetryPolicy, method: str, url: Any, send: Callable[[], Any]) -> Any:
     """Sends until the answer is one that a repetition would not change."""
     path = urlsplit(str(url)).path
     once = method.upper() == "POST" and bool(_ONCE.search(path))
     settled = {409} if _CREATES.search(path) else set()
     errors = transport_errors()
-    for attempt in range(patience.tries):
+    for attempt in range(retry.tries):
         headers = None
         try:
             response = send()
@@ -182,5 +183,5 @@ def _persist(patience: Patience, method: str, url: Any, send: Callable[[], Any])
             if once or response.status_code not in BUSY - settled:
                 return response
             problem, headers = f"the Hub answered {response.status_code}", response.headers
-        patience.pause(attempt, f"{method.upper()} {path}", problem, headers)
+        retry.pause(attempt, f"{method.upper()} {path}", problem, headers)
     raise AssertionError("pause() ends the last try")

@@ -10,7 +10,7 @@ from pathlib import Path
 from ladm_hf.errors import PublishError
 from ladm_hf.publishing.bundle import Bundle
 from ladm_hf.publishing.repository import Repository
-from ladm_hf.publishing.retry import patient_hub
+from ladm_hf.publishing.retry import hub_retries
 
 # Up to this many bytes all rows are read back; of more, the first rows of each split.
 READ_BACK_WHOLE = 256_000_000
@@ -23,9 +23,9 @@ def check_commit(repo: Repository, oid: str, bundle: Bundle, private: bool) -> N
     Raises:
         PublishError: it shows something else.
     """
-    patience = repo.few_tries
-    with patient_hub(repo.patience):
-        for attempt in range(patience.tries):
+    retry = repo.few_tries
+    with hub_retries(repo.retry):
+        for attempt in range(retry.tries):
             try:
                 problem = next(_differences(repo, oid, bundle, private), None)
             except Exception as error:
@@ -33,9 +33,9 @@ def check_commit(repo: Repository, oid: str, bundle: Bundle, private: bool) -> N
                 problem = f"it cannot be read ({repo.brief(error)})"
             if problem is None:
                 return
-            if attempt + 1 == patience.tries:
+            if attempt + 1 == retry.tries:
                 raise PublishError(f"reading back {repo.id}@{oid}: {problem}")
-            patience.pause(attempt, f"reading back {repo.id}", problem)
+            retry.pause(attempt, f"reading back {repo.id}", problem)
 
 
 def _differences(repo: Repository, oid: str, bundle: Bundle, private: bool) -> Iterator[str]:

@@ -11,9 +11,9 @@ from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 from ladm_hf.checks.reproduce import DATASET, MODEL, PUBLISHED, Comparison, reproduce
 from ladm_hf.cli.app import app
 from ladm_hf.errors import ColumnError, HubError, InputError
-from ladm_hf.publishing.retry import Patience
+from ladm_hf.publishing.retry import RetryPolicy
 
-HURRIED = Patience(tries=3, first_wait=0.01, longest_wait=0.02, timeout=5.0)
+HURRIED = RetryPolicy(tries=3, first_wait=0.01, longest_wait=0.02, timeout=5.0)
 
 
 @pytest.fixture
@@ -37,12 +37,12 @@ def stand_ins(fake_hub, tmp_path):
 
 
 def test_stand_ins_are_scored_and_do_not_pass_as_the_papers(stand_ins):
-    result = reproduce(rows=3, device="cpu", patience=HURRIED)
+    result = reproduce(rows=3, device="cpu", retry=HURRIED)
     assert len(result.scores) == 3
     assert all(score > 0 for score in result.scores)
     assert not result.passed
-    assert "FAIL" in result.report()
-    same = reproduce(rows=3, device="cpu", reference=result.scores, patience=HURRIED)
+    assert "FAIL" in result.table()
+    same = reproduce(rows=3, device="cpu", reference=result.scores, retry=HURRIED)
     assert same.passed
     assert same.largest_difference < 1e-6
     done = CliRunner().invoke(app, ["reproduce", "--rows", "2", "--device", "cpu"])
@@ -52,13 +52,13 @@ def test_stand_ins_are_scored_and_do_not_pass_as_the_papers(stand_ins):
 
 def test_what_is_missing_is_said(stand_ins):
     with pytest.raises(HubError, match="tester/gone cannot be loaded"):
-        reproduce(dataset="tester/gone", patience=HURRIED)
+        reproduce(dataset="tester/gone", retry=HURRIED)
     Dataset.from_dict({"text": ["a"] * 40}).push_to_hub("tester/text")
     with pytest.raises(ColumnError, match="input_ids"):
-        reproduce(dataset="tester/text", patience=HURRIED)
+        reproduce(dataset="tester/text", retry=HURRIED)
     Dataset.from_dict({"input_ids": [[1, 2]]}).push_to_hub("tester/short")
     with pytest.raises(InputError, match="1 rows, expected 32"):
-        reproduce(dataset="tester/short", patience=HURRIED)
+        reproduce(dataset="tester/short", retry=HURRIED)
 
 
 def test_comparison():

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 TOKEN = "hf_fakehubtokenfakehubtokenfakehub0"
+# Faults that pass, and refusals that do not.
+REFUSALS = ("401", "403")
 FAULTS = (
     "409", "412", "429", "429-ratelimit", "429-retry-after", "500", "502", "503", "504",
     "drop", "cut", "stall", "lost", "lost-504", "lost-stall", "late-504",
@@ -77,8 +79,8 @@ class FakeHub:
     def faults(self, *faults: dict[str, Any]) -> None:
         """Replaces the faults and starts counting requests from 0.
 
-        Each is `{"kind": one of FAULTS}` with `"at": n` (the n-th request) or `"match": regex on "METHOD /path"`, and
-        optionally `"times": k` (defaults to 1 for `match`, `-1` for always).
+        Each is `{"kind": one of FAULTS or REFUSALS}` with `"at": n` (the n-th request) or `"match": regex on
+        "METHOD /path"`, and optionally `"times": k` (defaults to 1 for `match`, `-1` for always).
         """
         self._control("faults", list(faults))
 

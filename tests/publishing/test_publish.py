@@ -17,11 +17,11 @@ from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 from ladm_hf.cli.app import app
 from ladm_hf.errors import ConfigError, HubUnavailableError, InputError, PublishError
 from ladm_hf.publishing.publish import publish
-from ladm_hf.publishing.retry import Patience, asked_wait, patient_hub
+from ladm_hf.publishing.retry import RetryPolicy, asked_wait, hub_retries
 from ladm_hf.selection.selection import select
 
 REPO, KEY = "tester/data", "datasets/tester/data"
-HURRIED = Patience(tries=5, first_wait=0.01, longest_wait=0.05, timeout=2.0)
+HURRIED = RetryPolicy(tries=5, first_wait=0.01, longest_wait=0.05, timeout=2.0)
 
 
 def scored_rows(count=40, seed=0):
@@ -38,7 +38,7 @@ def scored_rows(count=40, seed=0):
 
 
 def publish_here(source, **options):
-    return publish(source, REPO, **{"patience": HURRIED, **options})
+    return publish(source, REPO, **{"retry": HURRIED, **options})
 
 
 def files_of(hub, key=KEY):
@@ -136,7 +136,7 @@ def test_folders_of_parquet_of_select_and_of_save_to_disk(fake_hub, tmp_path):
 
 def test_language_and_licence_come_from_the_source(fake_hub):
     rows = scored_rows()
-    publish(rows, "tester/source", license="odc-by", language=["en", "de"], patience=HURRIED)
+    publish(rows, "tester/source", license="odc-by", language=["en", "de"], retry=HURRIED)
     loaded = load_dataset("tester/source", split="train")
     publish_here(loaded, source_dataset="tester/source")
     data = DatasetCard(readme()).data
@@ -144,7 +144,7 @@ def test_language_and_licence_come_from_the_source(fake_hub):
 
 
 def test_folders_that_have_the_names_of_repositories_play_no_part(fake_hub, tmp_path, monkeypatch):
-    publish(scored_rows(), "tester/source", license="odc-by", patience=HURRIED)
+    publish(scored_rows(), "tester/source", license="odc-by", retry=HURRIED)
     for name in ("tester/source", REPO):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "README.md").write_text("---\nlicense: mit\n---\n")
@@ -154,7 +154,7 @@ def test_folders_that_have_the_names_of_repositories_play_no_part(fake_hub, tmp_
 
 
 def test_only_a_source_opened_from_the_hub_is_named(fake_hub, tmp_path):
-    publish(scored_rows(), "tester/source", license="odc-by", patience=HURRIED)
+    publish(scored_rows(), "tester/source", license="odc-by", retry=HURRIED)
     (tmp_path / "data").mkdir()
     scored_rows().to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
     run = run_record(identity={"data": "1f2e"}, input="tester/source")
@@ -279,7 +279,7 @@ def test_a_xet_upload_that_stays_silent_is_ended_and_repeated(fake_hub, monkeypa
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", other.url)
         other.faults({"match": "shards", "kind": "stall"})
         start = time.monotonic()
-        publish_here(scored_rows(40, seed=78), read_back=False, patience=replace(HURRIED, timeout=0.4))
+        publish_here(scored_rows(40, seed=78), read_back=False, retry=replace(HURRIED, timeout=0.4))
         assert time.monotonic() - start < 15
         assert len(other.repo(KEY)["commits"]) == 2
 
@@ -322,13 +322,13 @@ def test_asked_wait():
     assert asked_wait({"Retry-After": "soon"}) is None
     assert asked_wait({}) is None
     with pytest.raises(HubUnavailableError, match="come back in 5000 s"):
-        Patience().pause(0, "x", "busy", {"Retry-After": "5000"})
+        RetryPolicy().pause(0, "x", "busy", {"Retry-After": "5000"})
 
 
-def test_patience_is_taken_back(fake_hub):
+def test_the_retry_policy_ends_with_its_block(fake_hub):
     client = get_session()
     before = dict(vars(client))
-    with patient_hub(HURRIED), patient_hub(HURRIED):
+    with hub_retries(HURRIED), hub_retries(HURRIED):
         pass
     assert dict(vars(client)) == before
 
@@ -447,7 +447,20 @@ def test_command_line(fake_hub, tmp_path, monkeypatch):
     assert refused.exit_code == 1
     assert "private already, but was to be public" in refused.output
     assert "To finish" not in refused.output
-    monkeypatch.setattr("ladm_hf.publishing.publish.Patience", lambda: HURRIED)
+    monkeypatch.setattr("ladm_hf.publishing.publish.RetryPolicy", lambda: HURRIED)
     fake_hub.faults({"match": "PUT |POST .*/commit/", "kind": "503", "times": -1})
     failed = runner.invoke(app, ["publish", str(tmp_path / "sel"), REPO, "--license", "gpl-3.0"])
     assert f"To finish: ladm publish {tmp_path / 'sel'} {REPO} --license gpl-3.0" in failed.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize("status", ["401", "403"])
+@pytest.mark.parametrize("request_", ["repos/create", "preupload", "/commit/"])
+def test_a_refusal_says_how_to_log_in_and_claims_no_upload(fake_hub, status, request_):
+    fake_hub.faults({"match": request_, "kind": status, "times": -1})
+    with pytest.raises(PublishError, match=rf"\({status}\) for {REPO}|{REPO} \({status}\)") as caught:
+        publish_here(scored_rows(seed=int(status) + len(request_)))
+    message = str(caught.value)
+    assert "`hf auth login` or set HF_TOKEN" in message
+    assert ("Nothing was uploaded or committed." in message) == (request_ != "/commit/")
+    assert ("what was uploaded is kept" in message) == (request_ == "/commit/")
+    assert "To finish: call publish() again" in message

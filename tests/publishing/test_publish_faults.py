@@ -13,9 +13,9 @@ from fake_hub import FAULTS
 from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 from ladm_hf.errors import PublishError
 from ladm_hf.publishing.publish import publish
-from ladm_hf.publishing.retry import Patience
+from ladm_hf.publishing.retry import RetryPolicy
 
-HURRIED = Patience(tries=6, first_wait=0.01, longest_wait=0.05, timeout=0.5)
+HURRIED = RetryPolicy(tries=6, first_wait=0.01, longest_wait=0.05, timeout=0.5)
 REPO = "tester/faulty"
 KEY = f"datasets/{REPO}"
 # These ask for a whole second, so they are tried at every third request only; `test_hub` measures the waiting.
@@ -33,7 +33,7 @@ def rows(seed=0):
 
 
 def publish_here(seed=0, **options):
-    return publish(rows(seed), REPO, patience=HURRIED, **{"read_back": False, **options})
+    return publish(rows(seed), REPO, retry=HURRIED, **{"read_back": False, **options})
 
 
 def assert_published_once(hub, commit, expected_files=None):

@@ -1,0 +1,35 @@
+"""What a refusal of the Hub means, in words that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+
+
+def access_refused(error: BaseException, what: str) -> str | None:
+    """What to do where the Hub answered 401 or 403; `None` for any other error.
+
+    Args:
+        error (exception): what a client of the Hub raised, with the errors that it came from.
+        what (`str`): the repository, for people.
+    """
+    statuses = [getattr(getattr(each, "response", None), "status_code", None) for each in chain(error)]
+    if 401 in statuses:
+        from huggingface_hub import get_token
+
+        reason = "does not accept the token" if get_token() else "wants to know who you are"
+        return f"the Hub {reason} (401) for {what}: {LOG_IN}; check the name of the repository, too"
+    if 403 in statuses:
+        return f"the Hub refuses access to {what} (403): {LOG_IN}, with a token that has the right to it"
+    return None
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
