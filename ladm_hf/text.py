@@ -1,24 +1,33 @@
-"""Text from data made harmless, for Markdown, a terminal or a log, and numbers for people.
+"""Text from data made harmless, for Markdown, a terminal or a log; numbers and command lines for people.
 
 No name in a card can become a table, a link or HTML, and no access token leaves the machine.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
+import shlex
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 _ENTITIES = {char: f"&#{ord(char)};" for char in "&<>\"'|`{}$:@\\"}
 _BACKSLASHED = set("*_[]()#+!~^=-")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
+# Parameters of public functions whose option has another name.
+OPTIONS = {
+    "budget_tokens": "--budget", "shares": "--share", "k": "-k", "create_pr": "--pr", "commit_message": "--message",
+    "source_dataset": "--source", "licence": "--license",
+}  # fmt: skip
+# Parameters that are on by default and whose option turns them off under another name.
+OPPOSITES = {"private": "--public"}
 
 
 def cell(value: Any, longest: int = 120) -> str:
     """Text from data as one inert piece of Markdown, for a table cell or a sentence."""
     text = re.sub(r"\s+", " ", str(value)).strip()
-    return escape(text if len(text) <= longest else text[: longest - 1] + "…")
+    return escape(shortened(text, longest))
 
 
 def escape(text: str) -> str:
@@ -75,4 +84,53 @@ def duration(seconds: float | None) -> str:
 def one_line(text: str, limit: int) -> str:
     """A text from the data on one line of at most `limit` characters, control characters shown as spaces."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    return shortened(line, limit)
+
+
+def shortened(text: str, longest: int) -> str:
+    """A text of at most `longest` characters, its end marked where it was cut."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def command_line(
+    command: str, function: Callable[..., Any], arguments: Sequence[Any], values: Mapping[str, Any]
+) -> str:
+    """The command that has the same effect as a call of a function.
+
+    Args:
+        command (`str`): name of the command, e.g. `"select"`.
+        function (callable): its signature gives the defaults; a value that equals its default is left out.
+        arguments (sequence): positional arguments.
+        values (mapping): options by the name of the parameter; `None` is the empty string, where the default is not.
+    """
+    parameters = inspect.signature(function).parameters
+    words: list[str] = []
+    for name, value in values.items():
+        default = parameters[name].default
+        if value != default and not (value in (None, [], ()) and not default):
+            words += _option(name, value)
+    positional = [str(argument) for argument in arguments]
+    # a name that begins with a dash is no option after `--`
+    if any(argument.startswith("-") for argument in positional):
+        return shlex.join(["ladm", command, *words, "--", *positional])
+    return shlex.join(["ladm", command, *positional, *words])
+
+
+def _option(name: str, value: Any) -> Iterator[str]:
+    flag = OPTIONS.get(name, f"--{name.replace('_', '-')}")
+    if name in OPPOSITES:
+        yield OPPOSITES[name]
+    elif isinstance(value, bool):
+        yield flag if value else flag.replace("--", "--no-", 1)
+    elif name == "length_bands" and not isinstance(value, (int, str)):
+        # a comma tells one length that divides bands from a number of bands
+        yield from (flag, ",".join(map(str, value)) + "," * (len(value) == 1))
+    else:
+        for each in _each(value):
+            yield from (flag, "" if each is None else str(each))
+
+
+def _each(value: Any) -> Sequence[Any]:
+    if isinstance(value, Mapping):
+        return [f"{name}={item}" for name, item in value.items()]
+    return value if isinstance(value, (list, tuple)) else [value]

@@ -33,8 +33,8 @@ LAYERS = [
 FILES = {
     "calculators": "calculator",
     "checks": "demo environment reproduce",
-    "cli": "app checks publish score select train",
-    "data": "columns content data_files files inference json_lines open parquet run_record shards sources writer",
+    "cli": "app checks options publish score select terminal train",
+    "data": "columns content data_files files hub inference json_lines open parquet run_record shards sources writer",
     "integrations": "datatrove evaluate ray_data",
     "ops": "blockwise causal chunked device fused hopper naive pointwise scores spans",
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",

@@ -19,7 +19,7 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def report() -> dict[str, str]:
+def describe_environment() -> dict[str, str]:
     """Names and values, in order: versions, machine, accelerators, attention, the default calculator."""
     lines = {
         "ladm_hf": __version__,

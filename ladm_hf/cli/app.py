@@ -6,45 +6,71 @@ Heavy imports stay inside the commands, so that `ladm --help` is quick.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ladm_hf.cli import checks, publish, score, select, train
+from ladm_hf.cli.terminal import unfailing_output
 from ladm_hf.errors import LadmError
 from ladm_hf.version import __version__
 
+# In the order of the work, as `ladm --help` lists them.
+EXAMPLES: dict[Callable[..., Any], str] = {
+    checks.demo: "ladm demo",
+    score.prepare: "ladm prepare 'pool/*.jsonl.gz' prepared/ --num-proc 8",
+    score.score: "ladm score 'pool/*.parquet' scored/ --text-column content",
+    select.select: "ladm select scored/ selected/ --budget 1e9 --by domain",
+    select.report: "ladm report selected/",
+    publish.publish: "ladm publish selected/ user/pool-1b --license cc-by-4.0",
+    train.train_calculator: "ladm train-calculator 'corpus/*.parquet' --base ladm-nano --output mine --held-out 0.12",
+    train.calibrate: "ladm calibrate mine 'corpus/*.parquet' --held-out 0.12",
+    checks.env: "ladm env",
+    checks.reproduce: "ladm reproduce --rows 8",
+}
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 refused or failed, the last line says why; 2 wrong usage; 3 done, but no document got a "
+    "score (prepare: no document was kept)."
+)
+
+
+class _Commands(TyperGroup):
+    """The commands, with output that cannot make them fail."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        with unfailing_output():
+            return super().main(*args, **options)
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Choose long-context training data by the attention of a small model (LADM, arXiv 2503.02502).",
+    epilog=EXIT_CODES,
 )
-# in the order of the help text
-COMMANDS = (
-    checks.env, checks.demo, select.select, select.report, score.score, score.prepare, publish.publish,
-    checks.reproduce, train.train_calculator, train.calibrate,
-)  # fmt: skip
 
 
-def command(function: Callable[..., Any]) -> None:
+def command(function: Callable[..., Any], example: str) -> None:
     """Registers a command that ends with one line on standard error, not a traceback, when the package refuses."""
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except LadmError as error:
-            typer.echo(f"error: {error}", err=True)
+        except (LadmError, BrokenPipeError) as error:
+            print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
 
-    app.command()(run)
+    app.command(epilog=f"Example: {example}")(run)
 
 
 def _show_version(show: bool) -> None:
     if show:
-        typer.echo(f"ladm_hf {__version__}")
+        print(f"ladm_hf {__version__}")
         raise typer.Exit
 
 
@@ -57,5 +83,5 @@ def main(
     pass
 
 
-for function in COMMANDS:
-    command(function)
+for function, example in EXAMPLES.items():
+    command(function, example)

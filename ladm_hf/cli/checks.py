@@ -1,4 +1,4 @@
-"""`ladm env`, `ladm demo`, `ladm reproduce`."""
+"""`ladm demo`, `ladm env`, `ladm reproduce`."""
 
 from __future__ import annotations
 
@@ -7,62 +7,65 @@ from typing import Annotated
 
 import typer
 
+from ladm_hf.cli.options import Device, Dtype, Model, OptionsFile, save_options
+
 
 def env() -> None:
-    """Print versions, devices and the default calculator, to paste into a report."""
-    from ladm_hf.checks.environment import report
+    """Print versions, devices and the default calculator, for a bug report."""
+    from ladm_hf.checks.environment import describe_environment
 
-    lines = report()
+    lines = describe_environment()
     width = max(map(len, lines))
     for name, value in lines.items():
-        typer.echo(f"{name:<{width}}  {value}")
+        print(f"{name:<{width}}  {value}")
 
 
 def demo(
+    context: typer.Context,
     output: Annotated[Path, typer.Option(help="Folder for the figures and the scored data.")] = Path("ladm-demo"),
     documents: Annotated[int, typer.Option(min=4, help="Documents of each kind.")] = 24,
-    model: Annotated[str, typer.Option(help="Calculator: ladm-nano, a folder or a Hub id.")] = "ladm-nano",
+    model: Model = "ladm-nano",
+    options: OptionsFile = None,
 ) -> None:
     """Score long documents of Python's own library against splices of unrelated ones; offline, under two minutes."""
     from ladm_hf.checks.demo import run
     from ladm_hf.scoring.scorer import LadmScorer
 
-    typer.echo(f"Scoring {documents} natural documents and {documents} splices of unrelated ones with {model}.")
+    print(f"Scoring {documents} natural documents and {documents} splices of unrelated ones with {model}.", flush=True)
     result = run(output, LadmScorer(model), documents)
+    save_options(context, output)
     table = result.scored.remove_columns("text").to_pandas()
-    typer.echo("")
-    typer.echo(f"{'kind':<10}{'documents':>10}{'tokens':>10}{'mean':>10}{'lowest':>10}{'highest':>10}")
+    print(f"\n{'kind':<10}{'documents':>10}{'tokens':>10}{'mean':>10}{'lowest':>10}{'highest':>10}")
     for kind, rows in table.groupby("kind"):
         score = rows["ladm_score"]
-        typer.echo(
+        print(
             f"{kind:<10}{len(rows):>10}{rows['ladm_num_tokens'].sum():>10,}"
             f"{score.mean():>10.3f}{score.min():>10.3f}{score.max():>10.3f}"
         )
-    typer.echo(
-        f"\nA natural document scores above a splice {result.separation:.0%} of the time (chance: 50%).\n"
-        "Highest scores:"
-    )
+    print(f"\nA natural document scores above a splice {result.separation:.0%} of the time (chance: 50%).")
+    print("Highest scores:")
     for _, row in table.nlargest(3, "ladm_score").iterrows():
-        typer.echo(f"  {row['ladm_score']:.3f}  {row['kind']:<8}  {row['name']}")
-    typer.echo("\nWritten:")
+        print(f"  {row['ladm_score']:.3f}  {row['kind']:<8}  {row['name']}")
+    print("\nWritten:")
     for path in result.files.values():
-        typer.echo(f"  {path}")
+        print(f"  {path}")
 
 
 def reproduce(
-    model: Annotated[str, typer.Option(help="Calculator.")] = "UltraRonin/Long-Attn-Calculator",
-    dataset: Annotated[str, typer.Option(help="The paper's toy data set.")] = (
+    model: Model = "UltraRonin/Long-Attn-Calculator",
+    dataset: Annotated[str, typer.Option(help="The paper's toy dataset.")] = (
         "UltraRonin/pile-LlamaTokenizerFast-32k-truncated-toy"
     ),
-    tolerance: Annotated[float, typer.Option(help="Largest difference of a score that still passes.")] = 0.001,
-    rows: Annotated[int | None, typer.Option(help="Only the first rows.")] = None,
-    device: Annotated[str | None, typer.Option(help="cuda, cpu, ...; default: the best there is.")] = None,
-    dtype: Annotated[str, typer.Option(help="float16 as in the published code, float32, auto.")] = "auto",
+    tolerance: Annotated[float, typer.Option(help="Largest difference of a score that passes.")] = 0.001,
+    rows: Annotated[int | None, typer.Option(min=1, help="Only the first rows.", show_default="all 32")] = None,
+    device: Device = None,
+    dtype: Annotated[Dtype, typer.Option(help="Precision; the published code's is float16.")] = "auto",
+    options: OptionsFile = None,
 ) -> None:
     """Score the paper's toy data with the paper's calculator and compare with its 32 published scores."""
     from ladm_hf.checks.reproduce import reproduce as compare
 
     result = compare(model, dataset, tolerance=tolerance, rows=rows, device=device, dtype=dtype)
-    typer.echo(result.report())
+    print(result.table())
     if not result.passed:
         raise typer.Exit(1)

@@ -4,61 +4,106 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
+from ladm_hf.cli.options import (
+    DATA,
+    Ablation,
+    Backend,
+    Device,
+    Dtype,
+    Input,
+    Model,
+    ModelRevision,
+    Name,
+    OnError,
+    OptionsFile,
+    Overflow,
+    Revision,
+    Split,
+    TextColumn,
+    options_text,
+    save_options,
+)
 from ladm_hf.errors import LadmError
+from ladm_hf.text import command_line
+
+# Exit code of a run after which no document has a score, or of prepared data without a document.
+NOTHING_SCORED = 3
+ITS_OWN = "the calculator's, else "
 
 
 def score(
-    input: Annotated[
-        str | None,
-        typer.Argument(help="Parquet or JSON lines (path, glob or URL), a folder of save_to_disk, or a Hub id."),
-    ] = None,
+    context: typer.Context,
+    input: Annotated[str | None, typer.Argument(help=DATA)] = None,
     output: Annotated[str | None, typer.Argument(help="Folder of the run, shared by all processes.")] = None,
-    model: Annotated[str | None, typer.Option(help="Calculator: ladm-nano, a folder or a Hub id.")] = None,
-    model_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the calculator.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the data.")] = None,
-    name: Annotated[str | None, typer.Option(help="Configuration of a Hub data set.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub data set.")] = None,
-    text_column: Annotated[str, typer.Option(help="Column of the text; a dot goes into a struct.")] = "text",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Calculator: ladm-nano, a folder or a Hub id.", show_default="$LADM_MODEL, else ladm-nano"),
+    ] = None,
+    model_revision: ModelRevision = None,
+    split: Split = None,
+    name: Name = None,
+    revision: Revision = None,
+    text_column: TextColumn = "text",
     input_ids_column: Annotated[str, typer.Option(help="Column of token ids, read where there is no text.")] = (
         "input_ids"
     ),
-    config: Annotated[str | None, typer.Option(help="JSON file of options of the score (ladm_config.json).")] = None,
-    span_length: Annotated[int | None, typer.Option(help="Tokens in a span.")] = None,
-    d_afs: Annotated[int | None, typer.Option(help="Stride between key spans, in spans.")] = None,
-    d_cds: Annotated[int | None, typer.Option(help="Stride between query spans, in spans.")] = None,
-    ablation: Annotated[str | None, typer.Option(help="no_std or no_length_weight.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Longest piece scored at once, in tokens.")] = None,
-    overflow: Annotated[str | None, typer.Option(help="What happens beyond: truncate or windows.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="Defaults to each process's own GPU, else the CPU.")] = None,
-    backend: Annotated[str, typer.Option(help="How span focus is computed; changes only the speed.")] = "auto",
-    max_batch_tokens: Annotated[int | None, typer.Option(help="Padded tokens in a batch.")] = None,
-    on_error: Annotated[str, typer.Option(help="What a bad row gets: status, or raise to stop.")] = "status",
-    chunks: Annotated[int | None, typer.Option(help="Pieces of work; by default of about 4M tokens.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="JSON file of options of the score (ladm_config.json).", show_default="the calculator's own"),
+    ] = None,
+    span_length: Annotated[int | None, typer.Option(help="Tokens in a span.", show_default=f"{ITS_OWN}128")] = None,
+    d_afs: Annotated[
+        int | None, typer.Option(help="Stride between key spans, in spans.", show_default=f"{ITS_OWN}4")
+    ] = None,
+    d_cds: Annotated[
+        int | None, typer.Option(help="Stride between query spans, in spans.", show_default=f"{ITS_OWN}4")
+    ] = None,
+    ablation: Annotated[
+        Ablation | None, typer.Option(help="Factors to leave out of the score.", show_default=f"{ITS_OWN}none")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Longest piece scored at once, in tokens.", show_default=f"{ITS_OWN}32768")
+    ] = None,
+    overflow: Annotated[
+        Overflow | None, typer.Option(help="What happens beyond that.", show_default=f"{ITS_OWN}truncate")
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Precision; auto is float32 on a CPU, else float16.")] = "auto",
+    device: Device = None,
+    backend: Annotated[Backend, typer.Option(help="How span focus is computed; changes only the speed.")] = "auto",
+    max_batch_tokens: Annotated[
+        int | None, typer.Option(help="Padded tokens in a batch.", show_default="what half of the GPU's memory holds")
+    ] = None,
+    on_error: Annotated[OnError, typer.Option(help="A bad row gets a status, or stops the run.")] = "status",
+    chunks: Annotated[
+        int | None, typer.Option(help="Pieces of work.", show_default="of about 4M tokens, at least 64")
+    ] = None,
     scores_only: Annotated[bool, typer.Option("--scores-only", help="Write row numbers and scores alone.")] = False,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="Write the published script's scores.jsonl too.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Throw away the run in OUTPUT and begin anew.")] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Also write the published script's scores.jsonl.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard the run in OUTPUT and start over.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     status: Annotated[
-        str | None, typer.Option("--status", metavar="OUTPUT", help="Show how far a run is, and do nothing else.")
+        str | None,
+        typer.Option(
+            "--status", metavar="OUTPUT", help="Show how far a run is, and do nothing else.", show_default="off"
+        ),
     ] = None,
+    options: OptionsFile = None,
 ) -> None:
-    """Score the documents of INPUT into OUTPUT, or go on where an interrupted run stopped.
+    """Score the documents of INPUT into OUTPUT, or resume an interrupted run.
 
     Several processes: torchrun --nproc_per_node 8 -m ladm_hf score INPUT OUTPUT, or accelerate launch. A killed run
-    loses at most the chunk that each process was at; the same command goes on, with any number of processes.
+    loses at most the chunk each process was working on; the same command resumes it, with any number of processes.
     """
     if status is not None:
         from ladm_hf.runs.progress import run_status
 
-        typer.echo(str(run_status(status)))
+        print(run_status(status))
         return
     if input is None or output is None:
         raise typer.BadParameter("score needs INPUT and OUTPUT, or --status OUTPUT")
@@ -83,7 +128,9 @@ def score(
         scores_only=scores_only,
         jsonl=jsonl,
         restart=restart,
-        progress=not quiet,
+        progress=False if quiet else None,
+        command=rerun_command(context.params),
+        options=options_text(context),
     )  # fmt: skip
 
 
@@ -94,10 +141,10 @@ def _score(
     scorer: dict[str, Any],
     config_file: str | None,
     geometry: dict[str, Any],
-    progress: bool,
+    progress: bool | None,
     **options: Any,
 ) -> None:
-    """Builds the scorer from the command line, scores, and says at the end what there is."""
+    """Builds the scorer from the command line, scores, and shows the result."""
     from ladm_hf.ranks import is_first_rank
     from ladm_hf.runs.folder import RunFolder
     from ladm_hf.runs.lock import RunLock
@@ -105,7 +152,7 @@ def _score(
     main = is_first_rank()
     if main:
         # a second launch is refused before it spends seconds on importing torch
-        RunLock(RunFolder(output)).check_free(lambda message: typer.echo(f"ladm: {message}", err=True))
+        RunLock(RunFolder(output)).check_free(lambda message: print(f"ladm: {message}", file=sys.stderr))
 
     import torch
 
@@ -119,9 +166,7 @@ def _score(
         base = made.config if config_file is None else LadmConfig.from_json_file(config_file)
         made = LadmScorer(**scorer, config=dataclasses.replace(base, **geometry))
     try:
-        run_scoring(
-            data, output, made, **options, progress=None if progress else False, command=rerun_command(sys.argv[1:])
-        )
+        run_scoring(data, output, made, **options, progress=progress)
     except LadmError:
         if main:
             raise
@@ -129,34 +174,49 @@ def _score(
         raise SystemExit(1) from None
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    if main and progress:
-        print(f"{run_status(output)}\nresult: {RunFolder(output).data}")
+    if not main:
+        return
+    status = run_status(output)
+    if progress is not False:
+        print(f"{status}\nresult: {RunFolder(output).data}")
+    if not status.num_scored:
+        print(f"error: {status.why_nothing_was_scored()}", file=sys.stderr)
+        raise typer.Exit(NOTHING_SCORED)
 
 
-def rerun_command(arguments: Sequence[str]) -> str:
-    """The command line that goes on with this launch, as far as a process can know it."""
+def rerun_command(values: Mapping[str, Any]) -> str:
+    """The command line that resumes this launch, as far as a process can know it."""
+    once = ("context", "input", "output", "options", "restart", "status")
+    arguments = [values["input"], values["output"]]
+    line = command_line("score", score, arguments, {name: value for name, value in values.items() if name not in once})
     local, nodes = os.environ.get("LOCAL_WORLD_SIZE", "1"), os.environ.get("GROUP_WORLD_SIZE", "1")
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return shlex.join(["ladm", *arguments])
+        return line
     where = f"--nnodes {nodes} ... " if nodes != "1" else ""
-    return f"torchrun {where}--nproc_per_node {local} -m ladm_hf {shlex.join(arguments)}"
+    return f"torchrun {where}--nproc_per_node {local} -m ladm_hf {line.removeprefix('ladm ')}"
 
 
 def prepare(
-    input: Annotated[
-        str, typer.Argument(help="Parquet or JSON lines (path, glob or URL), a folder of save_to_disk, or a Hub id.")
-    ],
+    context: typer.Context,
+    input: Input,
     output: Annotated[str, typer.Argument(help="A new folder.")],
-    model: Annotated[str, typer.Option(help="Calculator whose tokenizer is used.")] = "ladm-nano",
-    model_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the calculator.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the data.")] = None,
-    name: Annotated[str | None, typer.Option(help="Configuration of a Hub data set.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub data set.")] = None,
-    text_column: Annotated[str, typer.Option(help="Column of the text; a dot goes into a struct.")] = "text",
-    min_tokens: Annotated[int | None, typer.Option(help="Shorter documents are dropped; by default 2,305.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Most tokens of a row; by default 32,768.")] = None,
-    overflow: Annotated[str, typer.Option(help="Longer documents: truncate, or windows (chunked_index).")] = "truncate",
+    model: Model = "ladm-nano",
+    model_revision: ModelRevision = None,
+    split: Split = None,
+    name: Name = None,
+    revision: Revision = None,
+    text_column: TextColumn = "text",
+    min_tokens: Annotated[
+        int | None, typer.Option(help="Shorter documents are dropped.", show_default="the calculator's, mostly 2305")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Most tokens of a row.", show_default="the calculator's, mostly 32768")
+    ] = None,
+    overflow: Annotated[
+        Overflow, typer.Option(help="Longer documents: truncate, or cut into windows (chunked_index).")
+    ] = "truncate",
     num_proc: Annotated[int, typer.Option(help="Worker processes.")] = 1,
+    options: OptionsFile = None,
 ) -> None:
     """Tokenise the documents of INPUT into OUTPUT as text, meta, input_ids, index, the form of the paper's data."""
     import pyarrow.parquet as pq
@@ -176,5 +236,13 @@ def prepare(
         num_proc=num_proc,
         progress=None,
     )
+    save_options(context, files[0].parents[1])
     rows = sum(pq.read_metadata(file).num_rows for file in files)
-    typer.echo(f"{rows:,} rows in {files[0].parent}")
+    print(f"{rows:,} rows in {files[0].parent}")
+    if not rows:
+        print(
+            f"error: no document was kept: {input} has no text of at least the fewest tokens (--min-tokens) in column "
+            f"{text_column!r}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(NOTHING_SCORED)

@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ladm_hf.cli.options import OptionsFile, Seed, Split, Strategy, TextColumn, save_options
+
 
 def select(
+    context: typer.Context,
     scored: Annotated[
         str,
         typer.Argument(help="Scored rows: the folder of `ladm score`, a save_to_disk folder, parquet, or a Hub id."),
@@ -17,38 +20,50 @@ def select(
     budget: Annotated[
         str | None,
         typer.Option(
-            "--budget", "--budget-tokens", "-b", help="Tokens to keep: 1073741824, 1e9, 500M or 32768*32*1024."
+            "--budget",
+            "--budget-tokens",
+            "-b",
+            help="Tokens to keep: 1073741824, 1e9, 500M or 32768*32*1024.",
+            show_default="none; needed by exact, percent and temperature",
         ),
     ] = None,
     by: Annotated[
         str, typer.Option(help="Column of the domain, nested with dots (meta.pile_set_name); '' ranks all rows as one.")
     ] = "domain",
     strategy: Annotated[
-        str,
+        Strategy,
         typer.Option(
             "--strategy",
             "-s",
-            help="exact: never over the budget. percent: the paper's smallest whole percent, which overshoots. Also "
-            "top-k, bottom-k, threshold, temperature (sampling).",
+            help="exact: never over the budget. percent: the paper's smallest whole percent, which overshoots. "
+            "temperature: weighted sampling.",
         ),
     ] = "exact",
     share: Annotated[
         list[str] | None,
         typer.Option(
-            help="How domains divide the budget: proportional (default), equal, or DOMAIN=WEIGHT, repeated; domains "
-            "left out get nothing.",
+            help="How domains divide the budget: proportional, equal, or DOMAIN=WEIGHT, repeated; domains left out get "
+            "nothing.",
+            show_default="proportional",
         ),
     ] = None,
-    k: Annotated[int | None, typer.Option("-k", help="Documents per domain (top-k, bottom-k).")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Lowest score kept (threshold).")] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Near 0 keeps the best, large is near chance (temperature; default 1).")
+    k: Annotated[
+        int | None, typer.Option("-k", help="Documents per domain.", show_default="none; needed by top-k and bottom-k")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling (temperature).")] = 0,
+    min_score: Annotated[
+        float | None, typer.Option(help="Lowest score kept.", show_default="none; needed by threshold")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Near 0 keeps the best, a large one is near chance.", show_default="1, for temperature"),
+    ] = None,
+    seed: Seed = 0,
     length_bands: Annotated[
         str | None,
         typer.Option(
-            help="Rank within length bands too: their number (4), or the token counts between (8192,16384; one: 8192,)."
+            help="Rank within length bands too: their number (4), or the token counts between them (8192,16384; "
+            "one: 8192,).",
+            show_default="none",
         ),
     ] = None,
     tokens: Annotated[
@@ -56,11 +71,14 @@ def select(
         typer.Option(help="Tokens counted: scored, document (length of input_ids), or a column of counts."),
     ] = "scored",
     score_column: Annotated[str, typer.Option(help="Column of the score.")] = "ladm_score",
-    ties: Annotated[str | None, typer.Option(help="Column that orders equal scores, before the row number.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split, where there are several.")] = None,
+    ties: Annotated[
+        str | None, typer.Option(help="Column that orders equal scores.", show_default="the row number")
+    ] = None,
+    split: Split = None,
     dropped_text: Annotated[
-        bool, typer.Option(help="Write long columns of the dropped rows too, which the pool still has.")
+        bool, typer.Option(help="Also write the long columns of the dropped rows, which the pool still has.")
     ] = True,
+    options: OptionsFile = None,
 ) -> None:
     """Keep the best documents of every domain, to a token budget. Writes data/, dropped/ and selection.json."""
     from ladm_hf.selection.options import parse_bands, parse_shares, parse_tokens
@@ -70,7 +88,7 @@ def select(
         scored,
         budget_tokens=None if budget is None else parse_tokens(budget),
         by=by or None,
-        strategy=strategy,  # type: ignore[arg-type]
+        strategy=strategy,
         shares=parse_shares(share),
         k=k,
         min_score=min_score,
@@ -83,19 +101,25 @@ def select(
         split=split,
     )
     folder = selection.save(output, dropped="all" if dropped_text else "scores")
-    typer.echo(selection.summary())
-    typer.echo(f"\nWritten to {folder}: data/ (kept), dropped/ (with reasons), selection.json")
+    save_options(context, folder)
+    print(selection.summary())
+    print(f"\nWritten to {folder}: data/ (kept), dropped/ (with reasons), selection.json")
 
 
 def report(
+    context: typer.Context,
     selection: Annotated[str, typer.Argument(help="Folder of a selection, written by `ladm select`.")],
-    output: Annotated[str | None, typer.Argument(help="Folder for the report; default: SELECTION/report.")] = None,
+    output: Annotated[
+        str | None, typer.Argument(help="Folder for the report.", show_default="SELECTION/report")
+    ] = None,
     heat_maps: Annotated[
-        bool, typer.Option(help="Draw who looks at whom in the best and the worst document (two forward passes).")
+        bool,
+        typer.Option(help="Draw which spans attend to which in the best and the worst document (two forward passes)."),
     ] = True,
     model: Annotated[str, typer.Option(help="Calculator of the heat maps.")] = "ladm-nano",
-    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
+    text_column: TextColumn = "text",
     title: Annotated[str, typer.Option(help="Title of the page.")] = "LADM selection report",
+    options: OptionsFile = None,
 ) -> None:
     """Draw a selection: figures as PNG, and index.html, one page that needs no other file."""
     from ladm_hf.report.page import report as write_report
@@ -108,4 +132,5 @@ def report(
     page = write_report(
         selection, output or Path(selection) / "report", scorer=scorer, text_column=text_column, title=title
     )
-    typer.echo(f"Written to {page}")
+    save_options(context, page.parent)
+    print(f"Written to {page}")

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ladm_hf.cli.options import Device, OptionsFile, Schedule, Seed, TextColumn, TrainingData, save_options
 from ladm_hf.errors import ConfigError
+from ladm_hf.text import command_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,73 +20,87 @@ if TYPE_CHECKING:
 
 # Texts that a new tokenizer is fitted to, at most, and characters of each.
 TOKENIZER_TEXTS, TOKENIZER_CHARS = 20_000, 20_000
+# Defaults of the recipe as the command line writes them, and where the paper's recipe (--paper) differs.
+RECIPE = {
+    "stage": "8192:0.75 16384:0.25", "steps": "2000", "batch_tokens": "131072", "micro_batch_tokens": "131072",
+    "learning_rate": "0.001", "schedule": "linear", "natural": "0.25", "interleaved": "0.4", "spliced": "0.25",
+    "joined": "0.1", "min_chunk": "90", "max_chunk": "1260", "same_domain": "0.85", "same_source": "0.3",
+    "renamed": "0.0", "focus_layer": "none", "focus_weight": "1.0", "lm_weight": "1.0", "lm_positions": "1.0",
+    "held_out": "0.0",
+}  # fmt: skip
+PAPERS = {
+    "stage": "32768:1.0", "steps": "5000", "batch_tokens": "1048576", "micro_batch_tokens": "32768",
+    "learning_rate": "2e-05", "natural": "1.0", "interleaved": "0.0", "spliced": "0.0", "joined": "0.0",
+}  # fmt: skip
+
+
+def _recipe(name: str, help: str, **options: Any) -> Any:
+    """An option whose default is the recipe's."""
+    papers = f"; {PAPERS[name]} with --paper" if name in PAPERS else ""
+    return typer.Option(help=help, show_default=RECIPE[name] + papers, **options)
 
 
 def train_calculator(
-    data: Annotated[list[str], typer.Argument(help="Documents: files, a folder or a Hub id; needs a text column.")],
+    context: typer.Context,
+    data: TrainingData,
     output: Annotated[Path, typer.Option(help="Folder for the calculator, its record and checkpoints.")],
     base: Annotated[
-        str | None, typer.Option(help="Model to go on from: ladm-nano, a folder or a Hub id. Without it: from scratch.")
+        str | None,
+        typer.Option(help="Model to start from: ladm-nano, a folder or a Hub id.", show_default="none: from scratch"),
     ] = None,
     paper: Annotated[
         bool, typer.Option("--paper", help="The paper's recipe: natural windows of 32k, RoPE base 500,000, 1M tokens.")
     ] = False,
     stage: Annotated[
-        list[str] | None, typer.Option(help="LENGTH:SHARE of the steps, in order; may be repeated. 8192:0.7 16384:0.3")
+        list[str] | None, _recipe("stage", "LENGTH:SHARE of the steps, in order; may be repeated (8192:0.7).")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
-    batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of a step, over all devices.")] = None,
-    micro_batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of one device's forward pass.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="linear, cosine or constant.")] = None,
-    natural: Annotated[float | None, typer.Option(help="Share of natural windows.")] = None,
-    interleaved: Annotated[float | None, typer.Option(help="Share of interleaved windows.")] = None,
-    spliced: Annotated[float | None, typer.Option(help="Share of spliced windows.")] = None,
-    joined: Annotated[float | None, typer.Option(help="Share of joined short documents.")] = None,
-    min_chunk: Annotated[int | None, typer.Option(help="Fewest tokens of an interleaved chunk.")] = None,
-    max_chunk: Annotated[int | None, typer.Option(help="Most tokens of an interleaved chunk.")] = None,
-    same_domain: Annotated[float | None, typer.Option(help="Share of windows mixed within a domain.")] = None,
-    same_source: Annotated[float | None, typer.Option(help="Share of windows mixed within a source.")] = None,
-    renamed: Annotated[float | None, typer.Option(help="Share of windows whose documents swap rare words.")] = None,
+    steps: Annotated[int | None, _recipe("steps", "Optimizer steps.", min=1)] = None,
+    batch_tokens: Annotated[int | None, _recipe("batch_tokens", "Tokens of a step, over all devices.", min=1)] = None,
+    micro_batch_tokens: Annotated[
+        int | None, _recipe("micro_batch_tokens", "Tokens of one device's forward pass.", min=1)
+    ] = None,
+    learning_rate: Annotated[float | None, _recipe("learning_rate", "Peak learning rate.")] = None,
+    schedule: Annotated[Schedule | None, _recipe("schedule", "Learning-rate schedule.")] = None,
+    natural: Annotated[float | None, _recipe("natural", "Share of natural windows.")] = None,
+    interleaved: Annotated[float | None, _recipe("interleaved", "Share of interleaved windows.")] = None,
+    spliced: Annotated[float | None, _recipe("spliced", "Share of spliced windows.")] = None,
+    joined: Annotated[float | None, _recipe("joined", "Share of joined short documents.")] = None,
+    min_chunk: Annotated[int | None, _recipe("min_chunk", "Fewest tokens of an interleaved chunk.")] = None,
+    max_chunk: Annotated[int | None, _recipe("max_chunk", "Most tokens of an interleaved chunk.")] = None,
+    same_domain: Annotated[float | None, _recipe("same_domain", "Share of windows mixed within a domain.")] = None,
+    same_source: Annotated[float | None, _recipe("same_source", "Share of windows mixed within a source.")] = None,
+    renamed: Annotated[float | None, _recipe("renamed", "Share of windows whose documents swap rare words.")] = None,
     focus_layer: Annotated[
-        list[int] | None, typer.Option(help="Layer whose heads learn to find their document; may be repeated.")
+        list[int] | None, _recipe("focus_layer", "Layer whose heads learn to find their document; may be repeated.")
     ] = None,
-    focus_weight: Annotated[float | None, typer.Option(help="Weight of that loss.")] = None,
-    lm_weight: Annotated[float | None, typer.Option(help="Weight of the language model's loss.")] = None,
-    lm_positions: Annotated[float | None, typer.Option(help="Share of the tokens predicted.")] = None,
-    held_out: Annotated[float | None, typer.Option(help="Share of sources kept for `ladm calibrate`.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights and windows.")] = 0,
+    focus_weight: Annotated[float | None, _recipe("focus_weight", "Weight of that loss.")] = None,
+    lm_weight: Annotated[float | None, _recipe("lm_weight", "Weight of the language-model loss.")] = None,
+    lm_positions: Annotated[float | None, _recipe("lm_positions", "Share of the tokens predicted.")] = None,
+    held_out: Annotated[float | None, _recipe("held_out", "Share of sources held out for `ladm calibrate`.")] = None,
+    seed: Seed = 0,
     vocab_size: Annotated[int, typer.Option(help="From scratch: entries of the tokenizer.")] = 8192,
     layers: Annotated[int, typer.Option(help="From scratch: layers.")] = 6,
     hidden_size: Annotated[int, typer.Option(help="From scratch: width.")] = 256,
-    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
+    text_column: TextColumn = "text",
     streaming: Annotated[bool, typer.Option("--streaming", help="Read the data as a stream.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output.")] = False,
-    compile_layers: Annotated[bool, typer.Option("--compile", help="Compile the layers; worth it on a GPU.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint in the output.")] = False,
+    compile_layers: Annotated[bool, typer.Option("--compile", help="Compile the layers; worthwhile on a GPU.")] = False,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, more time; a 1B model needs it at 32k.")
     ] = False,
     save_steps: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     workers: Annotated[int, typer.Option(help="Processes that make windows.")] = 2,
+    options: OptionsFile = None,
 ) -> None:
     """Train a calculator on your documents, new or from a model. Several GPUs: accelerate launch -m ladm_hf."""
     given = {
-        name: value
-        for name, value in {
-            "steps": steps, "batch_tokens": batch_tokens, "micro_batch_tokens": micro_batch_tokens,
-            "learning_rate": learning_rate, "schedule": schedule, "focus_layers": tuple(focus_layer or ()) or None,
-            "focus_weight": focus_weight, "lm_weight": lm_weight, "lm_positions": lm_positions, "held_out": held_out,
-        }.items()
-        if value is not None
+        "steps": steps, "batch_tokens": batch_tokens, "micro_batch_tokens": micro_batch_tokens,
+        "learning_rate": learning_rate, "schedule": schedule, "focus_layers": tuple(focus_layer or ()) or None,
+        "focus_weight": focus_weight, "lm_weight": lm_weight, "lm_positions": lm_positions, "held_out": held_out,
     }  # fmt: skip
     mix = {
-        name: value
-        for name, value in {
-            "natural": natural, "interleaved": interleaved, "spliced": spliced, "joined": joined,
-            "min_chunk": min_chunk, "max_chunk": max_chunk, "same_domain": same_domain, "same_source": same_source,
-            "renamed": renamed,
-        }.items()
-        if value is not None
+        "natural": natural, "interleaved": interleaved, "spliced": spliced, "joined": joined, "min_chunk": min_chunk,
+        "max_chunk": max_chunk, "same_domain": same_domain, "same_source": same_source, "renamed": renamed,
     }  # fmt: skip
     path = _train(
         data, output, base=base, paper=paper, stages=stage, given=given, mix=mix, seed=seed, text_column=text_column,
@@ -92,43 +108,61 @@ def train_calculator(
         save_steps=save_steps, workers=workers,
         architecture={"vocab_size": vocab_size, "num_hidden_layers": layers, "hidden_size": hidden_size},
     )  # fmt: skip
-    typer.echo(f"Written: {path}. Next: ladm calibrate {path} {' '.join(data)}")
+    save_options(context, path)
+    print(f"Written: {path}. Next: {next_command(path, data, held_out, seed, text_column, focus_layer)}")
+
+
+def next_command(
+    folder: Path, data: Sequence[str], held_out: float | None, seed: int, text_column: str, layers: list[int] | None
+) -> str:
+    """The command that calibrates a calculator on the sources that its training held out."""
+    values = {"held_out": held_out or 0.0, "seed": seed, "text_column": text_column, "layer": layers or None}
+    return command_line("calibrate", calibrate, [folder, *data], values)
 
 
 def calibrate(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Folder of the calculator.")],
-    data: Annotated[list[str], typer.Argument(help="Documents: files, a folder or a Hub id; needs a text column.")],
+    data: TrainingData,
     held_out: Annotated[
-        float, typer.Option(help="Use only the sources that training with this share and seed kept out; 0 uses all.")
+        float, typer.Option(help="Use only the sources that training with this share and seed held out; 0 uses all.")
     ] = 0.0,
     max_heads: Annotated[int, typer.Option(min=1, help="Most heads.")] = 4,
     layer: Annotated[
         list[int] | None,
-        typer.Option(help="Choose from this layer's heads only; may be repeated. Scoring stops at the last one."),
+        typer.Option(
+            help="Choose from this layer's heads only; may be repeated. Scoring stops at the last one.",
+            show_default="all layers",
+        ),
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts that the sources are divided into for the test.")] = 2,
     per_domain: Annotated[int, typer.Option(min=2, help="Most windows of each kind, domain, setting and fold.")] = 24,
     setting: Annotated[
-        list[str] | None, typer.Option(help="TxK: windows of T tokens, splices of K (0: joined short documents).")
+        list[str] | None,
+        typer.Option(
+            help="TxK: windows of T tokens, splices of K (0: joined short documents); may be repeated.",
+            show_default="8192x2 8192x4 8192x8 8192x0 16384x2 16384x8",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of windows and folds.")] = 0,
-    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
-    device: Annotated[str | None, typer.Option(help="Defaults to the GPU if there is one.")] = None,
+    seed: Seed = 0,
+    text_column: TextColumn = "text",
+    device: Device = None,
+    options: OptionsFile = None,
 ) -> None:
     """Choose the heads and factors that tell natural documents from splices; writes ladm_config.json into MODEL."""
     calibration, path = _calibrate(
         model, data, held_out=held_out, max_heads=max_heads, layers=layer, folds=folds, per_domain=per_domain,
         settings=setting, seed=seed, text_column=text_column, device=device,
     )  # fmt: skip
-    typer.echo(
+    print(
         f"heads (layer, head)  {', '.join(map(str, calibration.config.heads or ()))}\n"
         f"factors              {calibration.config.ablation or 'all'}\n"
         f"area under the curve {calibration.auc:.3f} on sources left out of the choice; "
         f"all heads and factors {calibration.uncalibrated:.3f}"
     )
     for name, area in {**calibration.settings, **calibration.domains}.items():
-        typer.echo(f"  {name:<18} {area:.3f}")
-    typer.echo(f"Written: {path}")
+        print(f"  {name:<18} {area:.3f}")
+    print(f"Written: {path}")
 
 
 def _train(
@@ -163,7 +197,7 @@ def _train(
     )
 
     recipe = PAPER if paper else Recipe()
-    recipe = replace(recipe, seed=seed, mix=replace(recipe.mix, **(mix or {})), **(given or {}))
+    recipe = replace(recipe, seed=seed, mix=replace(recipe.mix, **_given(mix)), **_given(given))
     if stages:
         recipe = replace(recipe, stages=tuple(_pair(stage, ":", int, float) for stage in stages))
     dataset = load_documents(list(data), streaming=streaming)
@@ -217,6 +251,10 @@ def _calibrate(
         options["settings"] = [_setting(text) for text in settings]
     calibration = calibrate(model, documents, seed=seed, device=device, progress=True, **options)
     return calibration, write_calibration(model, calibration)
+
+
+def _given(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (values or {}).items() if value is not None}
 
 
 def _setting(text: str) -> tuple[int, int]:

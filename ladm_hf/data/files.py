@@ -13,6 +13,8 @@ import xxhash
 
 from ladm_hf.errors import StorageError
 
+# The options of the command that made a result, beside it.
+OPTIONS_FILE = "options.yaml"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 

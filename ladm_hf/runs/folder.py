@@ -1,6 +1,7 @@
 """The folder of a run: which chunks are finished, and how a file becomes finished at once.
 
     OUTPUT/run.json                                what is scored, with what, and the chunks
+    OUTPUT/options.yaml                            the options of `ladm score`, for `--options`
     OUTPUT/data/train-00012-of-00064.parquet       the scored data, there only when all of them are
     OUTPUT/scores.jsonl                            on request
     OUTPUT/logs/rank-00000.log
@@ -28,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ladm_hf.data.files import hash_file, storage_errors, sync_folder, write_atomically
+from ladm_hf.data.files import OPTIONS_FILE, hash_file, storage_errors, sync_folder, write_atomically
 from ladm_hf.data.run_record import RUN_FILE, RunRecord
 from ladm_hf.errors import RunError, StorageError
 
@@ -104,7 +105,7 @@ class RunFolder:
         shutil.rmtree(self.hidden / "ranks", ignore_errors=True)
         for folder in (self.pending, self.hidden / "chunks", self._claims(launch), self.hidden / "ranks"):
             folder.mkdir(parents=True, exist_ok=True)
-        leftovers = [self.path.glob(f"{name}.tmp-*") for name in (RUN_FILE, self.jsonl.name)]
+        leftovers = [self.path.glob(f"{name}.tmp-*") for name in (RUN_FILE, OPTIONS_FILE, self.jsonl.name)]
         leftovers += [folder.glob("*.tmp-*") for folder in (self.hidden, self.pending, self.hidden / "chunks")]
         for leftover in itertools.chain(*leftovers):
             leftover.unlink(missing_ok=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import os
+import re
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -14,11 +17,19 @@ from ladm_hf.data.run_record import RunRecord
 from ladm_hf.errors import RunError
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
-from ladm_hf.text import count, duration
+from ladm_hf.text import count, duration, one_line
 
 # Seconds between two lines in a log: the first soon, then at longer and longer intervals.
 FIRST_LINE = 10.0
 LAST_INTERVAL = 300.0
+# Kinds of errors that a status shows.
+SHOWN_ERRORS = 5
+_REASONS = {
+    "too_short": "too short, see the column ladm_num_tokens: a document needs 2 l + 4 l d_afs + 1 tokens, 2,305 at the "
+    "default --span-length l and --d-afs",
+    "empty": "the text is empty",
+    "null": "the text is null",
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,8 @@ class RunStatus:
         fraction (`float`): share of the estimated tokens in finished chunks and in the rows done of running ones.
         rows, tokens (`int`): rows finished, and tokens scored in them.
         statuses (`dict[str, int]`): finished rows by `ladm_status`; errors count as one.
+        errors (`dict[str, int]`): finished rows by the text of their error, the most frequent first. Errors that differ
+            in their numbers alone count as one, shown by the first.
         tokens_per_second (`float`): of the running launch, all ranks together; else of the finished chunks.
         seconds_left (`float`, *optional*): estimate, `None` where nothing tells.
         ranks (`dict[int, dict]`): the last report of each rank.
@@ -45,15 +58,30 @@ class RunStatus:
     rows: int
     tokens: int
     statuses: dict[str, int]
+    errors: dict[str, int]
     tokens_per_second: float
     seconds_left: float | None
     ranks: dict[int, dict[str, Any]] = field(repr=False)
     owner: str = ""
     command: str = ""
 
+    @property
+    def num_scored(self) -> int:
+        """Finished rows that have a score."""
+        return self.statuses.get("ok", 0)
+
+    def why_nothing_was_scored(self) -> str:
+        """One line for a run that ended without a score."""
+        if not self.rows:
+            return "nothing was scored: the input has no row"
+        name, number = max(self.statuses.items(), key=lambda item: item[1])
+        reason = next(iter(self.errors)) if name == "error" else _REASONS.get(name, name)
+        return f"nothing was scored: none of {self.rows:,} rows has a score. Most frequent, {number:,} rows: {reason}"
+
     def __str__(self) -> str:
+        state = "finished, but nothing was scored" if self.state == "finished" and not self.num_scored else self.state
         lines = [
-            f"{self.state}: {100 * self.fraction:.1f} %, {self.chunks_done:,} of {self.chunks:,} chunks, "
+            f"{state}: {100 * self.fraction:.1f} %, {self.chunks_done:,} of {self.chunks:,} chunks, "
             f"{self.rows:,} rows, {count(self.tokens)} tokens"
         ]
         if self.tokens_per_second:
@@ -61,6 +89,9 @@ class RunStatus:
             lines.append(f"speed: {count(self.tokens_per_second)} tokens/s{left}")
         if self.statuses:
             lines.append("rows: " + ", ".join(f"{number:,} {name}" for name, number in self.statuses.items()))
+        lines += [f"  {number:,} rows: {one_line(error, 300)}" for error, number in self.errors.items()][:SHOWN_ERRORS]
+        if len(self.errors) > SHOWN_ERRORS:
+            lines.append(f"  and {len(self.errors) - SHOWN_ERRORS:,} other errors, in the column ladm_status")
         if self.state == "running":
             lines.append(f"held by {self.owner}")
         now = time.time()
@@ -103,10 +134,11 @@ def run_status(output_dir: str | os.PathLike[str]) -> RunStatus:
         rate, left = _live_rate(run, reports, fraction)
     elif records:
         rate = sum(r["tokens"] for r in records.values()) / max(1e-9, sum(r["seconds"] for r in records.values()))
-    statuses: dict[str, int] = {}
+    statuses: collections.Counter[str] = collections.Counter()
+    errors = ErrorCounts()
     for record in records.values():
-        for name, number in record["statuses"].items():
-            statuses[name] = statuses.get(name, 0) + number
+        statuses.update(record["statuses"])
+        errors.update(record.get("errors", {}))
     return RunStatus(
         state="running" if alive else "finished" if complete else "stopped",
         chunks_done=len(records),
@@ -114,7 +146,8 @@ def run_status(output_dir: str | os.PathLike[str]) -> RunStatus:
         fraction=1.0 if complete else fraction,
         rows=sum(record["rows"] for record in records.values()),
         tokens=sum(record["tokens"] for record in records.values()),
-        statuses=statuses,
+        statuses=dict(statuses),
+        errors=errors.most_common(),
         tokens_per_second=rate,
         seconds_left=left,
         ranks=reports,
@@ -132,6 +165,24 @@ def _live_rate(run: RunRecord, reports: dict[int, dict[str, Any]], fraction: flo
     done = sum(report["done"] for report in reports.values())
     left = (1.0 - fraction) * sum(run.costs) / (done / seconds) if done else None
     return rate, left
+
+
+class ErrorCounts:
+    """Counts errors by their text, those that differ in their numbers alone as one."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+        self._counts: collections.Counter[str] = collections.Counter()
+
+    def update(self, errors: Mapping[str, int]) -> None:
+        for text, number in errors.items():
+            kind = re.sub(r"\d[\d,.]*", "#", text)
+            self._first.setdefault(kind, text)
+            self._counts[kind] += number
+
+    def most_common(self, limit: int | None = None) -> dict[str, int]:
+        """Counts by the first text of each kind, the most frequent first."""
+        return {self._first[kind]: number for kind, number in self._counts.most_common(limit)}
 
 
 class ProgressBar:

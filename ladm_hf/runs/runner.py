@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import logging
 import os
 import signal
 import socket
@@ -31,7 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ladm_hf.data.columns import document_column, documents, lengths, pick, root_column
-from ladm_hf.data.files import storage_errors
+from ladm_hf.data.files import OPTIONS_FILE, storage_errors, write_atomically
 from ladm_hf.data.open import load_files, open_source
 from ladm_hf.data.run_record import RunRecord
 from ladm_hf.data.sources import DatasetSource, Rows, Source
@@ -42,14 +43,19 @@ from ladm_hf.runs.chunks import SCORE_COLUMNS, SCORE_FIELDS, balanced_edges, out
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.runs.monitor import Heartbeat
+from ladm_hf.runs.progress import ErrorCounts, run_status
 from ladm_hf.scoring.scorer import LadmScorer
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
+logger = logging.getLogger(__name__)
+
 # Rows go to the scorer in parts: of so many estimated tokens at first, more where that takes less than some seconds.
 FIRST_PART_TOKENS = 32_768
 PART_SECONDS = 5.0
+# Kinds of errors that the record of a chunk counts, the most frequent ones.
+KEPT_ERRORS = 100
 
 
 def score_dataset(
@@ -105,7 +111,11 @@ def score_dataset(
         dataset, output_dir, scorer, split=split, name=name, revision=revision, chunks=num_chunks,
         scores_only=scores_only, jsonl=jsonl, restart=restart, progress=progress,
     )  # fmt: skip
-    return _load(RunFolder(output_dir))
+    folder = RunFolder(output_dir)
+    status = run_status(folder.path)
+    if not status.num_scored:
+        logger.warning("%s", status.why_nothing_was_scored())
+    return _load(folder)
 
 
 def run_scoring(
@@ -122,19 +132,25 @@ def run_scoring(
     restart: bool = False,
     progress: bool | None = None,
     command: str = "",
+    options: str = "",
 ) -> None:
-    """[`score_dataset`] without loading the result; `command` is what the user is told to run to go on."""
+    """[`score_dataset`] without loading the result.
+
+    Args:
+        command (`str`, *optional*): what resumes the run, for messages and `run.json`.
+        options (`str`, *optional*): options of the command line, kept beside `run.json`.
+    """
     if chunks is not None and chunks < 1:
         raise ConfigError(f"num_chunks must be positive, got {chunks}")
     if scores_only and jsonl:
         raise ConfigError("jsonl needs the columns index and meta, which scores_only leaves out: choose one")
     ranks = Ranks()
-    launch = _Launch(RunFolder(output_dir), scorer or LadmScorer(), ranks, progress, command)
+    launch = _Launch(RunFolder(output_dir), scorer or LadmScorer(), ranks, progress, command, options)
     try:
         with _terminable():
             launch.source = open_source(dataset, split=split, name=name, revision=revision)
-            options = {"split": _split_name(dataset, split), "scores_only": scores_only}
-            if launch.begin(options, chunks, jsonl, restart):
+            given = {"split": _split_name(dataset, split), "scores_only": scores_only}
+            if launch.begin(given, chunks, jsonl, restart):
                 launch.work()
                 launch.assemble(jsonl)
     except BaseException as error:
@@ -147,13 +163,14 @@ class _Launch:
     """One rank of one launch of a run."""
 
     def __init__(
-        self, folder: RunFolder, scorer: LadmScorer, ranks: Ranks, progress: bool | None, command: str
+        self, folder: RunFolder, scorer: LadmScorer, ranks: Ranks, progress: bool | None, command: str, options: str
     ) -> None:
         self.folder = folder
         self.scorer = scorer
         self.ranks = ranks
         self.progress = progress
         self.command = command or "the same call of score_dataset()"
+        self.options = options
         self.source: Source
         self.record: RunRecord | None = None
         self.lock = RunLock(folder) if ranks.is_main else None
@@ -236,6 +253,8 @@ class _Launch:
             self.folder.prepare(self.lock.launch)
             run = dataclasses.replace(run, command=self.command)
             run.save(self.folder.path)
+            if self.options:
+                write_atomically(self.folder.path / OPTIONS_FILE, self.options)
         done = len(self.folder.records(run))
         if done:
             self._say(f"going on with {done:,} of {run.num_chunks:,} chunks finished")
@@ -286,6 +305,7 @@ class _Launch:
         began = time.monotonic()
         rows = tokens = 0
         statuses: collections.Counter[str] = collections.Counter()
+        errors = ErrorCounts()
         with GroupWriter(path, self.schema, self.folder.path) as writer:
             for part, cost in self._parts(chunk):
                 self.heart.check()
@@ -300,11 +320,13 @@ class _Launch:
                 scored = pc.sum(pc.filter(scores[1], ok)).as_py() or 0
                 rows += part.table.num_rows
                 tokens += scored
-                statuses.update(status.split(":")[0] for status in scores[2].to_pylist())
+                texts = scores[2].to_pylist()
+                statuses.update(status.split(":")[0] for status in texts)
+                errors.update(collections.Counter(status for status in texts if status.startswith("error")))
                 self.heart.advance(scored, cost)
         return {
-            "rows": rows, "tokens": tokens, "statuses": statuses, "seconds": time.monotonic() - began,
-            "rank": self.ranks.index, "host": socket.gethostname(),
+            "rows": rows, "tokens": tokens, "statuses": statuses, "errors": errors.most_common(KEPT_ERRORS),
+            "seconds": time.monotonic() - began, "rank": self.ranks.index, "host": socket.gethostname(),
         }  # fmt: skip
 
     def _parts(self, chunk: int) -> Iterator[tuple[Rows, float]]:

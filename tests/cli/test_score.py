@@ -5,9 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from conftest import ROOT
+from datasets import Dataset, load_dataset
+from typer.testing import CliRunner
 
+from ladm_hf import run_status, score_dataset
+from ladm_hf.cli.app import app
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 
@@ -26,3 +34,62 @@ def test_a_second_launch_is_refused_before_torch_is_imported(tmp_path: Path) -> 
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: another launch is writing {tmp_path}: process ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def score(tmp_path: Path, rows: list[object], *options: str) -> Any:
+    schema = pa.schema({"text": pa.string(), "input_ids": pa.list_(pa.int64())})
+    table = pa.Table.from_pylist([row if isinstance(row, dict) else {"text": row} for row in rows], schema)
+    pq.write_table(table, tmp_path / "in.parquet")
+    arguments = ["score", str(tmp_path / "in.parquet"), str(tmp_path / "out"), "--span-length", "16", *options]
+    return CliRunner().invoke(app, arguments)
+
+
+GOOD = "The ship left the harbour at dawn. " * 60
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "reason"),
+    [
+        (["", " ", None], [], "Most frequent, 2 rows: the text is empty"),
+        (["short"] * 3 + [None], [], "Most frequent, 3 rows: too short, see the column ladm_num_tokens"),
+        ([], [], "the input has no row"),
+        (
+            [{"input_ids": [1, 99_999 + i]} for i in range(5)] + [{"input_ids": []}],
+            ["--text-column", ""],
+            "Most frequent, 5 rows: error: token ids run from 1 to 99999",
+        ),
+    ],
+)
+def test_a_run_without_a_score_says_why_and_ends_with_a_code_of_its_own(tmp_path: Path, rows, options, reason) -> None:
+    for attempt in range(2):  # the second finds the run finished
+        done = score(tmp_path, rows, *options)
+        assert done.exit_code == 3, done.output
+        assert "finished, but nothing was scored" in done.stdout
+        assert done.output.splitlines()[-1].startswith("error: nothing was scored")
+        assert reason in done.output.splitlines()[-1], attempt
+        # the result is there all the same
+        assert len(load_dataset(str(tmp_path / "out"), split="train")) == len(rows) if rows else True
+    shown = CliRunner().invoke(app, ["score", "--status", str(tmp_path / "out")])
+    assert shown.exit_code == 0
+    assert "nothing was scored" in shown.output
+
+
+def test_a_run_with_some_scores_counts_its_errors(tmp_path: Path) -> None:
+    ids = [{"input_ids": [1, 70_000 + i]} for i in range(7)] + [{"input_ids": list(range(1000))}, {"input_ids": [1]}]
+    done = score(tmp_path, ids, "--text-column", "")
+    assert done.exit_code == 0, done.output
+    assert "rows: 7 error, 1 ok, 1 too_short" in done.stdout
+    assert "  7 rows: error: token ids run from 1 to 70000" in done.stdout
+    assert run_status(tmp_path / "out").errors == {next(iter(run_status(tmp_path / "out").errors)): 7}
+
+
+def test_from_python_a_run_without_a_score_is_a_warning(tmp_path: Path, caplog) -> None:
+    score_dataset(Dataset.from_dict({"text": ["", GOOD[:20]]}), tmp_path / "out", progress=False)
+    assert "nothing was scored" in caplog.text
+
+
+def test_prepared_data_without_a_document_have_the_code_too(tmp_path: Path) -> None:
+    Dataset.from_dict({"text": ["short"]}).to_parquet(tmp_path / "in.parquet")
+    done = CliRunner().invoke(app, ["prepare", str(tmp_path / "in.parquet"), str(tmp_path / "out")])
+    assert done.exit_code == 3
+    assert "no document was kept" in done.output

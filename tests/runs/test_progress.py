@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from ladm_hf import run_status, score_dataset
 from ladm_hf.cli.app import app
-from ladm_hf.cli.score import rerun_command
 from ladm_hf.runs import progress
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
@@ -129,16 +128,6 @@ def test_prepare_on_the_command_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["prepare", source, output, "--min-tokens", "145", "--max-length", "256"])
     assert done.exit_code == 0, done.output
     assert f"4 rows in {output}/data" in done.stdout
-
-
-def test_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    assert rerun_command(["score", "a b", "out"]) == "ladm score 'a b' out"
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert rerun_command(["score", "a"]) == "torchrun --nproc_per_node 8 -m ladm_hf score a"
-    monkeypatch.setenv("GROUP_WORLD_SIZE", "4")
-    assert rerun_command(["score", "a"]).startswith("torchrun --nnodes 4 ... --nproc_per_node 8")
 
 
 def test_the_bar_of_a_run_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
