@@ -94,14 +94,6 @@ def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     return pa.table(arrays, schema=schema)
 
 
-def unify(schemas: list[pa.Schema], where: str, how: str) -> pa.Schema:
-    try:
-        unified = pa.unify_schemas([schema.remove_metadata() for schema in schemas], promote_options=how)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise InputError(f"the files of {where} do not have the same columns: {error}") from error
-    return unified.with_metadata(schemas[0].metadata)
-
-
 def nested_type(schema: pa.Schema, column: str) -> pa.DataType | None:
     root, *path = column.split(".")
     if root not in schema.names:

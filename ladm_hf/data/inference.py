@@ -51,11 +51,12 @@ class Inference:
         for path in self._wide:
             if path[0] not in self.as_text and pa.types.is_floating(_type_at(self.fields[path[0]], path[1:])):
                 self._make_text(path[0], "holds integers that a double cannot, beside fractions")
-        for name, reason in self.as_text.items():
-            logger.warning(
-                "column %r of %s %s: it is kept as text, with JSON for what is none", name, self.name, reason
-            )
         return self.schema
+
+    def log(self) -> None:
+        """Logs which columns became text, and why."""
+        for name, reason in self.as_text.items():
+            logger.warning("column %r of %s %s: it is kept as text, all but text as JSON", name, self.name, reason)
 
     @property
     def schema(self) -> pa.Schema:
@@ -93,8 +94,47 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 def to_json(value: Any) -> str:
-    """A value as JSON text; what JSON has no word for, as its `str`."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    """A value as JSON text; arrays as lists, and what JSON has no word for as its `str`."""
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def value_in(row: dict[str, Any], column: str) -> Any:
+    """What a row has in a column, perhaps nested; `None` where it has none."""
+    value: Any = row
+    for name in [column] if column in row else column.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def text_problem(row: dict[str, Any], column: str, kind: pa.DataType | None) -> str:
+    """The status of a document that a text column, perhaps nested, holds only in another form; empty if it has none."""
+    value = value_in(row, column)
+    if value is None or kind is None or not pa.types.is_string(kind):
+        return ""
+    if not isinstance(value, str):
+        return f"error: expected a string, found {type(value).__name__}"
+    return "" if _is_unicode(value) else "error: the text is not valid Unicode"
+
+
+def replace_surrogates(value: Any) -> Any:
+    """A value whose strings are all valid Unicode, with question marks for what is none."""
+    if isinstance(value, str):
+        return value if _is_unicode(value) else value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {replace_surrogates(name): replace_surrogates(item) for name, item in value.items()}
+    return [replace_surrogates(item) for item in value] if isinstance(value, list) else value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _wide(values: pa.Array, path: Place) -> Iterator[Place]:

@@ -15,12 +15,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from ladm_hf.data import sources
 from ladm_hf.data.columns import BYTES_PER_TOKEN, document_column, nested_type
 from ladm_hf.data.content import compression_in, known_content, open_unpacked, read_unpacked_head, shown, unpacking
-from ladm_hf.data.inference import Inference, to_table
+from ladm_hf.data.inference import Inference, replace_surrogates, text_problem, to_table
 from ladm_hf.data.sources import FileSource, Rows, Survey
 from ladm_hf.errors import InputError
 
@@ -74,6 +73,7 @@ class JsonLinesSource(FileSource):
             if has_lines and not has_rows:
                 raise InputError(self._no_line_parses(file))
         self._schema = columns.finish()
+        columns.log()
         if not self._whole:
             positions, costs = self._offsets.tolist(), (self._offsets / BYTES_PER_TOKEN).tolist()
         else:
@@ -205,7 +205,7 @@ class JsonLinesSource(FileSource):
             row, problem = _parse(line)
             if row is None:
                 problems[n] = f"error: {problem}, at byte {start} of {os.path.basename(self.paths[file])}"
-            elif problem := _text_problem(_value(row, self._column), kind):
+            elif problem := text_problem(row, self._column, kind):
                 problems[n] = problem
             rows.append(_valid(row or {}, line))
         if not self._whole:
@@ -239,37 +239,5 @@ def _parse(line: bytes) -> tuple[dict[str, Any] | None, str]:
 
 def _valid(row: dict[str, Any], line: bytes) -> dict[str, Any]:
     """A row whose keys and strings are all valid Unicode; only an escape or a byte of a surrogate makes others."""
-    return _replaced(row) if b"\\u" in line or b"\xed" in line else row
-
-
-def _replaced(value: Any) -> Any:
-    if isinstance(value, str):
-        return value if _is_unicode(value) else value.encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        return {_replaced(name): _replaced(item) for name, item in value.items()}
-    return [_replaced(item) for item in value] if isinstance(value, list) else value
-
-
-def _value(row: dict[str, Any], column: str) -> Any:
-    """What a row has in a column, perhaps nested."""
-    value: Any = row
-    for name in [column] if column in row else column.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
-
-
-def _text_problem(value: Any, kind: pa.DataType) -> str:
-    """The status of a document that a text column holds only in another form."""
-    if value is None or not pa.types.is_string(kind):
-        return ""
-    if not isinstance(value, str):
-        return f"error: expected a string, found {type(value).__name__}"
-    return "" if _is_unicode(value) else "error: the text is not valid Unicode"
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    replaced: dict[str, Any] = replace_surrogates(row) if b"\\u" in line or b"\xed" in line else row
+    return replaced

@@ -24,7 +24,8 @@ from ladm_hf.data.data_files import DataFiles, files_of_folder, format_of, split
 from ladm_hf.data.hub import LOG_IN
 from ladm_hf.data.json_lines import JsonLinesSource
 from ladm_hf.data.parquet import ParquetSource
-from ladm_hf.data.sources import DatasetSource, Source, StreamSource
+from ladm_hf.data.sources import DatasetSource, Source
+from ladm_hf.data.streams import StreamSource
 from ladm_hf.errors import InputError
 
 if TYPE_CHECKING:

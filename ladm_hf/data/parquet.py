@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 
 from ladm_hf.arrays import Floats, Ints
 from ladm_hf.data import sources
-from ladm_hf.data.columns import BYTES_PER_TOKEN, conform, document_column, pick, root_column, unify
+from ladm_hf.data.columns import BYTES_PER_TOKEN, conform, document_column, pick, root_column
 from ladm_hf.data.content import explain, read_head
+from ladm_hf.data.schemas import FileSchema, join_schemas
 from ladm_hf.data.sources import Cost, FileSource, Rows, Survey, rows_per_table
 from ladm_hf.errors import InputError
 
@@ -40,10 +41,10 @@ class ParquetSource(FileSource):
 
     def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
         files = self._of_each(self._footer)
-        self._schema = unify([schema for schema, _ in files], self.name, "default")
+        self._schema = join_schemas(files)
         column = document_column(self._schema, candidates)
-        self._offsets = np.cumsum([0] + [meta.num_rows for _, meta in files]).astype(np.int64)
-        positions, cost, size = self._footer_cost([meta for _, meta in files], column, max_tokens)
+        self._offsets = np.cumsum([0, *(file.footer.num_rows for file in files)]).astype(np.int64)
+        positions, cost, size = self._footer_cost([file.footer for file in files], column, max_tokens)
         if self.local and size <= sources.SURVEY_BYTES:
             rows = Cost(max_tokens)
             for found in self.read(0, int(self._offsets[-1]), [root_column(self._schema, column)]):
@@ -54,12 +55,12 @@ class ParquetSource(FileSource):
         return Survey(self._schema, positions, cost, self._layout(), exact=False)
 
     def _fingerprint_of(self, path: str) -> bytes:
-        schema, meta = self._footer(path)
-        return f"{schema.remove_metadata()}:{meta.to_dict()}".encode()
+        file = self._footer(path)
+        return f"{file.schema.remove_metadata()}:{file.footer.to_dict()}".encode()
 
-    def _footer(self, path: str) -> tuple[pa.Schema, pq.FileMetaData]:
+    def _footer(self, path: str) -> FileSchema:
         file = self._file(path, columns_buffer=False)
-        return file.schema_arrow, file.metadata
+        return FileSchema(path, file.schema_arrow, file.metadata)
 
     def _footer_cost(self, metas: list[pq.FileMetaData], column: str, max_tokens: int) -> tuple[Ints, Floats, int]:
         """Cost at the borders of row groups, rows within one taken as equal; and the bytes of the column."""
@@ -82,12 +83,10 @@ class ParquetSource(FileSource):
         schema = self._schema if columns is None else pa.schema([self._schema.field(c) for c in columns])
         for file, low, high in self._segments(start, stop):
             first, tables = self._reader(file, low, columns)
-            for table in self._forward((file, columns), first, low, high, tables):
-                yield Rows(conform(table, schema, self.paths[file]))
+            for found in self._forward((file, columns), first, low, high, tables):
+                yield Rows(conform(found.table, schema, self.paths[file]))
 
-    def _reader(
-        self, file: int, low: int, columns: Sequence[str] | None
-    ) -> tuple[int, Callable[[], Iterator[pa.Table]]]:
+    def _reader(self, file: int, low: int, columns: Sequence[str] | None) -> tuple[int, Callable[[], Iterator[Rows]]]:
         """The first row of the row group that holds row `low` of a file, and a reader from there on."""
         if self._open is not None and self._open[:2] == ((file, columns), low):
             return low, lambda: iter(())
@@ -98,7 +97,7 @@ class ParquetSource(FileSource):
         size = sum(meta.row_group(g).total_byte_size for g in range(meta.num_row_groups))
         wanted = None if columns is None else [c for c in columns if c in opened.schema_arrow.names]
 
-        def tables() -> Iterator[pa.Table]:
+        def tables() -> Iterator[Rows]:
             batches = opened.iter_batches(
                 batch_size=rows_per_table(size, meta.num_rows),
                 row_groups=list(range(group, meta.num_row_groups)),
@@ -106,6 +105,6 @@ class ParquetSource(FileSource):
                 use_threads=False,
             )
             for batch in batches:
-                yield pa.Table.from_batches([batch])
+                yield Rows(pa.Table.from_batches([batch]))
 
         return int(starts[group]), tables

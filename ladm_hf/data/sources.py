@@ -19,11 +19,11 @@ import pyarrow as pa
 import xxhash
 
 from ladm_hf.arrays import Floats, Ints
-from ladm_hf.data.columns import conform, content_hash, document_column, lengths, pick, root_column, unify
+from ladm_hf.data.columns import content_hash, document_column, lengths, pick, root_column
 from ladm_hf.errors import InputError
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset
 
 # Bytes of one table that a source yields.
 TABLE_BYTES = 8 << 20
@@ -121,7 +121,9 @@ class Cost:
         self.parts: list[npt.NDArray[np.float32]] = []
 
     def add(self, values: pa.ChunkedArray) -> None:
-        tokens = lengths(values)
+        self.add_tokens(lengths(values))
+
+    def add_tokens(self, tokens: Floats) -> None:
         # every row costs something, so that rows without a text spread over the chunks too
         self.parts.append((1 + np.minimum(tokens, self.max_tokens)).astype(np.float32))
 
@@ -177,95 +179,31 @@ class SequentialSource(Source):
     """A source of which each part can only be read forwards: it keeps the last reader open for the next range."""
 
     def __init__(self) -> None:
-        self._open: tuple[Any, int, Iterator[pa.Table], pa.Table | None] | None = None
+        self._open: tuple[Any, int, Iterator[Rows], Rows | None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": None}
 
     def _forward(
-        self, part: Any, first: int, start: int, stop: int, tables: Callable[[], Iterator[pa.Table]]
-    ) -> Iterator[pa.Table]:
-        """Rows `start..stop` of a part, whose reader `tables()` begins at row `first`."""
+        self, part: Any, first: int, start: int, stop: int, reader_of: Callable[[], Iterator[Rows]]
+    ) -> Iterator[Rows]:
+        """Rows `start..stop` of a part, whose reader `reader_of()` begins at row `first`."""
         if self._open is not None and self._open[0] == part and first <= self._open[1] <= start:
             _, at, reader, rest = self._open
         else:
-            at, reader, rest = first, tables(), None
+            at, reader, rest = first, reader_of(), None
         self._open = None
         while at < stop:
-            table = rest if rest is not None else next(reader, None)
-            if table is None:
+            found = rest if rest is not None else next(reader, None)
+            if found is None:
                 raise InputError(f"{self.name} ended after {at:,} rows of {stop:,}: it is shorter than it was")
-            low, high = min(table.num_rows, max(0, start - at)), min(table.num_rows, stop - at)
+            size = found.table.num_rows
+            low, high = min(size, max(0, start - at)), min(size, stop - at)
             if high > low:
-                yield table.slice(low, high - low)
-            rest = table.slice(high) if high < table.num_rows else None
+                yield found.slice(low, high)
+            rest = found.slice(high, size) if high < size else None
             at += high
         self._open = (part, at, reader, rest)
-
-
-class StreamSource(SequentialSource):
-    """Rows of an `IterableDataset`. Surveying it is one pass over the stream; every process streams it again."""
-
-    def __init__(self, dataset: IterableDataset) -> None:
-        super().__init__()
-        self.dataset = dataset.with_format("arrow")
-        self.name = "a streamed data set"
-        self._schema: pa.Schema | None = None
-        self._rows = 0
-        self._hash = ""
-
-    def _tables(self) -> Iterator[pa.Table]:
-        pending: list[pa.Table] = []
-        size = 0
-        for table in self.dataset.iter(batch_size=8):
-            pending.append(table)
-            size += table.nbytes
-            if size >= TABLE_BYTES or 8 * len(pending) >= MAX_TABLE_ROWS:
-                yield pa.concat_tables(pending, promote_options="permissive")
-                pending, size = [], 0
-        if pending:
-            yield pa.concat_tables(pending, promote_options="permissive")
-
-    def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
-        features = self.dataset.features
-        cost = Cost(max_tokens)
-        seen: pa.Schema | None = None
-        for table in self._hashed():
-            cost.add(pick(table, document_column(table.schema, candidates)))
-            seen = table.schema if seen is None else unify([seen, table.schema], self.name, "permissive")
-        self._schema = features.arrow_schema if features is not None else seen or pa.schema([])
-        positions, cumulative = cost.cumulative()
-        return Survey(self._schema, positions, cumulative, {"rows": self._rows, **schema_layout(self._schema)})
-
-    def _hashed(self) -> Iterator[pa.Table]:
-        """The whole stream, noting its rows and their hash."""
-        digest = xxhash.xxh3_128()
-        rows = 0
-        for table in self._tables():
-            digest.update(content_hash(table))
-            rows += table.num_rows
-            yield table
-        self._rows, self._hash = rows, digest.hexdigest()
-
-    def fingerprint(self) -> str:
-        """A hash of all rows: one pass over the stream, unless it has been surveyed."""
-        if not self._hash:
-            for _ in self._hashed():
-                pass
-        return self._hash
-
-    def adopt(self, layout: dict[str, Any]) -> None:
-        self._schema, self._rows = schema_of(layout), layout["rows"]
-
-    def read(self, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[Rows]:
-        assert self._schema is not None
-        for table in self._forward(0, 0, start, stop, self._tables):
-            table = conform(table, self._schema, self.name)
-            yield Rows(table if columns is None else table.select(list(columns)))
-        if stop == self._rows and self._open is not None:
-            _, at, reader, rest = self._open
-            if rest is not None or next(reader, None) is not None:
-                raise InputError(f"{self.name} goes on after {at:,} rows: it is longer than it was")
 
 
 class FileSource(SequentialSource):

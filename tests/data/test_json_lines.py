@@ -172,3 +172,21 @@ def test_files_that_are_not_json_lines_are_refused(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").unlink()
     with pytest.raises(OSError, match="c.jsonl"):
         gone.survey(["text"], 512)
+
+
+@pytest.mark.parametrize("rows_per_part", [1, 50, 1024])
+def test_objects_with_ever_new_keys_are_kept_as_json_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, rows_per_part: int
+) -> None:
+    monkeypatch.setattr(json_lines.sources, "MAX_TABLE_ROWS", rows_per_part)
+    meta = [{"seen": True, f"ref {n}": {"é": n}} for n in range(400)]
+    kept = {f"k{k}": k for k in range(200)}
+    lines = [json.dumps({"text": "a", "meta": m, "deep": {"refs": [m]}, "wide": kept}) for m in meta]
+    source = open_source(write(tmp_path / "a.jsonl", lines))
+    survey = source.survey(["text"], 512)
+    found = read(source, 0, int(survey.positions[-1]))
+    assert [json.loads(row["meta"]) for row in found] == meta
+    assert [json.loads(row["deep"])["refs"] for row in found] == [[m] for m in meta]
+    assert all(row["wide"] == kept for row in found)
+    assert "'meta'" in caplog.text
+    assert "'wide'" not in caplog.text

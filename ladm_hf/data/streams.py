@@ -1,0 +1,153 @@
+"""An `IterableDataset` as a source: rows in order, each range by reading on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence, Sized
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from ladm_hf.data.columns import BYTES_PER_TOKEN, conform, content_hash, document_column, nested_type, pick
+from ladm_hf.data.inference import Inference, replace_surrogates, text_problem, to_json, to_table, value_in
+from ladm_hf.data.sources import (
+    MAX_TABLE_ROWS,
+    TABLE_BYTES,
+    Cost,
+    Rows,
+    SequentialSource,
+    Survey,
+    schema_layout,
+    schema_of,
+)
+from ladm_hf.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+# Rows that the stream is asked for at once.
+_STREAM_ROWS = 8
+
+P = TypeVar("P", pa.Table, list[dict[str, Any]])
+
+
+class StreamSource(SequentialSource):
+    """Rows of an `IterableDataset`. Surveying it is one pass over the stream; every process streams it again.
+
+    Where the stream names its features, its tables are taken as they are; else its rows are Python objects, whose
+    columns are inferred as those of JSON lines are.
+    """
+
+    def __init__(self, dataset: IterableDataset) -> None:
+        super().__init__()
+        self.dataset = dataset
+        self.name = "a streamed data set"
+        self._schema = None if dataset.features is None else dataset.features.arrow_schema
+        self._typed = dataset.features is not None
+        self._column = ""
+        self._rows = 0
+        self._hash = ""
+
+    def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
+        cost = Cost(max_tokens)
+        if self._typed:
+            assert self._schema is not None
+            self._column = document_column(self._schema, candidates)
+            for table in self._hashed(self._tables(), content_hash):
+                cost.add(pick(table, self._column))
+        else:
+            columns = Inference(self.name)
+            for rows in self._hashed(self._python_rows(), _rows_hash):
+                columns.add([replace_surrogates(row) for row in rows])
+                cost.add_tokens(np.array([_tokens(row, candidates) for row in rows]))
+            self._schema = columns.finish()
+            columns.log()
+            self._column = document_column(self._schema, candidates)
+        positions, cumulative = cost.cumulative()
+        layout = {"rows": self._rows, "column": self._column, **schema_layout(self._schema)}
+        return Survey(self._schema, positions, cumulative, layout)
+
+    def _tables(self) -> Iterator[pa.Table]:
+        """The stream as tables, where its features are known."""
+        pending: list[pa.Table] = []
+        size = 0
+        for table in self.dataset.with_format("arrow").iter(batch_size=_STREAM_ROWS):
+            pending.append(table)
+            size += table.nbytes
+            if size >= TABLE_BYTES or _STREAM_ROWS * len(pending) >= MAX_TABLE_ROWS:
+                yield pa.concat_tables(pending, promote_options="permissive")
+                pending, size = [], 0
+        if pending:
+            yield pa.concat_tables(pending, promote_options="permissive")
+
+    def _python_rows(self) -> Iterator[list[dict[str, Any]]]:
+        """The stream as rows, where its features are not known."""
+        pending: list[dict[str, Any]] = []
+        size = 0
+        for row in self.dataset.with_format(None):
+            pending.append(dict(row))
+            size += sum(len(value) for value in row.values() if isinstance(value, (str, bytes, list)))
+            if size >= TABLE_BYTES or len(pending) >= MAX_TABLE_ROWS:
+                yield pending
+                pending, size = [], 0
+        if pending:
+            yield pending
+
+    def _hashed(self, parts: Iterator[P], hash_of: Callable[[P], bytes]) -> Iterator[P]:
+        """The whole stream, noting its rows and their hash."""
+        digest = xxhash.xxh3_128()
+        rows = 0
+        for part in parts:
+            digest.update(hash_of(part))
+            rows += len(part)
+            yield part
+        self._rows, self._hash = rows, digest.hexdigest()
+
+    def fingerprint(self) -> str:
+        """A hash of all rows: one pass over the stream, unless it has been surveyed."""
+        if not self._hash:
+            hashed = (
+                self._hashed(self._tables(), content_hash)
+                if self._typed
+                else self._hashed(self._python_rows(), _rows_hash)
+            )
+            for _ in hashed:
+                pass
+        return self._hash
+
+    def adopt(self, layout: dict[str, Any]) -> None:
+        self._schema, self._rows, self._column = schema_of(layout), layout["rows"], layout.get("column", "")
+
+    def read(self, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[Rows]:
+        for found in self._forward(0, 0, start, stop, self._found_rows):
+            yield found if columns is None else Rows(found.table.select(list(columns)), found.problems)
+        if stop == self._rows and self._open is not None:
+            _, at, reader, rest = self._open
+            if rest is not None or next(reader, None) is not None:
+                raise InputError(f"{self.name} goes on after {at:,} rows: it is longer than it was")
+
+    def _found_rows(self) -> Iterator[Rows]:
+        assert self._schema is not None
+        if self._typed:
+            yield from (Rows(conform(table, self._schema, self.name)) for table in self._tables())
+            return
+        kind = nested_type(self._schema, self._column)
+        for rows in self._python_rows():
+            problems = {n: text_problem(row, self._column, kind) for n, row in enumerate(rows)}
+            table = to_table([replace_surrogates(row) for row in rows], self._schema)
+            yield Rows(table, {n: problem for n, problem in problems.items() if problem})
+
+
+def _rows_hash(rows: Sequence[dict[str, Any]]) -> bytes:
+    return b"".join(xxhash.xxh3_128_digest(to_json(row).encode("utf-8", "surrogatepass")) for row in rows)
+
+
+def _tokens(row: dict[str, Any], candidates: Sequence[str]) -> float:
+    """Estimated tokens of a row's document."""
+    values = (value_in(row, column) for column in candidates)
+    value = next((value for value in values if value is not None), None)
+    if isinstance(value, str):
+        return math.ceil(len(value.encode("utf-8", "replace")) / BYTES_PER_TOKEN)
+    return len(value) if isinstance(value, Sized) else 0

@@ -1,0 +1,70 @@
+"""Streams whose rows change on the way, as JSON lines may."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Features, IterableDataset, Value
+
+from ladm_hf.data import streams
+from ladm_hf.data.open import open_source
+
+
+def rows_of(values: list[Any], key: str = "meta") -> Iterator[dict[str, Any]]:
+    for n, value in enumerate(values):
+        yield {"text": f"document {n}", key: value}
+
+
+def read(values: list[Any], cut: int = 3) -> list[Any]:
+    source = open_source(IterableDataset.from_generator(functools.partial(rows_of, values)))
+    end = int(source.survey(["text"], 512).positions[-1])
+    return [row["meta"] for low, high in ((0, cut), (cut, end)) for found in source.read(low, high)
+            for row in found.table.to_pylist()]  # fmt: skip
+
+
+@pytest.fixture(params=[1, 2, 1024])
+def _rows_per_part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MAX_TABLE_ROWS", request.param)
+
+
+@pytest.mark.usefixtures("_rows_per_part")
+def test_structs_that_change_are_joined_or_become_text() -> None:
+    assert read([{"a": 1}] * 4 + [{"b": "x"}] * 4) == [{"a": 1, "b": None}] * 4 + [{"a": None, "b": "x"}] * 4
+    assert read([{"a": 1}] * 4 + [{"a": "x"}] * 4) == ['{"a": 1}'] * 4 + ['{"a": "x"}'] * 4
+    assert read([None, None, None, None, [1], [2.5]]) == [None, None, None, None, [1.0], [2.5]]
+    assert read([{}] * 4 + [{"a": {}}]) == ["{}"] * 4 + ['{"a": {}}']
+
+
+def test_what_is_no_text_is_told_as_in_json_lines() -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield from ({"text": text, "n": np.arange(2)} for text in ("a", 7, None, "\ud800"))
+
+    source = open_source(IterableDataset.from_generator(rows))
+    survey = source.survey(["text"], 512)
+    (found,) = source.read(0, 4)
+    assert found.problems == {1: "error: expected a string, found int", 3: "error: the text is not valid Unicode"}
+    assert found.table["n"].to_pylist() == [[0, 1]] * 4
+    assert source.fingerprint() == open_source(IterableDataset.from_generator(rows)).fingerprint()
+    assert len(survey.cost) == 5
+
+
+def test_named_features_are_kept() -> None:
+    features = Features({"text": Value("large_string"), "meta": Value("int16")})
+    dataset = IterableDataset.from_generator(functools.partial(rows_of, [1, 2, 3]), features=features)
+    assert open_source(dataset).survey(["text"], 512).schema.equals(features.arrow_schema)
+
+
+def test_objects_with_ever_new_keys_are_kept_as_json_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    values = [{f"key {n}": n, "é": [n]} for n in range(300)]
+    assert [json.loads(value) for value in read(values)] == values
+    assert "column 'meta' of a streamed data set holds objects with ever new keys" in caplog.text
+
+
+def test_wide_objects_with_the_same_keys_stay_structs() -> None:
+    values = [{f"key {n}": n for n in range(300)}] * 5
+    assert read(values) == values
