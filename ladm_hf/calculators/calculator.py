@@ -8,30 +8,24 @@ scores.
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xxhash
 
+from ladm_hf.calculators.files import CONFIG_FILE, TOKENIZER, check_no_pointers, hash_folder
+from ladm_hf.calculators.hub import download
+from ladm_hf.calculators.loading import load_model, load_tokenizer
 from ladm_hf.config import LadmConfig
-from ladm_hf.data.hub import LOG_IN, access_refused
-from ladm_hf.errors import CalculatorError, HubError
+from ladm_hf.errors import CalculatorError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT = "ladm-nano"
 BUNDLED = {DEFAULT: Path(__file__).parent / "ladm_nano"}
-CONFIG_FILE = "ladm_config.json"
-# What determines the numbers; README, generation settings and our own config are not among them.
-_TOKENIZER = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.tiktoken",
-)  # fmt: skip
-_CONTENT = ("*.safetensors", "config.json", "*.safetensors.index.json", *_TOKENIZER)
 
 
 @dataclass(frozen=True)
@@ -61,73 +55,16 @@ class Calculator:
         return str(Path(self.name).expanduser().absolute()) if is_folder else self.name
 
     def load_model(self, dtype: str, device: str) -> PreTrainedModel:
-        """The model in evaluation mode; a live one as it is.
-
-        Raises:
-            CalculatorError: the weights are missing, incomplete, or need remote code.
-        """
+        """The model in evaluation mode; a live one as it is. For the errors see [`loading.load_model`]."""
         if self.model is not None:
             return self.model
         assert self.path is not None
-        import torch
-        from safetensors import SafetensorError
-        from transformers import AutoModel
-        from transformers.utils import logging
-
-        if not any(self.path.glob("*.safetensors")):
-            cached = (
-                "" if self.revision is None else "If it has some on the Hub, its cached copy is incomplete: go online. "
-            )
-            raise CalculatorError(
-                f"{self.name!r} has no .safetensors weights, and no other format is loaded. {cached}"
-                "Save the model with save_pretrained, which writes safetensors, or ask its owner to convert it."
-            )
-        bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
-        try:
-            model, report = AutoModel.from_pretrained(
-                self.path,
-                dtype=getattr(torch, dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise CalculatorError(f"cannot load the model of {self.name!r}: {error}") from error
-        finally:
-            logging.set_verbosity(verbosity)
-            if bars:
-                logging.enable_progress_bar()
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise CalculatorError(
-                f"{self.name!r} lacks {len(missing)} weights, {missing[0]!r} among them: it is no complete model"
-            )
-        return model.to(device).eval()
+        return load_model(self.path, self.name, dtype, device)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer beside the weights.
-
-        Raises:
-            CalculatorError: there is none.
-        """
-        from transformers import AutoTokenizer
-
-        where = self.path if self.path is not None else getattr(self.model, "name_or_path", "")
-        try:
-            if not where:
-                raise OSError("the live model does not say where it came from")
-            return AutoTokenizer.from_pretrained(where, trust_remote_code=False, local_files_only=True)
-        except Exception as error:  # the tokenizer backends raise whatever their parsers raise
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise CalculatorError(
-                f"{self.name!r} has no tokenizer that can be loaded ({reason}). Put its tokenizer files beside the "
-                "weights, or give token ids in the input_ids column."
-            ) from error
+        """The tokenizer beside the weights. For the errors see [`loading.load_tokenizer`]."""
+        where = self.path if self.path is not None else str(getattr(self.model, "name_or_path", ""))
+        return load_tokenizer(where, self.name)
 
 
 def resolve(model: str | os.PathLike[str] | PreTrainedModel | None, revision: str | None = None) -> Calculator:
@@ -158,84 +95,28 @@ def resolve(model: str | os.PathLike[str] | PreTrainedModel | None, revision: st
     if path.is_dir():
         if revision is not None:
             raise CalculatorError(f"revision={revision!r} goes with a Hub id, but {name!r} is a local folder")
-        if not (path / "config.json").is_file():
-            raise CalculatorError(f"the folder {name!r} has no config.json, so it holds no model")
-        return Calculator(name, f"content:{_hash_folder(path)}", _default_config(path), path=path)
-    path = _download(name, revision)
-    return Calculator(name, f"{name}@{path.name}", _default_config(path), revision=path.name, path=path)
+        _check_model(path, name)
+        return Calculator(name, f"content:{hash_folder(path)}", _default_config(path, name), path=path)
+    path = download(name, revision)
+    _check_model(path, name)
+    return Calculator(name, f"{name}@{path.name}", _default_config(path, name), revision=path.name, path=path)
 
 
-def _default_config(path: Path) -> LadmConfig:
+def _check_model(path: Path, name: str) -> None:
+    """Refuses a folder that holds no model, or only what is added to one."""
+    if (path / "adapter_config.json").is_file():
+        raise CalculatorError(
+            f"{name!r} holds an adapter (adapter_config.json): merge it into its model with PEFT's merge_and_unload() "
+            "and save that with save_pretrained"
+        )
+    if not (path / "config.json").is_file():
+        raise CalculatorError(f"{name!r} has no config.json, so it holds no model that transformers can load")
+
+
+def _default_config(path: Path, name: str) -> LadmConfig:
     file = path / CONFIG_FILE
+    check_no_pointers(path, name, [CONFIG_FILE])
     return LadmConfig.from_json_file(file) if file.is_file() else LadmConfig()
-
-
-def _download(name: str, revision: str | None) -> Path:
-    """The snapshot folder of a Hub repository, named after its commit."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    at = f" at revision {revision!r}" if revision else ""
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[*_CONTENT, CONFIG_FILE]))
-    except HFValidationError as error:
-        raise HubError(
-            f"{name!r} is neither a folder here nor a Hub id ('owner/name'). Bundled calculators: {', '.join(BUNDLED)}."
-        ) from error
-    except GatedRepoError as error:
-        raise HubError(f"{name!r} is gated: accept its terms on its page of the Hub, then {LOG_IN}.") from error
-    except RevisionNotFoundError as error:
-        raise HubError(
-            f"{name!r} exists on the Hub but has no revision {revision!r}: check the branch, tag or commit."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise HubError(
-            f"no model {name!r} on the Hub, nor a folder of that name here: check the name or, if it is private, "
-            f"{LOG_IN}."
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise HubError(
-            f"{name!r}{at} is not in the local cache and the Hub cannot be reached: check the network (and "
-            "HF_HUB_OFFLINE), or give a local folder."
-        ) from error
-    except HfHubHTTPError as error:
-        refused = access_refused(error, f"the model {name!r}")
-        raise HubError(
-            refused or f"the Hub answered with an error for {name!r}{at}, try again later: {error}"
-        ) from error
-    except Exception as error:
-        # the clients of the Hub raise the errors of requests, httpx or their successors, not all of them OSError
-        if not isinstance(error, OSError) and "http" not in type(error).__module__:
-            raise
-        raise HubError(
-            f"the network failed while fetching {name!r}{at}; run again to go on where it stopped: {error}"
-        ) from error
-
-
-def _hash_folder(path: Path, patterns: Sequence[str] = _CONTENT) -> str:
-    files = sorted({file for pattern in patterns for file in path.glob(pattern) if file.is_file()})
-    digest = xxhash.xxh3_128()
-    for file in files:
-        stat = file.stat()
-        digest.update(f"{file.name}:{_hash_file(str(file), stat.st_size, stat.st_mtime_ns)}\n".encode())
-    return digest.hexdigest()
-
-
-@functools.lru_cache(maxsize=256)
-def _hash_file(path: str, size: int, mtime: int) -> str:
-    """Content hash, computed once for each size and modification time."""
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _hash_model(model: Any) -> str:
@@ -248,8 +129,17 @@ def _hash_model(model: Any) -> str:
     digest = xxhash.xxh3_128(repr(sorted(config.items(), key=str)).encode())
     # its tokenizer is loaded from where it came from
     origin = str(model.name_or_path or "")
-    digest.update((_hash_folder(Path(origin), _TOKENIZER) if origin and Path(origin).is_dir() else origin).encode())
+    digest.update((hash_folder(Path(origin), TOKENIZER) if origin and Path(origin).is_dir() else origin).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        for plain in _plain_tensors(tensor):
+            digest.update(plain.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return f"content:{digest.hexdigest()}"
+
+
+def _plain_tensors(tensor: Any) -> list[Any]:
+    """The tensors that a quantised one packs; any other by itself."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [plain for name in names for plain in _plain_tensors(getattr(tensor, name))]

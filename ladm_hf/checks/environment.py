@@ -8,7 +8,8 @@ import platform
 
 import torch
 
-from ladm_hf.calculators.calculator import CONFIG_FILE, resolve
+from ladm_hf.calculators.calculator import resolve
+from ladm_hf.calculators.files import CONFIG_FILE
 from ladm_hf.errors import LadmError
 from ladm_hf.scoring.attention import describe
 from ladm_hf.version import __version__

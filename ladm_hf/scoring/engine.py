@@ -58,14 +58,12 @@ class Engine:
         try:
             self.model = calculator.load_model(dtype, device)
         except (AssertionError, RuntimeError) as error:
-            if isinstance(error, AssertionError) or "CUDA error: invalid device" in str(error):
-                raise BackendError(f"device {device!r} cannot be used here ({error}); see `ladm env`") from error
             if "re-initialize CUDA in forked" in str(error):
                 raise BackendError(
                     "CUDA was used before this worker was forked, so the worker cannot use it. Spawn workers instead: "
                     "import multiprocess; multiprocess.set_start_method('spawn') before map(..., num_proc=...)"
                 ) from error
-            raise
+            raise BackendError(f"device {device!r} cannot be used here ({error}); see `ladm env`") from error
         self.span_focus = choose_backend(backend, self.model.device)
         self.model_type: str = self.model.config.model_type
         with scoring_attention(self.model), _evaluating(self.model):

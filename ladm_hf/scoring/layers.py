@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ladm_hf.config import LadmConfig
-from ladm_hf.errors import ConfigError, NoFullAttentionError, UnsupportedModelError
+from ladm_hf.errors import ConfigError, LadmError, NoFullAttentionError, UnsupportedModelError
 
 WORKS = "Models of the Llama, Mistral, Qwen, Gemma, Phi-3, OLMo and GPT-NeoX families do."
 
@@ -61,6 +61,15 @@ def layer_plan(model: PreTrainedModel) -> LayerPlan:
     except (TypeError, ValueError, AttributeError) as error:
         # a forward pass that takes no keywords for its layers, or no token ids alone
         raise not_on_interface(model) from error
+    except (RuntimeError, ImportError, LookupError, ArithmeticError, AssertionError) as error:
+        # kernels that are not there for this device or dtype, weights that do not fit together
+        if isinstance(error, LadmError):
+            raise
+        reason = " ".join(str(error).split())
+        raise UnsupportedModelError(
+            f"a forward pass of this {model.config.model_type!r} model in {model.dtype} on {model.device} failed, so "
+            f"its attention cannot be scored: {type(error).__name__}: {reason}"
+        ) from error
     model_type = model.config.model_type
     if not probe.reasons:
         raise not_on_interface(model)
@@ -136,6 +145,12 @@ def note_layer(
     mask: Tensor | None,
     kwargs: dict[str, Any],
 ) -> None:
+    if query.shape[1] % key.shape[1]:
+        # kernels divide the one by the other, and some take the process with them
+        raise UnsupportedModelError(
+            f"layer {layer} of this model has {query.shape[1]} query heads and {key.shape[1]} key heads, which do not "
+            "divide them: correct num_attention_heads or num_key_value_heads in its config.json"
+        )
     # an attention module without a layer of its own has the number -1
     probe.shared |= layer < 0 or layer in probe.reasons
     config = getattr(module, "config", None)

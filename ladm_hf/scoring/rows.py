@@ -100,11 +100,22 @@ def groups_by_size(sizes: list[int], limit: int) -> Iterable[list[int]]:
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Tokens | str]:
     """Token ids of each text. A text that the tokenizer refuses gets a status and leaves the others alone."""
     try:
-        return [np.asarray(ids, dtype=np.int64) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+        found = tokenizer(texts, verbose=False)["input_ids"]
+        return [_known(np.asarray(ids, dtype=np.int64), tokenizer) for ids in found]
     except Exception as error:  # tokenizer backends raise whatever they like on text that is no valid Unicode
         if len(texts) == 1:
             return [f"error: the tokenizer refused the text ({type(error).__name__}: {error})"]
         return [row for text in texts for row in tokenize(tokenizer, [text])]
+
+
+def _known(ids: Tokens, tokenizer: PreTrainedTokenizerBase) -> Tokens | str:
+    """The token ids of a text, or the status of one of which the tokenizer knows nothing."""
+    unknown = tokenizer.unk_token_id
+    if unknown is None or not (ids == unknown).any():
+        return ids
+    if np.isin(ids, tokenizer.all_special_ids).all():
+        return f"error: the tokenizer knows no word of this text: all of its tokens are {tokenizer.unk_token!r}"
+    return ids
 
 
 def windows(ids: Tokens, config: LadmConfig) -> list[Tokens]:

@@ -23,7 +23,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ladm_hf.arrays import Bools, Floats, Ints
-from ladm_hf.calculators.calculator import CONFIG_FILE, resolve
+from ladm_hf.calculators.calculator import resolve
+from ladm_hf.calculators.files import CONFIG_FILE
 from ladm_hf.config import Ablation, LadmConfig
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.ops import SpanFocus

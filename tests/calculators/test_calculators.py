@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import shutil
 
 import httpx
@@ -9,6 +10,7 @@ import torch
 from conftest import SMALL, random_ids, tiny_model
 from huggingface_hub import errors as hub
 
+from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 from ladm_hf import LadmConfig, LadmScorer
 from ladm_hf.calculators.calculator import BUNDLED, resolve
 from ladm_hf.errors import CalculatorError, ConfigError, HubError
@@ -64,6 +66,9 @@ def test_folders_that_hold_no_calculator(tmp_path, llama_folder) -> None:
         resolve(tmp_path)
     with pytest.raises(CalculatorError, match="local folder"):
         resolve(llama_folder, revision="main")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(CalculatorError, match="holds an adapter.*merge"):
+        resolve(tmp_path)
     (llama_folder / "model.safetensors").rename(llama_folder / "pytorch_model.bin")
     with pytest.raises(CalculatorError, match=r"no \.safetensors weights"):
         LadmScorer(llama_folder, config=SMALL).score_input_ids([random_ids(400)])
@@ -76,13 +81,6 @@ def test_incomplete_weights_are_refused(llama_folder) -> None:
     del weights["layers.1.mlp.up_proj.weight"]
     save_file(weights, llama_folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CalculatorError, match=r"layers\.1\.mlp\.up_proj\.weight"):
-        LadmScorer(llama_folder, config=SMALL).score_input_ids([random_ids(400)])
-
-
-def test_a_damaged_file_is_a_calculator_error(llama_folder) -> None:
-    weights = llama_folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:2000])
-    with pytest.raises(CalculatorError, match="cannot load the model"):
         LadmScorer(llama_folder, config=SMALL).score_input_ids([random_ids(400)])
 
 
@@ -125,6 +123,8 @@ def _http_error(kind, status: int):
         (lambda: _http_error(hub.HfHubHTTPError, 401), r"\(401\) for the model 'a/b'.*hf auth login` or set HF_TOKEN"),
         (lambda: _http_error(hub.HfHubHTTPError, 403), r"model 'a/b' \(403\).*hf auth login` or set HF_TOKEN"),
         (lambda: _http_error(hub.HfHubHTTPError, 500), "answered with an error"),
+        (lambda: OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (lambda: PermissionError(13, "Permission denied", "/cache"), "cannot be kept.*HF_HOME"),
         (lambda: ConnectionResetError("reset"), "network failed"),
         (lambda: httpx.ReadTimeout("silence"), "network failed"),
     ],
@@ -153,7 +153,7 @@ def test_a_snapshot_gives_commit_and_config(monkeypatch: pytest.MonkeyPatch, lla
     shutil.copytree(llama_folder, snapshot)
     asked = []
 
-    def download(name, revision=None, allow_patterns=None):
+    def download(name, revision=None, allow_patterns=None, ignore_patterns=None):
         asked.append((name, revision, allow_patterns))
         return str(snapshot)
 
@@ -163,3 +163,26 @@ def test_a_snapshot_gives_commit_and_config(monkeypatch: pytest.MonkeyPatch, lla
     assert scorer.score_input_ids([random_ids(400)])[0].status == "ok"
     assert asked[0][:2] == ("a/b", "v1")
     assert not any(pattern.endswith((".bin", ".py")) for pattern in asked[0][2])
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_only_what_is_loaded_is_downloaded(fake_hub, tmp_path, sharded: bool) -> None:
+    folder, api = tmp_path / "repository", huggingface_hub.HfApi()
+    tiny_model().save_pretrained(folder, max_shard_size="100KB" if sharded else "5GB")
+    shutil.copy(BUNDLED["ladm-nano"] / "tokenizer.json", folder)
+    loaded = {file.name for file in folder.iterdir()}
+    for name in (
+        "original/consolidated.00.safetensors", "original/tokenizer.model", "onnx/model.onnx", "onnx/config.json",
+        "checkpoint-500/model.safetensors", "checkpoint-500/config.json", "consolidated.safetensors",
+        "pytorch_model.bin", "model-q4.gguf", "model.fp16.safetensors", "tf_model.h5", "modeling_x.py", "README.md",
+    ):  # fmt: skip
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(name.encode() * 100)
+    api.create_repo("tester/calculator")
+    api.upload_folder(repo_id="tester/calculator", folder_path=folder)
+    calculator = resolve("tester/calculator")
+    assert calculator.path is not None
+    assert {str(file.relative_to(calculator.path)) for file in calculator.path.rglob("*")} == loaded
+    weights = {name for name in loaded if name.endswith(".safetensors")}
+    assert (weights == {"model.safetensors"}) is not sharded
+    assert LadmScorer("tester/calculator", config=SMALL).score_input_ids([random_ids(400)])[0].status == "ok"

@@ -1,0 +1,188 @@
+"""From the files of a calculator to its model and tokenizer; whatever goes wrong is one [`CalculatorError`].
+
+Nothing of a folder is executed: no remote code, and no weights but safetensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ladm_hf.calculators.files import TOKENIZER, check_no_pointers, check_weights
+from ladm_hf.errors import CalculatorError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_PLAIN_WORDS = "The ship left the harbour at dawn. Le navire quitta le port. 7 + 12 = 19"
+# Entries of a tokenizer's own vocabulary that are tried where plain words do not tell: it may be one of proteins.
+_ENTRIES = 64
+
+
+def load_model(path: Path, name: str, dtype: str, device: str) -> PreTrainedModel:
+    """The model of a folder, in evaluation mode.
+
+    Raises:
+        CalculatorError: the weights are missing, damaged, incomplete or too large, or need remote code or a package
+            that is not installed.
+    """
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    check_no_pointers(path, name, ["config.json"])
+    check_weights(path, name)
+    quantisation = _quantisation(path, name)
+    # A quantised model cannot be moved, so it is loaded where it is to stay; torchao's weights are found by the names
+    # that they had in the whole model.
+    placed = {"device_map": {"": device}} if quantisation else {}
+    loader = AutoModelForCausalLM if quantisation else AutoModel
+    try:
+        with _quiet():
+            model, report = loader.from_pretrained(
+                path,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                # they are named below
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **placed,
+            )
+    except Exception as error:  # transformers and the packages of quantisation raise whatever they like
+        raise _load_error(error, name, quantisation) from error
+    # nobody misses the head of a quantised model, which is left out
+    wanted = f"{model.base_model_prefix}." if quantisation else ""
+    missing = sorted(key for key in report["missing_keys"] if key.startswith(wanted))
+    mismatched = sorted(report["mismatched_keys"], key=str)
+    if missing:
+        raise CalculatorError(
+            f"{name!r} lacks {len(missing)} weights, {missing[0]!r} among them: it is no complete model"
+        )
+    if mismatched:
+        weight, found, expected = mismatched[0]
+        raise CalculatorError(
+            f"{len(mismatched)} weights of {name!r} have other shapes than its config.json says: {weight!r} is "
+            f"{tuple(found)}, expected {tuple(expected)}. One of the two is of another model"
+        )
+    try:
+        return (model.base_model if quantisation else model.to(device)).eval()
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _load_error(error, name, quantisation) from error
+
+
+def load_tokenizer(where: Path | str, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, or of where a live model came from.
+
+    Raises:
+        CalculatorError: there is none, or one that cannot tell words apart.
+    """
+    from transformers import AutoTokenizer
+
+    remedy = "Put its tokenizer files beside the weights, or give token ids in the input_ids column."
+    try:
+        if not where:
+            raise OSError("the live model does not say where it came from")
+        check_no_pointers(Path(where), name, TOKENIZER)
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, local_files_only=True)
+    except CalculatorError:
+        raise
+    except Exception as error:  # the tokenizer backends raise whatever their parsers raise
+        reason = _reason(error)
+        if "trust_remote_code" in reason:
+            reason = "it needs code of its own, which is never run"
+        raise CalculatorError(f"{name!r} has no tokenizer that can be loaded ({reason}). {remedy}") from error
+    distinct = _distinct_ids(tokenizer)
+    if distinct < 2:
+        found = "no token ids for plain words" if not distinct else "the same token id for all words"
+        raise CalculatorError(f"the tokenizer of {name!r} gives {found}, as one without its vocabulary does. {remedy}")
+    return tokenizer
+
+
+def _distinct_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many different ids it gives for plain words, or, where that is one at most, for its own vocabulary."""
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    own = [token for token, number in tokenizer.get_vocab().items() if number not in tokenizer.all_special_ids]
+    texts = (_PLAIN_WORDS, " ".join(sorted(own)[:_ENTRIES]))
+    return max(len(set(tokenizer(text, verbose=False)["input_ids"]) - special) for text in texts)
+
+
+def _quantisation(path: Path, name: str) -> str | None:
+    """The method by which the weights are quantised.
+
+    Raises:
+        CalculatorError: transformers does not know it, and would take the packed numbers for weights.
+    """
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        # the loader says what is wrong with it
+        return None
+    settings = found.get("quantization_config") if isinstance(found, dict) else None
+    if not isinstance(settings, dict):
+        return None
+    from transformers.quantizers import AutoHfQuantizer
+
+    try:
+        with _quiet():
+            known = AutoHfQuantizer.supports_quant_method(settings)
+    except ValueError:
+        known = False
+    method = str(settings.get("quant_method"))
+    if not known:
+        raise CalculatorError(
+            f"{name!r} is quantised by {method!r}, which this version of transformers does not know: upgrade it, or "
+            "give a calculator that is not quantised"
+        )
+    return method
+
+
+def _load_error(error: Exception, name: str, quantisation: str | None) -> CalculatorError:
+    import torch
+
+    reason = _reason(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in reason:
+        return CalculatorError(
+            f"the model of {name!r} does not fit into the free memory: free some, give a smaller calculator, or "
+            f"dtype='bfloat16' ({reason})"
+        )
+    if "trust_remote_code" in reason:
+        return CalculatorError(
+            f"{name!r} needs code of its own (trust_remote_code), which is never run: give a calculator of an "
+            "architecture that transformers has"
+        )
+    if quantisation:
+        return CalculatorError(
+            f"{name!r} is quantised ({quantisation}) and cannot be loaded here: {reason}. Otherwise give a calculator "
+            "that is not quantised"
+        )
+    return CalculatorError(f"cannot load the model of {name!r}: {reason}")
+
+
+def _reason(error: Exception) -> str:
+    """The message on one line, with its type where it does not speak for itself."""
+    text = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, ModuleNotFoundError):
+        text += f" (pip install {error.name})"
+    spoken = isinstance(error, (ImportError, OSError)) or type(error) in (ValueError, RuntimeError)
+    return text if spoken and text else f"{type(error).__name__}: {text}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars and remarks of transformers: what matters is in the errors."""
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
