@@ -25,6 +25,7 @@ DOMAINS = 22
 STRATEGIES: dict[str, dict[str, Any]] = {
     "exact": {"budget_tokens": 0.1},
     "exact, 4 length bands": {"budget_tokens": 0.1, "length_bands": 4},
+    "exact, no length bands": {"budget_tokens": 0.1, "length_bands": "off"},
     "percent": {"budget_tokens": 0.1, "strategy": "percent"},
     "temperature": {"budget_tokens": 0.1, "strategy": "temperature"},
     "top-k": {"k": 10_000, "strategy": "top-k"},

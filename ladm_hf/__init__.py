@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from ladm_hf.scoring.attention import register_attention
     from ladm_hf.scoring.results import DocumentScore, FocusMap
     from ladm_hf.scoring.scorer import LadmScorer, ladm_score
-    from ladm_hf.selection.selection import Selection, select
+    from ladm_hf.selection.result import Selection
+    from ladm_hf.selection.selection import select
 
 _HOMES = {
     "DocumentScore": "ladm_hf.scoring.results",
@@ -35,7 +36,7 @@ _HOMES = {
     "LadmConfig": "ladm_hf.config",
     "LadmError": "ladm_hf.errors",
     "LadmScorer": "ladm_hf.scoring.scorer",
-    "Selection": "ladm_hf.selection.selection",
+    "Selection": "ladm_hf.selection.result",
     "RunStatus": "ladm_hf.runs.progress",
     "SpanGrid": "ladm_hf.ops.spans",
     "build_card": "ladm_hf.publishing.card",

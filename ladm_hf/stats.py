@@ -37,12 +37,10 @@ def correlation_with_length(score: Floats, tokens: Ints, codes: npt.NDArray[np.i
     Returns:
         `{"all": ..., "within_domain": ...}`, each in -1..1, NaN for fewer than 3 documents or where all are alike.
     """
-    order = np.argsort(codes, kind="stable")
-    parts = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
-    within = [(len(part), _correlation(score[part], tokens[part])) for part in parts]
-    within = [(size, rho) for size, rho in within if math.isfinite(rho)]
-    total = sum(size for size, _ in within)
-    mean = sum(size * rho for size, rho in within) / total if total else math.nan
+    size = int(codes.max(initial=-1)) + 1
+    rho, counts = correlation_by_group(score, tokens, codes.astype(np.int64), size), np.bincount(codes, minlength=size)
+    defined = np.isfinite(rho)
+    mean = float(np.average(rho[defined], weights=counts[defined])) if defined.any() else math.nan
     return {"all": _correlation(score, tokens), "within_domain": mean}
 
 
@@ -55,3 +53,24 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
 def _correlation(score: Floats, tokens: Ints) -> float:
     # two documents are always in perfect order
     return spearman(score, tokens) if len(score) > 2 else math.nan
+
+
+def correlation_by_group(x: Floats, y: Ints, group: Ints, size: int) -> Floats:
+    """Spearman's rank correlation of `x` and `y` within each group.
+
+    Args:
+        x, y (arrays `[N]`): values.
+        group (`int` array `[N]`): number of the group of each.
+        size (`int`): how many groups there are.
+
+    Returns:
+        `float64` array `[size]`, in -1..1; NaN for fewer than 3 values or where all are alike.
+    """
+    counts = np.bincount(group, minlength=size)
+    middle = ((counts + 1) / 2)[group]
+    # ranks from 1 in each group, equal values sharing the mean of theirs
+    a, b = (pd.Series(values).groupby(group).rank().to_numpy() - middle for values in (x, y))
+    covariance, var_a, var_b = (np.bincount(group, product, size) for product in (a * b, a * a, b * b))
+    found = np.full(size, np.nan)
+    np.divide(covariance, np.sqrt(var_a * var_b), out=found, where=(counts > 2) & (var_a > 0) & (var_b > 0))
+    return found

@@ -68,6 +68,11 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 document, 2,300 documents."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def duration(seconds: float | None) -> str:
     """A duration for people: 12 s, 3 min, 2 h 05 min, 3 d 4 h."""
     if seconds is None:

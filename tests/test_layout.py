@@ -42,7 +42,7 @@ FILES = {
     "report": "page plots",
     "runs": "chunks folder lock monitor prepare progress runner",
     "scoring": "attention batching engine journal layers llama recorder results rows scorer",
-    "selection": "options pool ranking selection",
+    "selection": "bands notes options pool ranking result selection table",
     "training": "batches calibration degenerate documents labelled objective recipe templates tokenizer windows",
 }
 # Everything in these; the rest of the package may load torch.

@@ -59,13 +59,13 @@ def select(
     ] = None,
     seed: Seed = 0,
     length_bands: Annotated[
-        str | None,
+        str,
         typer.Option(
-            help="Rank within length bands too: their number (4), or the token counts between them (8192,16384; "
-            "one: 8192,).",
-            show_default="none",
+            help="Rank within length bands, so that no length is preferred: auto (half octaves, for exact and "
+            "temperature), off, their number (4), the token counts between them (8192,16384; one: 8192,) or ranges "
+            "(0:8k,8k:32k,32k:)."
         ),
-    ] = None,
+    ] = "auto",
     tokens: Annotated[
         str,
         typer.Option(help="Tokens counted: scored, document (length of input_ids), or a column of counts."),
@@ -81,12 +81,12 @@ def select(
     options: OptionsFile = None,
 ) -> None:
     """Keep the best documents of every domain, to a token budget. Writes data/, dropped/ and selection.json."""
-    from ladm_hf.selection.options import parse_bands, parse_shares, parse_tokens
+    from ladm_hf.selection.options import parse_shares
     from ladm_hf.selection.selection import select as select_rows
 
     selection = select_rows(
         scored,
-        budget_tokens=None if budget is None else parse_tokens(budget),
+        budget_tokens=budget,
         by=by or None,
         strategy=strategy,
         shares=parse_shares(share),
@@ -94,7 +94,7 @@ def select(
         min_score=min_score,
         temperature=temperature,
         seed=seed,
-        length_bands=parse_bands(length_bands),
+        length_bands=length_bands,
         tokens=tokens,
         score_column=score_column,
         ties=ties,

@@ -200,7 +200,7 @@ def _drawn(selection: Selection | None, work: Path) -> list[tuple[Path, str, str
     if selection is None:
         return []
     kinds = [(plots.domain_mix, "Share of each domain in the tokens of the pool and of the documents kept.")]
-    if any(record["scored_documents"] for record in selection.table):
+    if any(row.scored_documents for row in selection.table):
         kinds.insert(0, (plots.score_by_domain, "Scores of each domain; the documents kept are marked."))
         kinds.append((plots.score_against_length, "Score against length, and their correlation over all documents."))
     shown = []
@@ -259,7 +259,8 @@ def _manifest(bundle: Bundle) -> str:
     if selection is not None:
         record["selection"] = {
             "strategy": selection.strategy, "by": selection.by, "budget_tokens": selection.budget_tokens,
-            "selected_tokens": selection.selected_tokens, "options": selection.options, "table": selection.table,
+            "selected_tokens": selection.selected_tokens, "options": selection.options,
+            "table": [row.to_dict() for row in selection.table],
         }  # fmt: skip
     return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n"
 

@@ -32,6 +32,7 @@ MAX_GROUPS = 60
 GROUP_COLUMNS = {
     "domain": "domain", "documents": "documents", "tokens": "tokens", "selected_documents": "kept",
     "selected_tokens": "tokens kept", "budget_tokens": "budget", "threshold": "lowest score kept",
+    "score_length_correlation": "score and length", "kept_length_correlation": "kept and length",
 }  # fmt: skip
 MEANINGS = {
     "ladm_score": "contextual dependency score (CDS) of the document, NaN if it has none",
@@ -192,7 +193,7 @@ def _budget(selection: Selection | None) -> str:
 
 def _budget_rows(selection: Selection | None) -> list[list[str]]:
     table = selection.table if selection is not None else []
-    return [[_number(record[name]) or "(none)" for name in GROUP_COLUMNS] for record in table]
+    return [[_number(getattr(row, name)) or "(none)" for name in GROUP_COLUMNS] for row in table]
 
 
 def _number(value: Any) -> str:

@@ -125,7 +125,7 @@ def _selection_figures(selection: Selection) -> list[_Figure]:
         plots.domain_mix(selection), "domain_mix", "Domain mix",
         "Share of each domain in the tokens of the whole pool (grey) and of the documents kept (blue).",
     )  # fmt: skip
-    if not any(record["scored_documents"] for record in selection.table):
+    if not any(row.scored_documents for row in selection.table):
         return [mix]
     by_domain = _drawn(
         plots.score_by_domain(selection), "score_by_domain", "Scores by domain",
@@ -133,9 +133,7 @@ def _selection_figures(selection: Selection) -> list[_Figure]:
     )  # fmt: skip
     length = _drawn(
         plots.score_against_length(selection), "score_against_length", "Score and length",
-        "The score of a long document has more distant spans to draw on, so that it tends to grow with length: a "
-        "strong correlation means that part of the selection is by length. Ranking within length bands "
-        f"(--length-bands) removes it. At most {plots.MAX_POINTS:,} documents are drawn; the correlation is over all.",
+        f"{_length_caption(selection)}At most {plots.MAX_POINTS:,} documents are drawn; the correlation is over all.",
     )  # fmt: skip
     return [by_domain, mix, length]
 
@@ -262,27 +260,51 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
+def _length_caption(selection: Selection) -> str:
+    """Which way score and choice go with length in this selection."""
+    of_score, of_kept, of_selected = (
+        selection.length_correlation(name)
+        for name in ("score_length_correlation", "kept_length_correlation", "selected_score_length_correlation")
+    )
+    means = {
+        "of score and length": of_score,
+        "of score and length among the documents kept": of_selected,
+        "of being kept and length": of_kept,
+    }
+    told = ", ".join(f"{what} {value:+.2f}" for what, value in means.items() if value is not None)
+    ranked = "Ranked within length bands, each with its part of the budget. " if selection.strata else ""
+    return f"{ranked}Mean rank correlation within domains: {told}. Near 0, no length is preferred. " if told else ranked
+
+
 def _budget_table(selection: Selection) -> dict[str, Any]:
-    columns = ["domain", "documents", "tokens", "share", "budget", "kept", "kept tokens", "cut", "mean", "mean kept"]
-    records = sorted(selection.table, key=lambda record: (-record["tokens"], record["domain"]))
+    columns = [
+        "domain", "documents", "tokens", "share", "budget", "kept", "kept tokens", "cut", "mean", "mean kept",
+        "score and length", "kept and length",
+    ]  # fmt: skip
+    table = sorted(selection.table, key=lambda row: (-row.tokens, row.domain))
     rows = [
         [
-            one_line(record["domain"], 60),
-            *map(_cell, (record["documents"], record["tokens"])),
-            "–" if record["share"] is None else f"{100 * record['share']:.1f} %",
-            *map(_cell, (record["budget_tokens"], record["selected_documents"], record["selected_tokens"])),
-            *map(_cell, (record["threshold"], record["mean_score"], record["mean_selected_score"])),
+            one_line(row.domain, 60),
+            *map(_cell, (row.documents, row.tokens)),
+            "–" if row.share is None else f"{100 * row.share:.1f} %",
+            *map(_cell, (row.budget_tokens, row.selected_documents, row.selected_tokens)),
+            *map(_cell, (row.threshold, row.mean_score, row.mean_selected_score)),
+            *map(_correlation, (row.score_length_correlation, row.kept_length_correlation)),
         ]
-        for record in records[:MAX_TABLE_ROWS]
+        for row in table[:MAX_TABLE_ROWS]
     ]
-    if len(records) > MAX_TABLE_ROWS:
-        rows.append([f"{len(records) - MAX_TABLE_ROWS:,} smaller domains", *["…"] * (len(columns) - 1)])
+    if len(table) > MAX_TABLE_ROWS:
+        rows.append([f"{len(table) - MAX_TABLE_ROWS:,} smaller domains", *["…"] * (len(columns) - 1)])
     documents, tokens, kept, kept_tokens = (
-        _cell(sum(record[name] for record in records))
+        _cell(sum(getattr(row, name) for row in table))
         for name in ("documents", "tokens", "selected_documents", "selected_tokens")
     )
-    total = ["total", documents, tokens, "", _cell(selection.budget_tokens), kept, kept_tokens, "", "", ""]
+    total = ["total", documents, tokens, "", _cell(selection.budget_tokens), kept, kept_tokens, *[""] * 5]
     return {"columns": columns, "rows": rows, "total": total, "text": []}
+
+
+def _correlation(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.2f}"
 
 
 def _strata_table(selection: Selection) -> dict[str, Any] | None:
@@ -290,14 +312,16 @@ def _strata_table(selection: Selection) -> dict[str, Any] | None:
         return None
     rows = [
         [
-            one_line(record["domain"], 60),
-            f"{record['min_tokens']:,} to {record['max_tokens']:,}",
-            *map(_cell, (record["scored_documents"], record["scored_tokens"], record["budget_tokens"])),
-            *map(_cell, (record["selected_documents"], record["selected_tokens"], record["threshold"])),
+            one_line(band.domain, 60),
+            f"{band.min_tokens:,} to {band.max_tokens:,}",
+            *map(_cell, (band.united_bands, band.scored_documents, band.scored_tokens, band.budget_tokens)),
+            *map(_cell, (band.selected_documents, band.selected_tokens, band.threshold)),
         ]
-        for record in selection.strata[:MAX_TABLE_ROWS]
+        for band in selection.strata[:MAX_TABLE_ROWS]
     ]
-    columns = ["domain", "length in tokens", "documents", "tokens", "budget", "kept", "kept tokens", "cut"]
+    columns = [
+        "domain", "length in tokens", "bands united", "documents", "tokens", "budget", "kept", "kept tokens", "cut",
+    ]  # fmt: skip
     if len(selection.strata) > MAX_TABLE_ROWS:
         rows.append([f"{len(selection.strata) - MAX_TABLE_ROWS:,} more", *["…"] * (len(columns) - 1)])
     return {"columns": columns, "rows": rows, "total": None, "text": []}

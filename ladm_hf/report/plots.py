@@ -207,9 +207,9 @@ def score_by_domain(selection: Selection) -> Figure:
         MissingExtraError: matplotlib is not installed.
     """
     frame = _scored(selection.frame())
-    records = [record for record in selection.table if record["scored_documents"]]
-    largest = sorted(records, key=lambda record: -record["scored_documents"])[:MAX_ROWS]
-    shown = sorted(record["domain"] for record in largest)
+    records = [row for row in selection.table if row.scored_documents]
+    largest = sorted(records, key=lambda row: -row.scored_documents)[:MAX_ROWS]
+    shown = sorted(row.domain for row in largest)
     codes, kept, score = _codes(frame), frame["kept"].to_numpy(), frame["score"].to_numpy()
     index = {name: code for code, name in enumerate(_names(frame))}
     pool = {name: score[codes == index[name]] for name in shown}
@@ -247,8 +247,8 @@ def domain_mix(selection: Selection) -> Figure:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    records = sorted(selection.table, key=lambda record: (-record["tokens"], record["domain"]))
-    rows = [(record["domain"], record["tokens"], record["selected_tokens"]) for record in records]
+    records = sorted(selection.table, key=lambda row: (-row.tokens, row.domain))
+    rows = [(row.domain, row.tokens, row.selected_tokens) for row in records]
     if len(rows) > MAX_ROWS:
         others = rows[MAX_ROWS - 1 :]
         rows = rows[: MAX_ROWS - 1]

@@ -1,4 +1,4 @@
-"""The options of a selection: checked, and read from the command line."""
+"""The options of a selection: checked, and read as people write them (`"100M"`, `"0:8k,8k:16k"`, `"law=2"`)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def checked_options(
     min_score: Any = None,
     temperature: Any = None,
     seed: Any = 0,
-    length_bands: Any = None,
+    length_bands: Any = "auto",
 ) -> dict[str, Any]:
     """The options of a selection as plain values, those that do not apply as `None`.
 
@@ -59,7 +59,7 @@ def checked_options(
         raise ConfigError(f"strategy {name!r} takes no shares: only {' and '.join(DIVIDES_BUDGET)} divide a budget")
     return {
         "strategy": name,
-        "budget_tokens": None if budget_tokens is None else _whole("budget_tokens", budget_tokens, 1),
+        "budget_tokens": None if budget_tokens is None else _checked_budget(budget_tokens),
         "shares": _checked_shares(shares) if name in DIVIDES_BUDGET else None,
         "k": None if k is None else _whole("k", k, 1),
         "min_score": None if min_score is None else _finite("min_score", min_score),
@@ -67,6 +67,17 @@ def checked_options(
         "seed": _whole("seed", seed, 0) if name == "temperature" else None,
         "length_bands": _checked_bands(length_bands),
     }
+
+
+def bands_used(options: Mapping[str, Any]) -> int | list[int] | str:
+    """The bands of checked options: `"auto"` stands for `"off"` where no token budget is divided, and the name of the
+    strategy says what is kept."""
+    bands: int | list[int] | str = options["length_bands"]
+    return "off" if bands == "auto" and options["strategy"] not in DIVIDES_BUDGET else bands
+
+
+def _checked_budget(budget: Any) -> int:
+    return parse_tokens(budget) if isinstance(budget, str) else _whole("budget_tokens", budget, 1)
 
 
 def _whole(option: str, value: Any, least: int) -> int:
@@ -102,14 +113,19 @@ def _checked_shares(shares: Any) -> str | dict[str, float]:
     return weights
 
 
-def _checked_bands(bands: Any) -> int | list[int] | None:
-    if bands is None:
-        return None
-    if not isinstance(bands, Sequence) or isinstance(bands, str):
+def _checked_bands(bands: Any) -> int | list[int] | str:
+    if bands is None or bands is False:
+        return "off"
+    if isinstance(bands, str):
+        return parse_bands(bands)
+    if not isinstance(bands, Sequence):
         return _whole("length_bands", bands, 1)
-    edges = [_whole("each of length_bands", edge, 1) for edge in bands]
+    return _increasing([_whole("each of length_bands", edge, 1) for edge in bands], bands)
+
+
+def _increasing(edges: list[int], given: Any) -> list[int]:
     if not edges or edges != sorted(set(edges)):
-        raise ConfigError(f"length_bands must be token counts that increase, got {bands!r}")
+        raise ConfigError(f"length_bands must be token counts that increase, got {given!r}")
     return edges
 
 
@@ -158,21 +174,45 @@ def parse_shares(shares: Sequence[str] | None) -> Shares | None:
     return weights
 
 
-def parse_bands(bands: str | None) -> int | list[int] | None:
-    """Reads `4` (that many bands), `8192,16384` (the token counts between them) or `8192,` (one token count).
+def parse_bands(text: str) -> int | list[int] | str:
+    """Reads length bands: `auto`, `off`, `4` (that many), `8192,16384` or `8k,` (the token counts between them), or
+    `0:8k,8k:32k,32k:` (the bands themselves, one after the other; what lies outside is a band of its own).
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is none of these, or the bands leave a gap or overlap.
     """
-    if bands is None:
-        return None
+    wanted = text.strip().lower()
+    if wanted in ("auto", "off", "none"):
+        return "off" if wanted == "none" else wanted
     try:
-        numbers = [int(number) for number in bands.removesuffix(",").split(",")]
-    except ValueError as error:
+        if ":" in wanted:
+            return _increasing(_edges_of_ranges(wanted), text)
+        if wanted.isdecimal() and int(wanted):
+            return int(wanted)
+        if "," not in wanted:
+            raise ConfigError("one token count needs a comma, else it would be a number of bands")
+        return _increasing([parse_tokens(number) for number in wanted.removesuffix(",").split(",")], text)
+    except ConfigError as error:
         raise ConfigError(
-            f"length bands are their number (4) or the token counts between them (8192,16384 or 8192,), got {bands!r}"
+            "length bands are auto, off, their number (4), the token counts between them (8192,16384 or 8192,) or "
+            f"ranges that join up (0:8k,8k:32k,32k:), got {text!r}"
         ) from error
-    return numbers if "," in bands else numbers[0]
+
+
+def _edges_of_ranges(text: str) -> list[int]:
+    edges: list[int] = []
+    ranges = [part.partition(":") for part in text.removesuffix(",").split(",")]
+    for n, (first, colon, last) in enumerate(ranges):
+        low, high = _bound(first), _bound(last)
+        if not colon or (n and low != edges[-1]) or (high <= low if high else n < len(ranges) - 1):
+            raise ConfigError("the ranges do not join up")
+        edges += [low, high]
+    return sorted(set(edges) - {0})
+
+
+def _bound(text: str) -> int:
+    """A token count; 0 for an open end."""
+    return 0 if text.strip() in ("", "0") else parse_tokens(text)
 
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}

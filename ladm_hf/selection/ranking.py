@@ -1,7 +1,7 @@
 """Which rows a strategy keeps: ranking within domains, division of the budget, and the cut. Arrays only.
 
 `N` rows of the pool, of which `E` have a score; `D` domains; `G = D x bands` strata, each ranked by itself. Without
-length bands a stratum is a domain.
+length bands, see `bands`, a stratum is a domain.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ladm_hf.arrays import Bools, Floats, Ints
+from ladm_hf.arrays import Floats, Ints
 from ladm_hf.data.columns import column
 from ladm_hf.errors import ColumnError, ConfigError
+from ladm_hf.selection.bands import length_band, united
 from ladm_hf.selection.pool import Pool
 
 
@@ -32,6 +33,7 @@ class Ranking:
         tokens (`int64` array `[E]`): their tokens.
         num_domains (`int`): `D`.
         num_bands (`int`): length bands, 1 where there are none.
+        united (`int64` array `[G]`): bands that were united in each stratum, 1 where none was, 0 where it is empty.
     """
 
     rows: Ints
@@ -40,6 +42,13 @@ class Ranking:
     tokens: Ints
     num_domains: int
     num_bands: int
+    united: Ints
+
+    @property
+    def domain(self) -> Ints:
+        """`[E]`, the domain of each row."""
+        domain: Ints = self.stratum // self.num_bands
+        return domain
 
     @property
     def counts(self) -> Ints:
@@ -76,31 +85,42 @@ class Ranking:
         """The same rows ranked by another key, higher first."""
         order = np.lexsort((-key, self.stratum))
         columns = self.rows[order], self.stratum[order], self.score[order], self.tokens[order]
-        return Ranking(*columns, self.num_domains, self.num_bands)
+        return Ranking(*columns, self.num_domains, self.num_bands, self.united)
 
 
-def rank(pool: Pool, *, length_bands: int | list[int] | None, ties: str | None, ascending: bool = False) -> Ranking:
+def rank(
+    pool: Pool,
+    *,
+    length_bands: int | list[int] | str,
+    ties: str | None,
+    ascending: bool = False,
+    budgets: Budgets | None = None,
+) -> Ranking:
     """Ranks the rows of a pool that have a score.
 
     Args:
         pool ([`Pool`]): the rows.
-        length_bands (`int` or `list[int]`, *optional*): number of bands, or the token counts that divide them.
+        length_bands (`int`, `list[int]` or `str`): see [`length_band`].
         ties (`str`, *optional*): column that orders equal scores before the row number.
         ascending (`bool`): the lowest score ranks first.
+        budgets ([`Budgets`], *optional*): the domains' budgets, by which narrow bands are united.
 
     Raises:
         ColumnError: the column `ties` is missing or cannot be sorted.
     """
     rows = np.flatnonzero(pool.eligible)
     code, score, tokens = pool.code[rows], pool.score[rows], pool.tokens[rows]
-    band, num_bands = _bands(code, tokens, len(pool.domains), length_bands)
+    band, num_bands = length_band(code, tokens, len(pool.domains), length_bands)
     stratum = code * num_bands + band
+    unites = np.minimum(np.bincount(stratum, minlength=len(pool.domains) * num_bands), 1)
+    if budgets is not None and num_bands > 1:
+        stratum, unites = united(stratum, tokens, num_bands, budgets.final, budgets.capacity)
     keys = [score if ascending else -score, stratum]
     if ties is not None:
         keys.insert(0, _tie_rank(pool, ties)[rows])
     # lexsort is stable, so that what is still equal keeps the order of the rows
     order = np.lexsort(tuple(keys))
-    return Ranking(rows[order], stratum[order], score[order], tokens[order], len(pool.domains), num_bands)
+    return Ranking(rows[order], stratum[order], score[order], tokens[order], len(pool.domains), num_bands, unites)
 
 
 def _tie_rank(pool: Pool, ties: str) -> Ints:
@@ -116,50 +136,33 @@ def _tie_rank(pool: Pool, ties: str) -> Ints:
     return ranks
 
 
-def _bands(code: Ints, tokens: Ints, num_domains: int, bands: int | list[int] | None) -> tuple[Ints, int]:
-    """The length band of each row, and how many there are. It depends on the row's length and domain alone."""
-    if bands is None:
-        return np.zeros(len(code), dtype=np.int64), 1
-    if isinstance(bands, list):
-        return np.searchsorted(bands, tokens, side="right").astype(np.int64), len(bands) + 1
-    order = np.lexsort((tokens, code))
-    sorted_code, sorted_tokens = code[order], tokens[order]
-    counts = np.bincount(code, minlength=num_domains)
-    starts = np.cumsum(counts) - counts
-    new = np.ones(len(code), dtype=bool)
-    new[1:] = (sorted_code[1:] != sorted_code[:-1]) | (sorted_tokens[1:] != sorted_tokens[:-1])
-    # documents of one length share the band of the first of them
-    first = np.maximum.accumulate(np.where(new, np.arange(len(code)), 0)) - starts[sorted_code]
-    band = np.empty(len(code), dtype=np.int64)
-    band[order] = first * bands // counts[sorted_code]
-    return band, bands
-
-
 @dataclass(frozen=True)
 class Budgets:
-    """How a token budget is divided.
+    """How a token budget is divided over domains.
 
     Attributes:
         share (`list[float]` `[D]`): part of the budget before redistribution, adding up to 1.
         first (`list[int]` `[D]`): tokens by share alone.
         final (`list[int]` `[D]`): tokens once what small domains cannot fill went to the others.
-        strata (`int64` array `[G]`): tokens of each stratum.
+        capacity (`list[int]` `[D]`): tokens of the scored documents, which `final` does not pass.
     """
 
     share: list[float]
     first: list[int]
     final: list[int]
-    strata: Ints
+    capacity: list[int]
 
 
-def divide(budget: int, shares: str | dict[str, float], domains: list[str], ranking: Ranking) -> Budgets:
-    """Divides a budget over domains by their shares, and over the length bands of each by their tokens.
+def divide(budget: int, shares: str | dict[str, float], pool: Pool) -> Budgets:
+    """Divides a budget over domains by their shares.
 
     Raises:
         ConfigError: `shares` names a domain that is not there.
     """
-    sums = ranking.token_sums.reshape(-1, ranking.num_bands).tolist()
-    capacity = [sum(bands) for bands in sums]
+    domains, usable = pool.domains, pool.eligible
+    sums = np.zeros(len(domains), dtype=np.int64)
+    np.add.at(sums, pool.code[usable], pool.tokens[usable])
+    capacity: list[int] = sums.tolist()
     if shares == "proportional":
         weights = [Fraction(tokens) for tokens in capacity]
     elif shares == "equal":
@@ -174,12 +177,19 @@ def divide(budget: int, shares: str | dict[str, float], domains: list[str], rank
         weights = [Fraction(shares.get(name, 0)) for name in domains]
     whole = sum(weights)
     first = [int(budget * weight / whole) if whole else 0 for weight in weights]
-    final = _fill(budget, weights, capacity)
-    strata = [
-        final[d] * tokens // capacity[d] if capacity[d] else 0 for d, bands in enumerate(sums) for tokens in bands
-    ]
     share = [float(weight / whole) if whole else 0.0 for weight in weights]
-    return Budgets(share, first, final, np.array(strata, dtype=np.int64))
+    return Budgets(share, first, _fill(budget, weights, capacity), capacity)
+
+
+def parts(ranking: Ranking, budgets: Budgets) -> Ints:
+    """`[G]`, the part of each stratum in its domain's budget, in proportion to its tokens, rounded down."""
+    sums = ranking.token_sums.reshape(-1, ranking.num_bands).tolist()
+    found = [
+        budgets.final[d] * tokens // budgets.capacity[d] if budgets.capacity[d] else 0
+        for d, bands in enumerate(sums)
+        for tokens in bands
+    ]
+    return np.array(found, dtype=np.int64)
 
 
 def _fill(budget: int, weights: list[Fraction], capacity: list[int]) -> list[int]:
@@ -200,8 +210,22 @@ Kept = tuple[Ints, int | None]
 
 
 def _exact(ranking: Ranking, options: Mapping[str, Any], budgets: Budgets | None) -> Kept:
+    """Fills the parts of each domain from its longest band to its shortest, which gets what the longer one left."""
     assert budgets is not None
-    return ranking.rows[ranking.running_tokens <= budgets.strata[ranking.stratum]], None
+    part, counts, running = parts(ranking, budgets), ranking.counts, ranking.running_tokens
+    ends = np.cumsum(counts)
+    keep = np.zeros(len(counts), dtype=np.int64)
+    left = 0
+    for g in range(len(counts) - 1, -1, -1):
+        domain, band = divmod(g, ranking.num_bands)
+        if band == ranking.num_bands - 1:
+            # what rounding the parts left over
+            left = budgets.final[domain] - int(part[domain * ranking.num_bands : g + 1].sum())
+        allowed = int(part[g]) + left
+        within = running[ends[g] - counts[g] : ends[g]]
+        keep[g] = np.searchsorted(within, allowed, side="right")
+        left = allowed - (int(within[keep[g] - 1]) if keep[g] else 0)
+    return ranking.rows[ranking.position < keep[ranking.stratum]], None
 
 
 def _percent(ranking: Ranking, options: Mapping[str, Any], budgets: Budgets | None) -> Kept:
@@ -245,63 +269,3 @@ STRATEGIES: dict[str, Callable[[Ranking, Mapping[str, Any], Budgets | None], Kep
     "threshold": _threshold,
     "temperature": _temperature,
 }
-
-
-def tally(
-    pool: Pool, ranking: Ranking, kept: Bools, budgets: Budgets | None, *, by_band: bool = False
-) -> list[dict[str, Any]]:
-    """Counts by domain, or by domain and length band. The records are described in [`Selection`]."""
-    group = ranking.stratum if by_band else ranking.stratum // ranking.num_bands
-    size = ranking.num_domains * (ranking.num_bands if by_band else 1)
-    chosen = kept[ranking.rows]
-
-    def count(where: Bools | slice) -> list[int]:
-        counted: list[int] = np.bincount(group[where], minlength=size).tolist()
-        return counted
-
-    def total(where: Bools | slice, values: Any) -> list[Any]:
-        summed: list[Any] = np.bincount(group[where], values[where], minlength=size).tolist()
-        return summed
-
-    everything = slice(None)
-    scored, scored_tokens = count(everything), total(everything, ranking.tokens)
-    picked, picked_tokens = count(chosen), total(chosen, ranking.tokens)
-    score_sums, picked_sums = total(everything, ranking.score), total(chosen, ranking.score)
-    lowest = np.full(size, np.inf)
-    np.minimum.at(lowest, group[chosen], ranking.score[chosen])
-    shortest, longest = np.full(size, np.iinfo(np.int64).max), np.zeros(size, dtype=np.int64)
-    np.minimum.at(shortest, group, ranking.tokens)
-    np.maximum.at(longest, group, ranking.tokens)
-    documents = np.bincount(pool.code, minlength=ranking.num_domains).tolist()
-    tokens = np.bincount(pool.code, np.maximum(pool.tokens, 0), minlength=ranking.num_domains).tolist()
-    records = []
-    for g in range(size):
-        d, band = divmod(g, ranking.num_bands) if by_band else (g, 0)
-        record: dict[str, Any] = {"domain": pool.domains[d]}
-        if by_band:
-            if not scored[g]:
-                continue
-            record |= {"band": band, "min_tokens": int(shortest[g]), "max_tokens": int(longest[g])}
-            budget = int(budgets.strata[g]) if budgets else None
-        else:
-            record |= {
-                "documents": documents[d],
-                "tokens": int(tokens[d]),
-                "share": budgets.share[d] if budgets else None,
-                "shortfall_tokens": max(0, budgets.first[d] - budgets.final[d]) if budgets else None,
-            }
-            budget = budgets.final[d] if budgets else None
-        records.append(
-            record
-            | {
-                "scored_documents": scored[g],
-                "scored_tokens": int(scored_tokens[g]),
-                "budget_tokens": budget,
-                "selected_documents": picked[g],
-                "selected_tokens": int(picked_tokens[g]),
-                "threshold": float(lowest[g]) if picked[g] else None,
-                "mean_score": score_sums[g] / scored[g] if scored[g] else None,
-                "mean_selected_score": picked_sums[g] / picked[g] if picked[g] else None,
-            }
-        )
-    return records

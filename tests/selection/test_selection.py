@@ -98,7 +98,7 @@ some = settings(max_examples=60, deadline=None)
 def test_exact_never_passes_the_budget_and_stays_under_it_by_less_than_one_document_a_domain(rows, budget, share):
     if isinstance(share, dict):
         share = {name: weight for name, weight in share.items() if any(row["domain"] == name for row in rows)}
-    selection = select(dataset_of(rows), budget_tokens=budget, shares=share)
+    selection = select(dataset_of(rows), budget_tokens=budget, shares=share, length_bands=None)
     groups = scored(rows)
     pool = sum(map(tokens_of, groups.values()))
     kept = set(selection.selected["id"])
@@ -109,17 +109,17 @@ def test_exact_never_passes_the_budget_and_stays_under_it_by_less_than_one_docum
     gap = min(budget, pool) - selection.selected_tokens
     following = 0
     for record in selection.table:
-        group = groups.get(record["domain"], [])
-        count = record["selected_documents"]
+        group = groups.get(record.domain, [])
+        count = record.selected_documents
         # the rows kept are the beginning of the ranking
         assert {row["id"] for row in group[:count]} == kept & {row["id"] for row in group}
-        assert record["selected_tokens"] <= record["budget_tokens"]
+        assert record.selected_tokens <= record.budget_tokens
         if count < len(group):
             following += group[count]["ladm_num_tokens"]
-            assert record["budget_tokens"] < record["selected_tokens"] + group[count]["ladm_num_tokens"]
+            assert record.budget_tokens < record.selected_tokens + group[count]["ladm_num_tokens"]
     # dividing a budget into whole tokens loses less than one token a domain
     assert gap < following + len(groups) + 1
-    assert sum(record["budget_tokens"] for record in selection.table) <= budget
+    assert sum(record.budget_tokens for record in selection.table) <= budget
 
 
 def percent_as_published(rows: list[Row], budget: int) -> tuple[set[int], int]:
@@ -187,8 +187,8 @@ def test_selected_and_dropped_are_the_pool_and_every_dropped_row_has_a_reason(ro
         assert all(row[name] == original[name] or math.isnan(original[name]) for name in row)
     assert sum(selection.reasons().values()) == len(dropped)
     for record in selection.table:
-        scores = [row["ladm_score"] for row in selection.selected if row["domain"] == record["domain"]]
-        assert record["threshold"] == min(scores, default=None) == selection.threshold.get(record["domain"])
+        scores = [row["ladm_score"] for row in selection.selected if row["domain"] == record.domain]
+        assert record.threshold == min(scores, default=None) == selection.threshold.get(record.domain)
 
 
 @some
@@ -218,25 +218,25 @@ def test_of_equal_scores_the_first_row_is_kept():
 def test_a_small_domain_gives_what_it_cannot_fill_to_the_others():
     rows = rows_of([0.9] * 2 + [0.5] * 100 + [0.4] * 100, [10] * 202, ["small"] * 2 + ["x"] * 100 + ["y"] * 100)
     selection = select(dataset_of(rows), budget_tokens=600, shares="equal")
-    table = {record["domain"]: record for record in selection.table}
-    assert (table["small"]["budget_tokens"], table["small"]["shortfall_tokens"]) == (20, 180)
-    assert (table["x"]["budget_tokens"], table["y"]["budget_tokens"]) == (290, 290)
+    table = {record.domain: record for record in selection.table}
+    assert (table["small"].budget_tokens, table["small"].shortfall_tokens) == (20, 180)
+    assert (table["x"].budget_tokens, table["y"].budget_tokens) == (290, 290)
     assert selection.selected_tokens == 600
     assert selection.shortfall == 0
     assert "180 tokens that small could not fill went to the other domains." in selection.notes
-    assert sum(record["share"] for record in selection.table) == pytest.approx(1)
+    assert sum(record.share for record in selection.table) == pytest.approx(1)
 
 
 def test_given_shares_leave_out_the_domains_they_do_not_name():
     rows = random_rows(300)
     selection = select(dataset_of(rows), budget_tokens=20_000, shares={"A": 3, "B": 1})
-    table = {record["domain"]: record for record in selection.table}
-    assert table["A"]["budget_tokens"] == 15_000
-    assert table["C"]["selected_documents"] == 0
+    table = {record.domain: record for record in selection.table}
+    assert table["A"].budget_tokens == 15_000
+    assert table["C"].selected_documents == 0
     assert set(selection.selected["domain"]) == {"A", "B"}
     assert set(selection.dropped.filter(lambda row: row["domain"] == "C")[DROP_REASON]) == {"no_share", "too_short"}
     everything = select(dataset_of(rows), budget_tokens=10**9, shares={"A": 3, "B": 1})
-    assert everything.notes[-1].startswith("Every scored document of the domains that have a share is kept")
+    assert everything.notes[2].startswith("Every scored document of the domains that have a share is kept")
     assert "would not fit" not in everything.summary()
     with pytest.raises(ConfigError, match="'Z', but the pool's are 'A', 'B', 'C'"):
         select(dataset_of(rows), budget_tokens=20_000, shares={"Z": 1})
@@ -302,17 +302,17 @@ def test_length_bands_rank_among_documents_of_like_length():
     tokens = rng.integers(100, 4000, 400)
     # the score is the length: without bands only long documents are kept
     rows = rows_of((tokens + rng.random(400)).tolist(), tokens.tolist(), ["a"] * 200 + ["b"] * 200)
-    plain = select(dataset_of(rows), budget_tokens=100_000)
+    plain = select(dataset_of(rows), budget_tokens=100_000, length_bands="off")
     banded = select(dataset_of(rows), budget_tokens=100_000, length_bands=4)
     assert min(plain.selected["ladm_num_tokens"]) > 3000
     assert min(banded.selected["ladm_num_tokens"]) < 1100
     assert banded.selected_tokens <= 100_000
-    assert [record["scored_documents"] for record in banded.strata] == [50] * 8
-    assert sum(record["selected_tokens"] for record in banded.strata) == banded.selected_tokens
+    assert [record.scored_documents for record in banded.strata] == [50] * 8
+    assert sum(record.selected_tokens for record in banded.strata) == banded.selected_tokens
     edges = select(dataset_of(rows), budget_tokens=100_000, length_bands=[1000, 2000])
-    limits = [(record["min_tokens"], record["max_tokens"]) for record in edges.strata if record["domain"] == "a"]
+    limits = [(record.min_tokens, record.max_tokens) for record in edges.strata if record.domain == "a"]
     assert limits[0][1] < 1000 <= limits[1][0] <= limits[1][1] < 2000 <= limits[2][0]
-    assert "domain and length band" in edges.notes[1]
+    assert edges.notes[2].startswith("Ranked within 6 groups of domain and length, each with a part of the budget")
 
 
 def test_the_domain_may_be_nested_a_class_label_a_number_null_or_absent():
@@ -326,12 +326,12 @@ def test_the_domain_may_be_nested_a_class_label_a_number_null_or_absent():
     assert select(labelled, budget_tokens=9000).table == expected.table
     flat = nested.flatten()
     assert select(flat, budget_tokens=9000, by="meta.pile_set_name").table == expected.table
-    assert [record["domain"] for record in select(nested, strategy="top-k", k=1, by="meta.n").table] == ["1"]
+    assert [record.domain for record in select(nested, strategy="top-k", k=1, by="meta.n").table] == ["1"]
     missing = Dataset.from_dict({**pool.to_dict(), "domain": [None] * 60}, features=pool.features)
-    assert select(missing, strategy="top-k", k=1).table[0]["domain"] == "(none)"
+    assert select(missing, strategy="top-k", k=1).table[0].domain == "(none)"
     whole = select(pool, strategy="top-k", k=3, by=None)
     assert len(whole.selected) == 3
-    assert whole.table[0]["domain"] == "all"
+    assert whole.table[0].domain == "all"
     assert whole.frame()["domain"].to_pylist() == ["all"] * 60
     with pytest.raises(
         ColumnError, match=r"no column 'meta\.source' in this data; its columns are .*'meta\.pile_set_name'"
@@ -434,7 +434,7 @@ def test_empty_pools_and_pools_without_scores_give_empty_selections():
     assert nothing.frame().num_rows == 0
     unscored = select(dataset_of(rows_of([math.nan] * 3, [5] * 3, ["a"] * 3)), budget_tokens=10, length_bands=2)
     assert len(unscored.dropped) == 3
-    assert unscored.table[0]["threshold"] is None
+    assert unscored.table[0].threshold is None
     assert unscored.strata == []
     for strategy, options in {"percent": {"budget_tokens": 1}, "temperature": {"budget_tokens": 1}}.items():
         assert len(select(dataset_of([]), strategy=strategy, **options).selected) == 0
@@ -452,7 +452,7 @@ def test_empty_pools_and_pools_without_scores_give_empty_selections():
         ({"budget_tokens": 0}, "budget_tokens must be"),
         ({"budget_tokens": 1.5}, "budget_tokens must be"),
         ({"budget_tokens": math.nan}, "budget_tokens must be"),
-        ({"budget_tokens": "many"}, "budget_tokens must be"),
+        ({"budget_tokens": "many"}, "a token budget is a number such as"),
         ({"strategy": "threshold", "min_score": math.nan}, "min_score must be a finite number"),
         ({"strategy": "threshold", "min_score": "high"}, "min_score must be a finite number"),
         ({"strategy": "threshold", "min_score": []}, "min_score must be a finite number"),
@@ -682,15 +682,19 @@ def test_shares_and_bands_are_read_from_the_command_line():
     assert parse_shares(None) is None
     assert parse_shares(["equal"]) == "equal"
     assert parse_shares(["A=B=2", "C=0.5"]) == {"A=B": 2.0, "C": 0.5}
-    assert parse_bands(None) is None
     assert parse_bands("4") == 4
     assert parse_bands("8192,16384") == [8192, 16384]
-    assert parse_bands("8192,") == [8192]
+    assert parse_bands("8192,") == parse_bands("8.192k,") == [8192]
+    assert parse_bands("0:8k,8k:16k") == parse_bands("8k,16k") == [8000, 16000]
+    assert parse_bands("0:8k,8k:16k,16k:") == parse_bands(":8k, 8000:16000, 16k:,") == [8000, 16000]
+    assert parse_bands("2k:8k") == [2000, 8000]
+    assert [parse_bands(word) for word in ("auto", "OFF", "none")] == ["auto", "off", "off"]
     for wrong in ["A", "=", "A=much"]:
         with pytest.raises(ConfigError, match="DOMAIN=WEIGHT"):
             parse_shares([wrong])
-    with pytest.raises(ConfigError, match="length bands are"):
-        parse_bands("short,long")
+    for wrong in ["", *"short,long 0 8k , : 0:8k,16k:32k 0:8k,4k: 8k:4k 0:,8k: 8k,4k 1.5,".split(" ")]:
+        with pytest.raises(ConfigError, match="length bands are"):
+            parse_bands(wrong)
 
 
 def test_names_from_the_data_are_shown_on_one_line():

@@ -1,0 +1,129 @@
+"""What a reader of a selection's table should know, in sentences: what was counted, left out, lost or preferred."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ladm_hf.text import counted, one_line
+
+if TYPE_CHECKING:
+    from ladm_hf.selection.result import Selection
+    from ladm_hf.selection.table import DomainTally
+
+# Reasons for which a document that has a score was left out.
+NOT_CHOSEN = ("below_cut", "above_cut", "not_drawn", "no_share")
+# A rank correlation from here on is called a preference.
+PREFERENCE = 0.2
+_MOST = 3
+_NAMES = 5
+
+
+def notes_of(selection: Selection) -> list[str]:
+    """The notes of a selection, from its table and reasons."""
+    notes = [f"{selection.tokens_counted[:1].upper()}{selection.tokens_counted[1:]}."]
+    if not any(row.scored_documents for row in selection.table):
+        return [*notes, "No document of the pool has a score: nothing could be kept.", *_unscored(selection)]
+    return [*notes, *_unscored(selection), *_budget(selection), *_bands(selection), *_length(selection)]
+
+
+def _unscored(selection: Selection) -> Iterable[str]:
+    number = sum(row.documents - row.scored_documents for row in selection.table)
+    if not number:
+        return
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for reason, count in selection.reasons().items():
+        if reason not in NOT_CHOSEN:
+            # errors that differ in a number, as in a byte or row, are one
+            groups.setdefault(re.sub(r"\d+", "0", reason), []).append((reason, count))
+    totals = sorted(((sum(c for _, c in group), group[0][0]) for group in groups.values()), key=lambda g: (-g[0], g[1]))
+    shown = [f"{count:,} {one_line(reason, 120)}" for count, reason in totals[:_MOST]]
+    if rest := sum(count for count, _ in totals[_MOST:]):
+        shown.append(f"{rest:,} for other reasons")
+    has = "has no score and was not a candidate" if number == 1 else "have no score and were not candidates"
+    yield f"{counted(number, 'document')} {has}: {'; '.join(shown)}."
+
+
+def _budget(selection: Selection) -> Iterable[str]:
+    pool, kept, budget = (
+        sum(row.scored_tokens for row in selection.table),
+        selection.selected_tokens,
+        selection.budget_tokens,
+    )
+    if budget is None:
+        return
+    if budget >= pool and kept == pool:
+        yield (
+            f"The budget of {budget:,} tokens is not smaller than the pool's {pool:,} scored tokens: every scored "
+            f"document is kept, {budget - pool:,} tokens short of the budget."
+        )
+        return
+    if selection.percent is not None:
+        yield (
+            f"The smallest whole percent of each domain that passes the budget is {selection.percent} %: "
+            f"{kept:,} tokens, {kept - budget:,} over the budget."
+        )
+        return
+    if all(row.selected_documents == row.scored_documents for row in selection.table if row.share):
+        yield (
+            f"Every scored document of the domains that have a share is kept, {budget - kept:,} tokens short of the "
+            f"budget of {budget:,}."
+        )
+        return
+    yield f"{kept:,} of {budget:,} tokens are used; the next document of each domain would not fit."
+    small = [row for row in selection.table if row.shortfall_tokens]
+    if small and kept < pool:
+        total = sum(row.shortfall_tokens or 0 for row in small)
+        yield f"{total:,} tokens that {_names(small)} could not fill went to the other domains."
+    # a domain that has candidates and a budget, but no document that fits
+    nothing = [row for row in selection.table if row.scored_documents and row.share and not row.selected_documents]
+    if nothing:
+        yield f"Nothing of {_names(nothing)} is kept: their parts of the budget are smaller than their best document."
+
+
+def _bands(selection: Selection) -> Iterable[str]:
+    if not selection.strata:
+        return
+    groups = f"{counted(len(selection.strata), 'group')} of domain and length"
+    shared = ", each with a part of the budget in proportion to its tokens" if selection.budget_tokens else ""
+    yield f"Ranked within {groups}{shared}."
+    bands = Counter(band.domain for band in selection.strata)
+    lost: Counter[str] = Counter()
+    for band in selection.strata:
+        lost[band.domain] += band.united_bands - 1
+    lost = +lost
+    if lost:
+        alone = [name for name in lost if bands[name] == 1]
+        whole = f"; ranked as a whole: {_list(alone)}" if alone else ""
+        yield (
+            f"{counted(lost.total(), 'length band')} of {_list(list(lost))} {'was' if lost.total() == 1 else 'were'} "
+            f"united with a neighbour, since the part of the budget was smaller than a document{whole}."
+        )
+
+
+def _length(selection: Selection) -> Iterable[str]:
+    score = selection.length_correlation("score_length_correlation")
+    kept = selection.length_correlation("kept_length_correlation")
+    if score is None:
+        return
+    way = "grows with length" if score > 0 else "falls with length"
+    way = way if abs(score) >= PREFERENCE else "hardly depends on length"
+    text = f"Within domains the score {way} (rank correlation {score:+.2f})"
+    if kept is not None:
+        liked = "longer documents" if kept > 0 else "shorter documents"
+        text += f"; {liked if abs(kept) >= PREFERENCE else 'no length'} preferred in what was kept ({kept:+.2f})"
+    yield text + "."
+    strong = [row for row in selection.table if abs(row.kept_length_correlation or 0) >= PREFERENCE]
+    if strong and not selection.strata:
+        yield f"The choice goes with length in {_names(strong)}: rank within length bands (length_bands) to avoid it."
+
+
+def _names(rows: Sequence[DomainTally]) -> str:
+    return _list([row.domain for row in rows])
+
+
+def _list(names: Sequence[str]) -> str:
+    shown = ", ".join(one_line(name, 40) for name in names[:_NAMES])
+    return shown if len(names) <= _NAMES else f"{shown} and {len(names) - _NAMES:,} more"

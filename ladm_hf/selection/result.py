@@ -1,0 +1,291 @@
+"""`Selection`: what was kept, what was dropped and why, counted, saved to a folder and loaded from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ladm_hf.data.columns import column
+from ladm_hf.data.open import SELECTION_FILE, read_parquet
+from ladm_hf.data.run_record import RunRecord
+from ladm_hf.data.shards import write_parquet
+from ladm_hf.errors import ConfigError, InputError
+from ladm_hf.selection.pool import SCORE, read_pool
+from ladm_hf.selection.table import BandTally, DomainTally
+from ladm_hf.text import one_line
+from ladm_hf.version import __version__
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+DROP_REASON = "ladm_drop_reason"
+DROP_REASONS = {
+    "below_cut": "ranked below the last document kept in its domain",
+    "above_cut": "ranked above the last document kept in its domain",
+    "not_drawn": "not drawn by the sampling",
+    "no_share": "its domain has no share of the budget",
+    "no_score": "has no finite score, though its status names no cause",
+    "no_status": "has a score but no status",
+    "no_token_count": "has a score but no token count",
+    "too_short": "too short to be scored",
+    "empty": "an empty text",
+    "null": "no text at all",
+}
+_FORMAT = 1
+_LONG_BYTES = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What was kept, what was not and why.
+
+    Attributes:
+        selected (`Dataset`): the rows kept, all columns, in the order of the pool.
+        dropped (`Dataset`): the other rows, with a column `ladm_drop_reason`: one of `DROP_REASONS`, or the row's own
+            `ladm_status`.
+        table (`list[DomainTally]`): counts, budget and correlations with length of each domain, sorted by name.
+        strata (`list[BandTally]`): counts and budget of each length band of each domain; empty without bands.
+        threshold (`dict[str, float]`): lowest score kept in each domain; domains that kept nothing are left out.
+        shortfall (`int`): tokens by which the selection stays under the budget; 0 where it passes it or there is none.
+        strategy (`str`): how it was chosen.
+        budget_tokens (`int`, *optional*): tokens asked for.
+        by (`str`, *optional*): column of the domain.
+        tokens (`str`): what was counted: `"scored"`, `"document"` or the name of a column.
+        percent (`int`, *optional*): the percent that the strategy `percent` arrived at.
+        options (`dict`): the arguments of [`select`] that give this selection again.
+        notes (`list[str]`): what a reader should know, in sentences.
+        run ([`RunRecord`], *optional*): the `run.json` of the scoring run, where the pool was its folder.
+    """
+
+    selected: Dataset
+    dropped: Dataset
+    table: list[DomainTally]
+    strata: list[BandTally]
+    threshold: dict[str, float]
+    shortfall: int
+    strategy: str
+    budget_tokens: int | None
+    by: str | None
+    tokens: str
+    percent: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    run: RunRecord | None = None
+
+    @property
+    def selected_tokens(self) -> int:
+        """Tokens of the rows kept, counted as `tokens` says."""
+        return sum(row.selected_tokens for row in self.table)
+
+    @property
+    def tokens_counted(self) -> str:
+        """What a token count here means, as half a sentence."""
+        if self.tokens == "scored":
+            return "tokens counted as scored (a truncated document counts only the part that was scored)"
+        if self.tokens == "document":
+            return "tokens counted over the whole document (length of `input_ids`)"
+        return f"tokens counted by the column `{self.tokens}`"
+
+    def frame(self) -> pa.Table:
+        """The small columns of the whole pool, for figures and statistics.
+
+        Returns:
+            `pa.Table` with `domain` (dictionary of strings), `score` (`float64`, NaN where there is none), `tokens`
+            (`int64`, -1 where not known), `kept` (`bool`) and `reason` (`string`, null where kept); the rows kept
+            come first.
+        """
+        score_column = self.options.get("score_column", SCORE)
+        parts = []
+        for dataset, kept in ((self.selected, True), (self.dropped, False)):
+            pool = read_pool(dataset, by=self.by, tokens=self.tokens, score_column=score_column)
+            reason = pa.nulls(len(dataset), pa.string()) if kept else column(dataset, DROP_REASON)
+            parts.append(
+                pa.table(
+                    {
+                        "domain": pa.DictionaryArray.from_arrays(pa.array(pool.code, pa.int32()), pool.domains or [""]),
+                        "score": pool.score,
+                        "tokens": pool.tokens,
+                        "kept": np.full(len(dataset), kept),
+                        "reason": reason,
+                    }
+                )
+            )
+        return pa.concat_tables(parts).unify_dictionaries()
+
+    def reasons(self) -> dict[str, int]:
+        """How many rows were dropped for each reason, the most frequent first."""
+        counts = pc.value_counts(column(self.dropped, DROP_REASON)).to_pylist()
+        return {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: (-c["counts"], c["values"]))}
+
+    def length_correlation(
+        self,
+        name: Literal[
+            "score_length_correlation", "selected_score_length_correlation", "kept_length_correlation"
+        ] = "kept_length_correlation",
+    ) -> float | None:
+        """One of the domains' rank correlations with length, their mean weighted by scored documents.
+
+        Args:
+            name (`str`, *optional*): which, see [`DomainTally`]; by default that of being kept and length, near 0 where
+                no length was preferred.
+
+        Returns:
+            `float` in -1..1, `None` where no domain has one.
+        """
+        found = [(row.scored_documents, value) for row in self.table if (value := getattr(row, name)) is not None]
+        total = sum(weight for weight, _ in found)
+        return sum(weight * value for weight, value in found) / total if total else None
+
+    def summary(self) -> str:
+        """The table by domain and the notes, as text for a terminal.
+
+        The column `length` is the rank correlation of being kept and length: near 0, no length was preferred.
+        """
+        header = ("domain", "documents", "tokens", "kept", "kept tokens", "budget", "cut", "length")
+        rows: list[tuple[str, ...]] = [header]
+        for row in self.table:
+            length = row.kept_length_correlation
+            rows.append(
+                (
+                    one_line(row.domain, 40), f"{row.documents:,}", f"{row.tokens:,}", f"{row.selected_documents:,}",
+                    f"{row.selected_tokens:,}", "" if row.budget_tokens is None else f"{row.budget_tokens:,}",
+                    "" if row.threshold is None else f"{row.threshold:.5g}", "" if length is None else f"{length:+.2f}",
+                )
+            )  # fmt: skip
+        totals = (
+            sum(getattr(row, name) for row in self.table)
+            for name in ("documents", "tokens", "selected_documents", "selected_tokens")
+        )
+        budget = "" if self.budget_tokens is None else f"{self.budget_tokens:,}"
+        rows.append(("total", *(f"{total:,}" for total in totals), budget, "", ""))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = []
+        for cells in rows:
+            first, *rest = (
+                cell.ljust(w) if i == 0 else cell.rjust(w)
+                for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+            )
+            lines.append("  ".join([first, *rest]).rstrip())
+        return "\n".join([*lines, "", *self.notes])
+
+    def save(self, folder: str | os.PathLike[str], *, dropped: Literal["all", "scores"] = "all") -> Path:
+        """Writes the selection to a folder that `load_dataset`, [`Selection.load`], `ladm report` and `ladm publish`
+        read.
+
+        The folder gets `data/train-*.parquet` (the rows kept), `dropped/dropped-*.parquet` and, last,
+        `selection.json`. An earlier selection there is replaced; other files are left alone.
+
+        Args:
+            folder (`str` or path): where to.
+            dropped (`str`, *optional*, defaults to `"all"`):
+                `"scores"` leaves out the dropped rows' long columns (texts longer than 1,000 characters on average,
+                lists, and whatever holds them), which the pool still has.
+
+        Raises:
+            InputError: the folder holds other data under one of those names.
+        """
+        if dropped not in ("all", "scores"):
+            raise ConfigError(f"dropped must be 'all' or 'scores', got {dropped!r}")
+        folder = Path(folder).expanduser()
+        if not (folder / SELECTION_FILE).exists():
+            for name in ("data", "dropped"):
+                if (folder / name).exists():
+                    raise InputError(
+                        f"{folder / name} is there already and was not written by a selection: choose another folder"
+                    )
+        try:
+            self._write(folder, dropped)
+        except OSError as error:
+            raise InputError(f"the selection cannot be written to {folder}: {error}") from error
+        return folder
+
+    def _write(self, folder: Path, dropped: str) -> None:
+        """Writes beside what is there, then puts it in place."""
+        folder.mkdir(parents=True, exist_ok=True)
+        rest = self.dropped if dropped == "all" else _without_long_columns(self.dropped, self._needed_columns())
+        with tempfile.TemporaryDirectory(prefix=".selection-", dir=folder) as temporary:
+            work = Path(temporary)
+            write_parquet(self.selected, work / "data", "train")
+            write_parquet(rest, work / "dropped", "dropped")
+            (work / SELECTION_FILE).write_text(self._to_json(), encoding="utf-8")
+            for name in ("data", "dropped"):
+                if (folder / name).exists():
+                    shutil.rmtree(folder / name)
+                os.replace(work / name, folder / name)
+            os.replace(work / SELECTION_FILE, folder / SELECTION_FILE)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Selection:
+        """Reads a folder that [`Selection.save`] wrote.
+
+        Raises:
+            InputError: it is not such a folder, or a part of it is missing.
+        """
+        folder = Path(folder).expanduser()
+        try:
+            values = json.loads((folder / SELECTION_FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{folder} holds no {SELECTION_FILE}: expected a folder written by `ladm select` (Selection.save)"
+            ) from error
+        except ValueError as error:
+            raise InputError(f"{folder / SELECTION_FILE} is not valid JSON: {error}; select again") from error
+        if not isinstance(values, dict) or values.get("format") != _FORMAT:
+            raise InputError(
+                f"{folder / SELECTION_FILE} is not in format {_FORMAT}, the one this version reads: select again"
+            )
+        rows = {}
+        for name in ("data", "dropped"):
+            files = sorted(str(file) for file in (folder / name).glob("*.parquet"))
+            if not files:
+                raise InputError(f"{folder / name} holds no parquet file: select again")
+            rows[name] = read_parquet(files)
+        fields = {key: values[key] for key in _SAVED_FIELDS}
+        # version 0.1.0 had no bands unless they were asked for
+        fields["options"] = values["options"] | {"length_bands": values["options"].get("length_bands", "off")}
+        fields["table"] = [DomainTally.from_dict(row) for row in values["table"]]
+        fields["strata"] = [BandTally.from_dict(row) for row in values["strata"]]
+        run = RunRecord.from_dict(values["run"], folder / SELECTION_FILE) if values.get("run") else None
+        return cls(selected=rows["data"], dropped=rows["dropped"], run=run, **fields)
+
+    def _to_json(self) -> str:
+        values = {"format": _FORMAT, "ladm_hf_version": __version__, "selected_tokens": self.selected_tokens}
+        values |= {name: getattr(self, name) for name in _SAVED_FIELDS}
+        for name in ("table", "strata"):
+            values[name] = [row.to_dict() for row in getattr(self, name)]
+        values["run"] = None if self.run is None else self.run.to_dict()
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+    def _needed_columns(self) -> set[str]:
+        """First parts of the columns that `frame` reads."""
+        counts = "input_ids" if self.tokens == "document" else self.tokens
+        names = [self.by or "", counts, self.options.get("score_column", SCORE), DROP_REASON]
+        return {name.split(".")[0] for name in names} | set(names)
+
+
+_SAVED_FIELDS = (
+    "strategy", "budget_tokens", "by", "tokens", "percent", "shortfall", "threshold", "options", "notes", "table",
+    "strata",
+)  # fmt: skip
+
+
+def _without_long_columns(dataset: Dataset, needed: set[str]) -> Dataset:
+    long = [
+        field.name
+        for field in dataset.data.schema
+        if field.name not in needed
+        and (
+            pa.types.is_nested(field.type)
+            or dataset.data.column(field.name).nbytes > _LONG_BYTES * max(1, dataset.data.num_rows)
+        )
+    ]
+    return dataset.remove_columns(long)
