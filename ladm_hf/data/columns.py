@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+# Keys that an error names of JSON objects.
+_KEYS_SHOWN = 8
 # Bytes of text in a token, for balancing where only text is there.
 BYTES_PER_TOKEN = 4
 
@@ -30,11 +33,19 @@ def document_column(schema: pa.Schema, candidates: Sequence[str]) -> str:
     for column in candidates:
         if column in schema.names or nested_type(schema, column) is not None:
             return column
+    inside = next((name for name in candidates if "." in name and _is_text(schema, name.split(".")[0])), "")
+    root = inside.split(".")[0]
+    hint = f" Column {root!r} is text: if that is JSON, write {inside!r} as a column of its own." if inside else ""
     raise ColumnError(
         f"no column {' nor '.join(map(repr, candidates))} in this data; its columns are "
         f"{', '.join(map(repr, schema.names)) or 'none'}. Name yours with --text-column or --input-ids-column "
-        "(text_column=, input_ids_column= of LadmScorer)."
+        f"(text_column=, input_ids_column= of LadmScorer).{hint}"
     )
+
+
+def _is_text(schema: pa.Schema, name: str) -> bool:
+    kind = schema.field(name).type if name in schema.names else pa.null()
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def pick(table: pa.Table, column: str) -> pa.ChunkedArray:
@@ -52,7 +63,7 @@ def lengths(values: pa.ChunkedArray) -> Floats:
         counts, scale = pc.list_value_length(values), 1
     elif pa.types.is_fixed_size_list(kind):
         return np.full(len(values), kind.list_size, dtype=np.float64)
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
+    elif any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)):
         counts, scale = pc.binary_length(values), BYTES_PER_TOKEN
     else:
         return np.zeros(len(values))
@@ -115,14 +126,35 @@ def documents(values: pa.ChunkedArray) -> list[Any]:
         documents: list[Any] = values.to_pylist()
         return documents
     except UnicodeDecodeError:
-        return [_text(value) for value in values]
+        return [_decoded(value, invalid=bytes) for value in values]
 
 
-def _text(value: pa.Scalar) -> Any:
+def to_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a table as Python objects, with the replacement character for bytes that are no valid UTF-8."""
+    columns = [to_objects(values) for values in table.columns]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def to_objects(values: pa.ChunkedArray | pa.Array) -> list[Any]:
+    """Values as Python objects, with the replacement character for bytes that are no valid UTF-8."""
+    try:
+        objects: list[Any] = values.to_pylist()
+        return objects
+    except UnicodeDecodeError:
+        return [_decoded(value, invalid=lambda raw: raw.decode("utf-8", "replace")) for value in values]
+
+
+def _decoded(value: pa.Scalar, invalid: Callable[[bytes], Any]) -> Any:
+    if not value.is_valid:
+        return None
+    if pa.types.is_struct(value.type):
+        return {field.name: _decoded(value[n], invalid) for n, field in enumerate(value.type)}
+    if pa.types.is_list(value.type) or pa.types.is_large_list(value.type):
+        return [_decoded(item, invalid) for item in value.values]
     try:
         return value.as_py()
     except UnicodeDecodeError:
-        return value.as_buffer().to_pybytes()
+        return invalid(value.as_buffer().to_pybytes())
 
 
 def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
@@ -147,22 +179,66 @@ def with_positions(dataset: Dataset) -> tuple[Dataset, Ints | None]:
 
 
 def base_column(dataset: Dataset, name: str) -> tuple[pa.ChunkedArray, Any]:
-    """A column of the table underneath, and its feature."""
+    """A column of the table underneath, and its feature, `None` for what JSON text holds."""
     if name in dataset.column_names:
         return dataset.data.column(name), dataset.features[name]
     root, *path = name.split(".")
-    values: Any = None
-    feature: Any = None
-    if root in dataset.column_names:
-        values, feature = dataset.data.column(root), dataset.features[root]
-    for part in path:
-        if values is None or not pa.types.is_struct(values.type) or values.type.get_field_index(part) < 0:
-            values = None
-            break
-        values, feature = pc.struct_field(values, part), feature[part]
-    if values is None:
+    if root not in dataset.column_names:
         raise ColumnError(f"no column {name!r} in this data; its columns are {', '.join(leaves(dataset)) or 'none'}")
+    values, feature = dataset.data.column(root), dataset.features[root]
+    for depth, part in enumerate(path):
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            return json_field(values, path[depth:], ".".join([root, *path[:depth]])), None
+        if not pa.types.is_struct(values.type) or values.type.get_field_index(part) < 0:
+            raise ColumnError(
+                f"no column {name!r} in this data; its columns are {', '.join(leaves(dataset)) or 'none'}"
+            )
+        values, feature = pc.struct_field(values, part), feature[part]
     return values, feature
+
+
+def json_field(values: pa.ChunkedArray, path: Sequence[str], column: str) -> pa.ChunkedArray:
+    """What JSON objects, kept as text, hold at a path of keys: as text, null where an object has no such key.
+
+    Args:
+        values (`pa.ChunkedArray`): the column of texts.
+        path (sequence of `str`): keys, from the outside in.
+        column (`str`): its name, for errors.
+
+    Raises:
+        ColumnError: no text is a JSON object, none has the key, or an object or list lies there.
+    """
+    wanted = ".".join(path)
+    keys: dict[str, None] = {}
+    chunks = []
+    found = 0
+    for chunk in values.chunks:
+        texts: list[str | None] = []
+        for text in to_objects(chunk):
+            outer = _json_object(text)
+            keys.update(dict.fromkeys(outer if len(keys) < _KEYS_SHOWN else ()))
+            value: Any = outer
+            for key in path:
+                value = value.get(key) if isinstance(value, dict) else None
+            if isinstance(value, (dict, list)):
+                kind = "an object" if isinstance(value, dict) else "a list"
+                raise ColumnError(f"{wanted!r} in the JSON of column {column!r} is {kind}: go on to a text or number")
+            texts.append(value if value is None or isinstance(value, str) else json.dumps(value))
+        found += len(texts) - texts.count(None)
+        chunks.append(pa.array(texts, pa.large_string()))
+    if not found and len(values) > values.null_count:
+        inside = f"has keys such as {', '.join(map(repr, keys))}" if keys else "is no JSON object"
+        raise ColumnError(f"no {wanted!r} in column {column!r}, which is text that {inside}")
+    return pa.chunked_array(chunks, pa.large_string())
+
+
+def _json_object(text: str | None) -> dict[str, Any]:
+    """The object that a text writes as JSON, empty if it writes none."""
+    try:
+        value = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def leaves(dataset: Dataset) -> list[str]:

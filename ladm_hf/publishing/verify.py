@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ladm_hf.data.columns import to_rows
 from ladm_hf.errors import PublishError
 from ladm_hf.publishing.bundle import Bundle
 from ladm_hf.publishing.repository import Repository
@@ -52,6 +53,7 @@ def _differences(repo: Repository, oid: str, bundle: Bundle, private: bool) -> I
 
 
 def _row_differences(repo: Repository, oid: str, bundle: Bundle, cache: str) -> Iterator[str]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import load_dataset
 
@@ -66,10 +68,10 @@ def _row_differences(repo: Repository, oid: str, bundle: Bundle, cache: str) -> 
             yield f"split {split} does not load"
             continue
         back = loaded[split].with_format("arrow").iter(READ_BACK_ROWS)
-        theirs = (row for table in back for row in table.to_pylist())
+        theirs = (row for table in back for row in to_rows(table))
         files = bundle.data_files(split)
         batches = (batch for file in files for batch in pq.ParquetFile(file).iter_batches(READ_BACK_ROWS))
-        ours = (row for batch in batches for row in batch.to_pylist())
+        ours = (row for batch in batches for row in to_rows(pa.Table.from_batches([batch])))
         count = info.num_examples + 1 if whole else READ_BACK_ROWS
         pairs = itertools.zip_longest(itertools.islice(ours, count), itertools.islice(theirs, count))
         # As text, so that NaN equals NaN.

@@ -11,16 +11,18 @@ number of documents.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
 from ladm_hf.calculators.calculator import DEFAULT, Calculator, resolve
@@ -29,12 +31,14 @@ from ladm_hf.data.files import storage_errors
 from ladm_hf.data.open import load_files, open_source
 from ladm_hf.data.sources import Rows, Source
 from ladm_hf.data.writer import GroupWriter
-from ladm_hf.errors import ConfigError, RunError
+from ladm_hf.errors import ColumnError, ConfigError, RunError
 from ladm_hf.runs.chunks import balanced_edges
 from ladm_hf.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 OVERFLOWS = ("truncate", "windows")
 # Estimated tokens of one file, where that makes enough of them for the workers.
@@ -102,10 +106,10 @@ def prepare_dataset(
 
     Returns:
         `Dataset` with the columns `text` (of the tokens kept), `meta` (the input's `meta`, else its other columns),
-        `input_ids` (`int32`), `index` (the input's, if it is a number, else the number of the row) and, with windows,
-        `chunked_index` (number of the window in its document). Where the input has a `meta`, its other columns are
-        kept beside it. A cut text need not give the same tokens again: with `LadmScorer(text_column=None)` exactly
-        `input_ids` is scored.
+        `input_ids` (`int32`, in place of the input's), `index` (the input's, if it is a number, else the number of the
+        row) and, with windows, `chunked_index` (number of the window in its document). Where the input has a `meta`,
+        its other columns are kept beside it, or in it where the result has another column of that name. A cut text
+        need not give the same tokens again: with `LadmScorer(text_column=None)` exactly `input_ids` is scored.
 
     Raises:
         ConfigError: an option is out of range.
@@ -162,25 +166,31 @@ def prepare_files(
     try:
         with storage_errors(folder.path, "the result"):
             job.folder.mkdir(parents=True)
-        _run(job, chunks, num_proc, progress)
+        unreadable = _run(job, chunks, num_proc, progress)
         with storage_errors(folder.path, "the result"):
             os.rename(job.folder, folder.data)
     finally:
         shutil.rmtree(folder.hidden, ignore_errors=True)
+    if unreadable:
+        logger.warning(
+            "%d rows of %s are left out, because their text cannot be read: `ladm score` gives each its reason",
+            unreadable, source.name,
+        )  # fmt: skip
     return sorted(folder.data.iterdir())
 
 
-def _run(job: _Job, chunks: list[tuple[int, int, int]], num_proc: int, progress: bool | None) -> None:
-    """Prepares all chunks, in this process or in several."""
+def _run(job: _Job, chunks: list[tuple[int, int, int]], num_proc: int, progress: bool | None) -> int:
+    """Prepares all chunks, in this process or in several; the number of rows whose text cannot be read."""
     names = [f"train-{n:05d}-of-{len(chunks):05d}.parquet" for n in range(len(chunks))]
     disable = None if progress is None else not progress
+    unreadable = 0
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=len(chunks), unit="chunk", desc="LADM prepare", disable=disable))
         if num_proc == 1:
             for name, chunk in zip(names, chunks, strict=True):
-                _prepare_chunk(job, name, *chunk)
+                unreadable += _prepare_chunk(job, name, *chunk)
                 bar.update()
-            return
+            return unreadable
         import multiprocessing
 
         # not forked: a fork of a process whose tokenizer or torch has used threads may hang
@@ -188,11 +198,12 @@ def _run(job: _Job, chunks: list[tuple[int, int, int]], num_proc: int, progress:
         pool = stack.enter_context(ProcessPoolExecutor(num_proc, mp_context=spawn, initializer=_start, initargs=(job,)))
         for done in as_completed(pool.submit(_work, name, *chunk) for name, chunk in zip(names, chunks, strict=True)):
             try:
-                done.result()
+                unreadable += done.result()
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
             bar.update()
+    return unreadable
 
 
 _worker_job: _Job | None = None
@@ -206,70 +217,137 @@ def _start(job: _Job) -> None:
     _worker_job = job
 
 
-def _work(name: str, start: int, stop: int, first: int) -> None:
+def _work(name: str, start: int, stop: int, first: int) -> int:
     assert _worker_job is not None
-    _prepare_chunk(_worker_job, name, start, stop, first)
+    return _prepare_chunk(_worker_job, name, start, stop, first)
 
 
 _tokenizers: dict[str, Any] = {}
 
 
-def _prepare_chunk(job: _Job, name: str, start: int, stop: int, first: int) -> None:
+def _prepare_chunk(job: _Job, name: str, start: int, stop: int, first: int) -> int:
+    """Writes the file of a chunk; the number of its rows whose text cannot be read."""
     identity = job.calculator.identity
+    unreadable = 0
     if identity not in _tokenizers:
         _tokenizers[identity] = job.calculator.load_tokenizer()
     with GroupWriter(job.folder / name, job.schema, job.folder) as writer:
         for found in job.source.read(start, stop):
             for low in range(0, found.table.num_rows, PREPARE_ROWS):
                 part = found.slice(low, min(found.table.num_rows, low + PREPARE_ROWS))
-                table = pa.Table.from_pylist(list(_prepared(job, _tokenizers[identity], part, first)), job.schema)
-                if table.num_rows:
-                    writer.write(table)
+                kept = _Kept()
+                unreadable += _keep(job, _tokenizers[identity], part, first, kept)
+                if kept.rows:
+                    writer.write(_table(job, part.table.take(kept.rows), kept))
                 first += part.table.num_rows
+    return unreadable
 
 
-def _prepared(job: _Job, tokenizer: Any, rows: Rows, first: int) -> Iterator[dict[str, Any]]:
-    """The rows that are kept of some documents."""
-    table = rows.table
-    texts = [text if isinstance(text, str) and text.strip() else None for text in documents(pick(table, job.column))]
-    wanted = [name for name in table.column_names if name not in (job.column, "input_ids", "chunked_index")]
-    for row, (text, other) in enumerate(zip(texts, table.select(wanted).to_pylist(), strict=True)):
-        if text is None or row in rows.problems:
+@dataclass
+class _Kept:
+    """The rows of the result, in lists of one length: the input's row of each, and what is made of its text."""
+
+    rows: list[int] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    input_ids: list[Any] = field(default_factory=list)
+    index: list[int] = field(default_factory=list)
+    chunked_index: list[int] = field(default_factory=list)
+
+
+def _keep(job: _Job, tokenizer: Any, found: Rows, first: int, kept: _Kept) -> int:
+    """Adds the rows that are kept of some documents; the number of documents that cannot be read."""
+    table = found.table
+    texts = documents(pick(table, job.column))
+    numbered = _is_numbered(table.schema)
+    numbers = table["index"].to_pylist() if numbered else [None] * table.num_rows
+    for row, (text, number) in enumerate(zip(texts, numbers, strict=True)):
+        if row in found.problems or not isinstance(text, str) or not text.strip():
             continue
         encoded = tokenizer(text, verbose=False, return_offsets_mapping=tokenizer.is_fast)
         ids = encoded["input_ids"]
-        index = other["index"] if isinstance(other.get("index"), int) else first + row
-        # what the schema has no column for is left out
-        columns = {"meta": other or None, **other, "index": index}
         for window, low in enumerate(range(0, len(ids) if job.overflow == "windows" else 1, job.max_length)):
-            kept = ids[low : low + job.max_length]
-            if len(kept) < max(1, job.min_tokens):
+            part = ids[low : low + job.max_length]
+            if len(part) < max(1, job.min_tokens):
                 continue
-            cut = text if len(kept) == len(ids) else _text_of(tokenizer, text, encoded, low, low + len(kept))
-            yield {**columns, "text": cut, "input_ids": kept, "chunked_index": window}
+            cut = text if len(part) == len(ids) else _text_of(tokenizer, text, encoded, low, low + len(part))
+            kept.rows.append(row)
+            kept.text.append(cut)
+            kept.input_ids.append(part)
+            kept.index.append(first + row if number is None else number)
+            kept.chunked_index.append(window)
+    return len(found.problems) + sum(isinstance(text, bytes) for n, text in enumerate(texts) if n not in found.problems)
+
+
+def _has_meta(source: pa.Schema, text_column: str) -> bool:
+    return "meta" in source.names and text_column != "meta"
+
+
+def _is_numbered(source: pa.Schema) -> bool:
+    return "index" in source.names and pa.types.is_integer(source.field("index").type)
 
 
 def _schema(source: pa.Schema, text_column: str, overflow: str) -> pa.Schema:
-    """The columns of the result."""
-    names = ("text", text_column, "meta", "input_ids", "index", "chunked_index")
-    others = [field for field in source if field.name not in names]
-    if "meta" in source.names:
-        meta = source.field("meta")
-    else:
-        packed = others
-        if "index" in source.names and not pa.types.is_integer(source.field("index").type):
-            packed = [*others, source.field("index")]
-        meta = pa.field("meta", pa.struct(packed) if packed else pa.null())
-        others = []
-    made = [
-        pa.field("text", pa.large_string()),
-        meta,
-        pa.field("input_ids", pa.list_(pa.int32())),
-        pa.field("index", pa.int64()),
-    ]
+    """The columns of the result.
+
+    Raises:
+        ColumnError: a column of the input has no place in it.
+    """
+    made = [pa.field("text", pa.large_string()), pa.field("input_ids", pa.list_(pa.int32()))]
+    made.append(pa.field("index", pa.int64()))
     if overflow == "windows":
         made.append(pa.field("chunked_index", pa.int32()))
-    return pa.schema([*made, *others])
+    replaced = {text_column, "input_ids", "meta", *(["index"] if _is_numbered(source) else [])}
+    others = [field for field in source if field.name not in replaced]
+    if not _has_meta(source, text_column):
+        meta, others = pa.struct(others) if others else pa.null(), []
+    else:
+        # a column whose name the result has for something else
+        displaced = [field for field in others if field.name in {column.name for column in made}]
+        meta = source.field("meta").type
+        if displaced:
+            meta = _with_fields(meta, displaced)
+        others = [field for field in others if field not in displaced]
+    return pa.schema([made[0], pa.field("meta", meta), *made[1:], *others])
+
+
+def _with_fields(meta: pa.DataType, displaced: Sequence[pa.Field]) -> pa.DataType:
+    """The type of a `meta` that also holds other columns."""
+    for column in displaced:
+        if not pa.types.is_struct(meta) or meta.get_field_index(column.name) >= 0:
+            raise ColumnError(
+                f"the result has a column {column.name!r} of its own, and 'meta', which holds {meta}, has no place for "
+                f"the input's: rename the input's column {column.name!r}"
+            )
+    return pa.struct([*meta, *displaced])
+
+
+def _table(job: _Job, source: pa.Table, kept: _Kept) -> pa.Table:
+    """The result's rows, made from the input's row of each. What is not made from the text stays the bytes it is."""
+    made = {"text": kept.text, "input_ids": kept.input_ids, "index": kept.index}
+    if job.overflow == "windows":
+        made["chunked_index"] = kept.chunked_index
+    columns = []
+    for wanted in job.schema:
+        if wanted.name in made:
+            columns.append(pa.array(made[wanted.name], wanted.type))
+        elif wanted.name == "meta":
+            columns.append(_meta(source, wanted.type, job.column))
+        else:
+            columns.append(source[wanted.name])
+    return pa.table(columns, schema=job.schema)
+
+
+def _meta(source: pa.Table, kind: pa.DataType, text_column: str) -> pa.Array:
+    """The column `meta`: the input's, with displaced columns among its fields, else all other columns."""
+    has_meta = _has_meta(source.schema, text_column)
+    if has_meta and source["meta"].type == kind:
+        return source["meta"]
+    if not pa.types.is_struct(kind):
+        return pa.nulls(source.num_rows)
+    inner = source["meta"].combine_chunks() if has_meta else None
+    own = set() if inner is None else {field.name for field in inner.type}
+    values = [pc.struct_field(inner, f.name) if f.name in own else source[f.name].combine_chunks() for f in kind]
+    return pa.StructArray.from_arrays(values, fields=list(kind))
 
 
 def _text_of(tokenizer: Any, text: str, encoded: Any, low: int, high: int) -> str:

@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ladm_hf.data.columns import document_column, documents, lengths, pick, root_column
+from ladm_hf.data.columns import document_column, documents, lengths, pick, root_column, to_rows
 from ladm_hf.data.files import OPTIONS_FILE, storage_errors, write_atomically
 from ladm_hf.data.open import load_files, open_source
 from ladm_hf.data.run_record import RunRecord
@@ -408,7 +408,7 @@ class _Launch:
                     file = pq.ParquetFile(self.folder.chunk_file(self.run, chunk))
                     columns = [name for name in wanted if name in file.schema_arrow.names]
                     for batch in file.iter_batches(columns=columns):
-                        for row in batch.to_pylist():
+                        for row in to_rows(pa.Table.from_batches([batch])):
                             score = row["ladm_score"]
                             line = {
                                 "index": row.get("index", number),

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ladm_hf.arrays import Bools, Floats, Ints
-from ladm_hf.data.columns import base_column, column, in_row_order, leaf_names, leaves, with_positions
+from ladm_hf.data.columns import base_column, column, in_row_order, leaf_names, leaves, to_objects, with_positions
 from ladm_hf.data.open import open_scored
 from ladm_hf.errors import ColumnError
 
@@ -103,7 +103,7 @@ def _domains(dataset: Dataset, by: str | None) -> tuple[Ints, list[str]]:
     encoded = pc.fill_null(values.cast(pa.string()), NO_DOMAIN).dictionary_encode().unify_dictionaries()
     if encoded.num_chunks == 0:
         return np.empty(0, dtype=np.int64), []
-    found = encoded.chunk(0).dictionary.to_pylist()
+    found = to_objects(encoded.chunk(0).dictionary)
     codes = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in encoded.chunks])
     codes = codes if positions is None else codes[positions]
     # only the names that rows of this data set have, sorted

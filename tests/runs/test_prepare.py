@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 from launches import GEOMETRY, dataset, document, parquet, rows, scorer
@@ -154,3 +157,56 @@ def test_the_work_of_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_tokenizer_that_knows_no_places_decodes(tmp_path: Path) -> None:
     encoded = {"input_ids": tokens("the river under a window")}
     assert _text_of(TOKENIZER, "", encoded, 0, len(encoded["input_ids"])) == "the river under a window"
+
+
+LONG = document(150, 0)
+
+
+def test_a_text_beside_the_chosen_column_is_kept() -> None:
+    for columns, meta in (
+        ({"content": LONG, "text": "other", "id": 1}, {"text": "other", "id": 1}),
+        ({"content": LONG, "text": "other", "meta": {"a": 1}}, {"a": 1, "text": "other"}),
+        ({"content": LONG, "text": "other", "index": "x", "meta": {"a": 1}}, {"a": 1, "text": "other", "index": "x"}),
+        ({"content": LONG, "chunked_index": 3}, {"chunked_index": 3}),
+        ({"content": LONG, "text": None}, {"text": None}),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            prepared = prepare(Dataset.from_list([columns]), Path(folder) / "out", text_column="content")
+            (row,) = prepared.to_list()
+        assert (row["text"], row["meta"]) == (LONG, meta)
+
+
+def test_a_number_of_a_window_is_kept_or_made_anew(tmp_path: Path) -> None:
+    data = Dataset.from_list([{"text": LONG, "chunked_index": 3, "meta": {"a": 1}}])
+    (row,) = prepare(data, tmp_path / "one")
+    assert (row["chunked_index"], row["meta"]) == (3, {"a": 1})
+    (row,) = prepare(data, tmp_path / "two", overflow="windows")
+    assert (row["chunked_index"], row["meta"]) == (0, {"a": 1, "chunked_index": 3})
+
+
+def test_a_column_without_a_place_is_refused(tmp_path: Path) -> None:
+    for meta in ("text", {"text": 1}):
+        data = Dataset.from_list([{"content": LONG, "text": "other", "meta": meta}])
+        with pytest.raises(ColumnError, match="'text' of its own.*rename the input's column 'text'"):
+            prepare(data, tmp_path / "out", text_column="content")
+
+
+def test_the_column_called_meta_may_hold_the_text(tmp_path: Path) -> None:
+    (row,) = prepare(Dataset.from_list([{"meta": LONG, "id": 1}]), tmp_path / "out", text_column="meta")
+    assert (row["text"], row["meta"]) == (LONG, {"id": 1})
+
+
+@pytest.mark.parametrize("names", [("note",), ("meta", "note")])
+def test_invalid_utf8_beside_the_text_stays_as_it_is(tmp_path: Path, names: tuple[str, ...]) -> None:
+    odd = pa.array([b"\xff", b"fine"], pa.binary()).view(pa.string())
+    columns = {"meta": pa.StructArray.from_arrays([odd], names=["x"]), "note": odd}
+    pq.write_table(pa.table({"text": [LONG, LONG], **{name: columns[name] for name in names}}), tmp_path / "in.parquet")
+    prepared = prepare(tmp_path / "in.parquet", tmp_path / "out").with_format("arrow")[:]
+    notes = prepared["note"] if "note" in prepared.column_names else pc.struct_field(prepared["meta"], "note")
+    assert [value.as_buffer().to_pybytes() for value in notes] == [b"\xff", b"fine"]
+
+
+def test_texts_that_cannot_be_read_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps({"text": LONG}) + '\n{"text": 7}\n{"text"\n')
+    assert prepare(tmp_path / "in.jsonl", tmp_path / "out").num_rows == 1
+    assert "2 rows of" in caplog.text
