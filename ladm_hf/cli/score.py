@@ -6,12 +6,13 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ladm_hf.cli.options import (
     DATA,
+    ONCE,
     Ablation,
     Backend,
     Device,
@@ -32,6 +33,9 @@ from ladm_hf.cli.options import (
 from ladm_hf.errors import LadmError
 from ladm_hf.text import command_line
 
+if TYPE_CHECKING:
+    from ladm_hf.scoring.scorer import LadmScorer
+
 # Exit code of a run after which no document has a score, or of prepared data without a document.
 NOTHING_SCORED = 3
 ITS_OWN = "the calculator's, else "
@@ -49,6 +53,9 @@ def score(
     split: Split = None,
     name: Name = None,
     revision: Revision = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Score only the first rows: a trial.", show_default="all rows")
+    ] = None,
     text_column: TextColumn = "text",
     input_ids_column: Annotated[str, typer.Option(help="Column of token ids, read where there is no text.")] = (
         "input_ids"
@@ -93,6 +100,9 @@ def score(
             "--status", metavar="OUTPUT", help="Show how far a run is, and do nothing else.", show_default="off"
         ),
     ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Show documents, tokens and hours by a quick sample; score nothing.")
+    ] = False,
     options: OptionsFile = None,
 ) -> None:
     """Score the documents of INPUT into OUTPUT, or resume an interrupted run.
@@ -105,46 +115,51 @@ def score(
 
         print(run_status(status))
         return
-    if input is None or output is None:
-        raise typer.BadParameter("score needs INPUT and OUTPUT, or --status OUTPUT")
+    if input is None or (output is None and not estimate):
+        raise typer.BadParameter("score needs INPUT and OUTPUT, or INPUT --estimate, or --status OUTPUT")
     geometry = {
         "span_length": span_length, "d_afs": d_afs, "d_cds": d_cds, "ablation": ablation, "max_length": max_length,
         "overflow": overflow,
     }  # fmt: skip
+    made = {
+        "model": model, "revision": model_revision, "text_column": text_column or None,
+        "input_ids_column": input_ids_column or None, "dtype": dtype, "device": device, "backend": backend,
+        "max_batch_tokens": max_batch_tokens, "on_error": on_error, "config_file": config,
+        "geometry": {key: value for key, value in geometry.items() if value is not None},
+    }  # fmt: skip
+    rows = {"split": split, "name": name, "revision": revision, "limit": limit}
+    if output is None or estimate:
+        _estimate(input, made, rows)
+        return
     _score(
-        input,
-        output,
-        scorer={
-            "model": model, "revision": model_revision, "text_column": text_column or None,
-            "input_ids_column": input_ids_column or None, "dtype": dtype, "device": device, "backend": backend,
-            "max_batch_tokens": max_batch_tokens, "on_error": on_error,
-        },
-        config_file=config,
-        geometry={key: value for key, value in geometry.items() if value is not None},
-        split=split,
-        name=name,
-        revision=revision,
-        chunks=chunks,
-        scores_only=scores_only,
-        jsonl=jsonl,
-        restart=restart,
-        progress=False if quiet else None,
-        command=rerun_command(context.params),
-        options=options_text(context),
+        input, output, made, rows, chunks=chunks, scores_only=scores_only, jsonl=jsonl, restart=restart,
+        progress=False if quiet else None, command=rerun_command(context.params), options=options_text(context),
     )  # fmt: skip
 
 
+def _scorer(*, config_file: str | None, geometry: dict[str, Any], **options: Any) -> LadmScorer:
+    """The scorer of the command line."""
+    from ladm_hf.config import LadmConfig
+    from ladm_hf.scoring.scorer import LadmScorer
+
+    made = LadmScorer(**options)
+    if config_file is None and not geometry:
+        return made
+    base = made.config if config_file is None else LadmConfig.from_json_file(config_file)
+    return LadmScorer(**options, config=dataclasses.replace(base, **geometry))
+
+
+def _estimate(data: str, scorer: dict[str, Any], rows: dict[str, Any]) -> None:
+    from ladm_hf.runs.runner import estimate_scoring
+
+    found = estimate_scoring(data, _scorer(**scorer), **rows)
+    print(found if found is not None else "nothing to score: no document has a token")
+
+
 def _score(
-    data: str,
-    output: str,
-    *,
-    scorer: dict[str, Any],
-    config_file: str | None,
-    geometry: dict[str, Any],
-    progress: bool | None,
-    **options: Any,
+    data: str, output: str, scorer: dict[str, Any], rows: dict[str, Any], *, progress: bool | None, **options: Any
 ) -> None:
-    """Builds the scorer from the command line, scores, and shows the result."""
+    """Scores, and shows the result."""
     from ladm_hf.ranks import is_first_rank
     from ladm_hf.runs.folder import RunFolder
     from ladm_hf.runs.lock import RunLock
@@ -156,17 +171,11 @@ def _score(
 
     import torch
 
-    from ladm_hf.config import LadmConfig
     from ladm_hf.runs.progress import run_status
     from ladm_hf.runs.runner import run_scoring
-    from ladm_hf.scoring.scorer import LadmScorer
 
-    made = LadmScorer(**scorer)
-    if config_file is not None or geometry:
-        base = made.config if config_file is None else LadmConfig.from_json_file(config_file)
-        made = LadmScorer(**scorer, config=dataclasses.replace(base, **geometry))
     try:
-        run_scoring(data, output, made, **options, progress=progress)
+        run_scoring(data, output, _scorer(**scorer), **rows, **options, progress=progress)
     except LadmError:
         if main:
             raise
@@ -186,7 +195,7 @@ def _score(
 
 def rerun_command(values: Mapping[str, Any]) -> str:
     """The command line that resumes this launch, as far as a process can know it."""
-    once = ("context", "input", "output", "options", "restart", "status")
+    once = ("input", "output", *ONCE)
     arguments = [values["input"], values["output"]]
     line = command_line("score", score, arguments, {name: value for name, value in values.items() if name not in once})
     local, nodes = os.environ.get("LOCAL_WORLD_SIZE", "1"), os.environ.get("GROUP_WORLD_SIZE", "1")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -43,6 +44,8 @@ class JsonLinesSource(FileSource):
         super().__init__(fs, paths, name)
         self._column = ""
         self._whole = False
+        # Where the last file ends for us, at its end where it is None.
+        self._end: int | None = None
         self._compressions: dict[str, str | None] = {}
         # The file last read: (number, end of the range, first byte of the next line, handle).
         self._handle: tuple[int, int, int, Any] | None = None
@@ -50,8 +53,20 @@ class JsonLinesSource(FileSource):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_handle": None}
 
+    def limit_rows(self, count: int) -> None:
+        for file in range(len(self.paths)):
+            self._check_content(file)
+            for lines in self._lines(file, 0, sys.maxsize):
+                if len(lines) >= count:
+                    start, line = lines[count - 1]
+                    self.paths, self._end, self._handle = self.paths[: file + 1], start + len(line), None
+                    return
+                count -= len(lines)
+        self._handle = None
+
     def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
-        sizes = [self._size(path) for path in self.paths]
+        ends = [] if self._end is None else [self._end]
+        sizes = [*(self._size(path) for path in self.paths[: len(self.paths) - len(ends)]), *ends]
         self._offsets = np.cumsum([0, *sizes]).astype(np.int64)
         self._whole = self.local and sum(sizes) <= sources.SURVEY_BYTES
         positions: list[int] = []

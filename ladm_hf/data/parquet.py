@@ -21,6 +21,8 @@ class ParquetSource(FileSource):
     """Rows of parquet files, in the order of their paths."""
 
     kind = "parquet"
+    # Rows that count, all where it is None.
+    _limit: int | None = None
 
     def _file(self, path: str, columns_buffer: bool = True) -> pq.ParquetFile:
         try:
@@ -39,12 +41,27 @@ class ParquetSource(FileSource):
             return f"it is damaged or cut short ({error}): download or write it again"
         return f"it is {explain(head)}"
 
+    def limit_rows(self, count: int) -> None:
+        self._limit, rows = count, 0
+        for number, path in enumerate(self.paths, 1):
+            rows += self._footer(path).footer.num_rows
+            if rows >= count:
+                self.paths = self.paths[:number]
+                return
+
     def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
         files = self._of_each(self._footer)
         self._schema = join_schemas(files)
         column = document_column(self._schema, candidates)
         self._offsets = np.cumsum([0, *(file.footer.num_rows for file in files)]).astype(np.int64)
         positions, cost, size = self._footer_cost([file.footer for file in files], column, max_tokens)
+        if self._limit is not None and self._limit < self._offsets[-1]:
+            self._offsets = np.minimum(self._offsets, self._limit)
+            kept = positions < self._limit
+            positions, cost = (
+                np.append(positions[kept], self._limit),
+                np.append(cost[kept], np.interp(self._limit, positions, cost)),
+            )
         if self.local and size <= sources.SURVEY_BYTES:
             rows = Cost(max_tokens)
             for found in self.read(0, int(self._offsets[-1]), [root_column(self._schema, column)]):

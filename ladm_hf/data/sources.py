@@ -100,6 +100,10 @@ class Source:
     def adopt(self, layout: dict[str, Any]) -> None:
         """Takes over the `layout` of another process's survey."""
 
+    def limit_rows(self, count: int) -> None:
+        """Leaves out all rows but the first `count`, before anything is read."""
+        raise NotImplementedError
+
     def read(self, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[Rows]:
         """Rows of the units `start..stop`, in order, a few megabytes at a time."""
         raise NotImplementedError
@@ -138,6 +142,9 @@ class DatasetSource(Source):
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset.with_format("arrow")
         self.name = f"a Dataset of {len(dataset):,} rows"
+
+    def limit_rows(self, count: int) -> None:
+        self.dataset = self.dataset.select(range(min(count, len(self.dataset))))
 
     def fingerprint(self) -> str:
         rows = len(self.dataset)

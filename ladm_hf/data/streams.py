@@ -50,6 +50,9 @@ class StreamSource(SequentialSource):
         self._rows = 0
         self._hash = ""
 
+    def limit_rows(self, count: int) -> None:
+        self.dataset = self.dataset.take(count)
+
     def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
         cost = Cost(max_tokens)
         if self._typed:

@@ -1,4 +1,4 @@
-"""What goes on beside the work of a rank: reports, its log and, on rank 0, the bar of the run."""
+"""Beside the work of a rank: reports, its log and, on rank 0, the bar of the run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 from ladm_hf.data.run_record import RunRecord
 from ladm_hf.errors import RunError
 from ladm_hf.ranks import Ranks
+from ladm_hf.runs.estimate import pace
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.runs.progress import ProgressBar
@@ -23,7 +24,7 @@ REPORT_SECONDS = 5
 
 
 class Heartbeat:
-    """What goes on beside the work: reports, the log of the rank and, on rank 0, the bar."""
+    """The thread beside the work: reports, the log of the rank and, on rank 0, the bar."""
 
     def __init__(
         self, folder: RunFolder, run: RunRecord, launch: str, ranks: Ranks, lock: RunLock | None,
@@ -83,6 +84,8 @@ class Heartbeat:
 
     def end_chunk(self, record: dict[str, Any]) -> None:
         self.chunks += 1
+        # the rows of a chunk add up to its cost in parts only where it was known row by row
+        self.done += max(0.0, self.run.costs[self.chunk] - self.cost)
         self.log(f"chunk {self.chunk} finished: {json.dumps(record)}")
         self.chunk, self.cost, self.state = -1, 0.0, "between chunks"
 
@@ -97,15 +100,9 @@ class Heartbeat:
     def show(self, *, now: bool = False) -> None:
         """Brings the bar up to date with all ranks."""
         finished = self.folder.finished(self.run)
-        reports = self.folder.ranks().values()
         costs = self.run.costs
-        partial = sum(report["cost"] for report in reports if report["chunk"] not in finished)
-        done = sum(costs[chunk] for chunk in finished) + partial
-        seconds = max(1e-9, time.time() - self.began)
-        here = sum(report["done"] for report in reports)
-        left = (self.total - done) / (here / seconds) if here else None
-        rate = sum(report["tokens"] for report in reports) / seconds
-        self.bar.update(done, rate, left, f"{len(finished):,}/{len(costs):,} chunks", now=now)
+        found = pace(costs, finished, self.folder.ranks().values())
+        self.bar.update(found, f"{len(finished):,}/{len(costs):,} chunks", now=now)
 
     def log(self, message: str) -> None:
         """A line in the rank's own file. A full disk does not stop it."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from tqdm.auto import tqdm
 
-from ladm_hf.data.run_record import RunRecord
 from ladm_hf.errors import RunError
+from ladm_hf.runs.estimate import Pace, pace
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.text import count, duration, one_line
@@ -102,7 +103,7 @@ class RunStatus:
                 f"{report.get('chunks', 0)} chunks, seen {seen} ago"
             )
         if self.state == "stopped" and self.command:
-            lines.append(f"to go on: {self.command}")
+            lines.append(f"to resume: {self.command}")
         return "\n".join(lines)
 
 
@@ -123,16 +124,11 @@ def run_status(output_dir: str | os.PathLike[str]) -> RunStatus:
     alive = lock.is_alive()
     records = folder.records(run)
     reports = folder.ranks()
-    costs = run.costs
-    done = sum(costs[chunk] for chunk in records)
-    if alive:
-        done += sum(report.get("cost", 0.0) for report in reports.values() if report.get("chunk") not in records)
-    fraction = min(1.0, done / max(1.0, sum(costs)))
+    found = pace(run.costs, records, reports.values() if alive else ())
+    fraction = min(1.0, found.done / max(1.0, sum(run.costs)))
     complete = len(records) == run.num_chunks and folder.data.is_dir()
-    rate, left = 0.0, None
-    if alive:
-        rate, left = _live_rate(run, reports, fraction)
-    elif records:
+    rate = found.tokens_per_second
+    if not alive and records:
         rate = sum(r["tokens"] for r in records.values()) / max(1e-9, sum(r["seconds"] for r in records.values()))
     statuses: collections.Counter[str] = collections.Counter()
     errors = ErrorCounts()
@@ -149,22 +145,11 @@ def run_status(output_dir: str | os.PathLike[str]) -> RunStatus:
         statuses=dict(statuses),
         errors=errors.most_common(),
         tokens_per_second=rate,
-        seconds_left=left,
+        seconds_left=found.seconds_left,
         ranks=reports,
         owner=str(lock.owner()) if alive else "",
         command=run.command,
     )
-
-
-def _live_rate(run: RunRecord, reports: dict[int, dict[str, Any]], fraction: float) -> tuple[float, float | None]:
-    """Tokens a second and seconds left, by what the ranks of the running launch have done so far."""
-    seconds = max((report["time"] - report["began"] for report in reports.values()), default=0.0)
-    if seconds <= 0.0:
-        return 0.0, None
-    rate = sum(report["tokens"] for report in reports.values()) / seconds
-    done = sum(report["done"] for report in reports.values())
-    left = (1.0 - fraction) * sum(run.costs) / (done / seconds) if done else None
-    return rate, left
 
 
 class ErrorCounts:
@@ -196,8 +181,9 @@ class ProgressBar:
 
     def __init__(self, total: float, show: bool | None = None, stream: TextIO | None = None) -> None:
         self.total = max(1.0, total)
+        # None where the process was started with it closed
         self.stream = stream or sys.stderr
-        self.show = show is not False
+        self.show = show is not False and self.stream is not None
         self.interval = FIRST_LINE
         self.last = time.monotonic()
         self.bar: tqdm[Any] | None = None
@@ -207,23 +193,36 @@ class ProgressBar:
                 bar_format="{desc} {percentage:3.0f} %|{bar}| {postfix}",
             )  # fmt: skip
 
-    def update(self, done: float, rate: float, left: float | None, chunks: str, *, now: bool = False) -> None:
-        """Shows a state: estimated tokens done, tokens a second, seconds left, and the chunks in words."""
-        told = f"{chunks}, {count(rate)} tokens/s" + ("" if left is None else f", {duration(left)} left")
+    def update(self, pace: Pace, chunks: str, *, now: bool = False) -> None:
+        """Shows a pace, and the chunks in words."""
+        left = "" if pace.seconds_left is None else f", {duration(pace.seconds_left)} left"
+        shown = f"{chunks}, {count(pace.tokens_per_second)} tokens/s{left}"
         if self.bar is not None:
-            self.bar.n = min(round(done), round(self.total))
-            self.bar.set_postfix_str(told)
+            self.bar.n = min(round(pace.done), round(self.total))
+            with self._ignoring_the_terminal():
+                self.bar.set_postfix_str(shown)
         elif self.show and (now or time.monotonic() - self.last >= self.interval):
-            self.say(f"{100 * min(1.0, done / self.total):.1f} %, {told}")
+            self.say(f"{100 * min(1.0, pace.done / self.total):.1f} %, {shown}")
             self.last = time.monotonic()
             self.interval = min(LAST_INTERVAL, 2 * self.interval)
 
     def say(self, message: str) -> None:
-        if self.bar is not None:
-            self.bar.write(f"ladm: {message}", file=self.stream)
-        elif self.show:
-            print(f"ladm: {message}", file=self.stream, flush=True)
+        """Shows a line."""
+        with self._ignoring_the_terminal():
+            if self.bar is not None:
+                self.bar.write(f"ladm: {message}", file=self.stream)
+            elif self.show:
+                print(f"ladm: {message}", file=self.stream, flush=True)
 
     def close(self) -> None:
         if self.bar is not None:
-            self.bar.close()
+            with self._ignoring_the_terminal():
+                self.bar.close()
+
+    @contextlib.contextmanager
+    def _ignoring_the_terminal(self) -> Iterator[None]:
+        """A terminal that is gone, or cannot show a character, does not stop a run."""
+        try:
+            yield
+        except (OSError, ValueError):
+            self.show, self.bar = False, None

@@ -40,6 +40,7 @@ from ladm_hf.data.writer import GroupWriter
 from ladm_hf.errors import ConfigError, InputError, ResumeError, RowError, RunError
 from ladm_hf.ranks import Ranks
 from ladm_hf.runs.chunks import SCORE_COLUMNS, SCORE_FIELDS, balanced_edges, output_schema
+from ladm_hf.runs.estimate import Estimate, estimate, most_tokens
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.runs.monitor import Heartbeat
@@ -54,6 +55,8 @@ logger = logging.getLogger(__name__)
 # Rows go to the scorer in parts: of so many estimated tokens at first, more where that takes less than some seconds.
 FIRST_PART_TOKENS = 32_768
 PART_SECONDS = 5.0
+# Estimated tokens that are worth an estimate before the work.
+LONG_WORK = 2_000_000
 # Kinds of errors that the record of a chunk counts, the most frequent ones.
 KEPT_ERRORS = 100
 
@@ -66,6 +69,7 @@ def score_dataset(
     split: str | None = None,
     name: str | None = None,
     revision: str | None = None,
+    limit: int | None = None,
     num_chunks: int | None = None,
     scores_only: bool = False,
     jsonl: bool = False,
@@ -87,6 +91,8 @@ def score_dataset(
             Defaults to `LadmScorer()`.
         split, name, revision (`str`, *optional*):
             Split, configuration and revision of a Hub data set; the split also of a `DatasetDict`.
+        limit (`int`, *optional*):
+            Score only the first `limit` rows: a trial, in a folder of its own.
         num_chunks (`int`, *optional*):
             Pieces in which the work is handed out and kept. Defaults to pieces of about 4M tokens, 64 at least.
         scores_only (`bool`, *optional*, defaults to `False`):
@@ -108,7 +114,7 @@ def score_dataset(
         StorageError: the disk is full or cannot be written.
     """
     run_scoring(
-        dataset, output_dir, scorer, split=split, name=name, revision=revision, chunks=num_chunks,
+        dataset, output_dir, scorer, split=split, name=name, revision=revision, limit=limit, chunks=num_chunks,
         scores_only=scores_only, jsonl=jsonl, restart=restart, progress=progress,
     )  # fmt: skip
     folder = RunFolder(output_dir)
@@ -126,6 +132,7 @@ def run_scoring(
     split: str | None = None,
     name: str | None = None,
     revision: str | None = None,
+    limit: int | None = None,
     chunks: int | None = None,
     scores_only: bool = False,
     jsonl: bool = False,
@@ -148,15 +155,43 @@ def run_scoring(
     launch = _Launch(RunFolder(output_dir), scorer or LadmScorer(), ranks, progress, command, options)
     try:
         with _terminable():
-            launch.source = open_source(dataset, split=split, name=name, revision=revision)
+            launch.source = _opened(dataset, limit, split=split, name=name, revision=revision)
             given = {"split": _split_name(dataset, split), "scores_only": scores_only}
+            given |= {} if limit is None else {"limit": limit}
             if launch.begin(given, chunks, jsonl, restart):
+                launch.show_estimate()
                 launch.work()
                 launch.assemble(jsonl)
     except BaseException as error:
         launch.end(error)
         raise
     launch.end(None)
+
+
+def estimate_scoring(
+    dataset: Any,
+    scorer: LadmScorer,
+    *,
+    split: str | None = None,
+    name: str | None = None,
+    revision: str | None = None,
+    limit: int | None = None,
+) -> Estimate | None:
+    """How long [`score_dataset`] would take with one process; writes nothing. `None` where there is no token."""
+    source = _opened(dataset, limit, split=split, name=name, revision=revision)
+    survey = source.survey(_candidates(scorer), most_tokens(scorer))
+    edges = balanced_edges(survey)
+    costs = np.diff(np.interp(edges, survey.positions, survey.cost)).tolist()
+    return estimate(source, scorer, document_column(survey.schema, _candidates(scorer)), survey.schema, edges, costs)
+
+
+def _opened(dataset: Any, limit: int | None, **options: str | None) -> Source:
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit must be positive, got {limit}")
+    source = open_source(dataset, **options)
+    if limit is not None:
+        source.limit_rows(limit)
+    return source
 
 
 class _Launch:
@@ -190,12 +225,6 @@ class _Launch:
     def row_starts(self) -> tuple[int, ...]:
         assert self.run.row_starts is not None
         return self.run.row_starts
-
-    @property
-    def _most_tokens(self) -> int:
-        """Tokens beyond which a document costs no more."""
-        config = self.scorer.config
-        return config.max_length if config.overflow == "truncate" else sys.maxsize
 
     # Before the work
 
@@ -257,12 +286,12 @@ class _Launch:
                 write_atomically(self.folder.path / OPTIONS_FILE, self.options)
         done = len(self.folder.records(run))
         if done:
-            self._say(f"going on with {done:,} of {run.num_chunks:,} chunks finished")
+            self._say(f"resuming with {done:,} of {run.num_chunks:,} chunks finished")
         return run, self.lock.launch
 
     def _plan(self, identity: dict[str, Any], chunks: int | None) -> RunRecord:
         """Looks at the data and fixes the chunks."""
-        survey = self.source.survey(_candidates(self.scorer), self._most_tokens)
+        survey = self.source.survey(_candidates(self.scorer), most_tokens(self.scorer))
         output_schema(survey.schema, self.scorer, identity["scores_only"])
         edges = balanced_edges(survey, chunks)
         # a stream is hashed while it is surveyed
@@ -282,6 +311,19 @@ class _Launch:
         return not broken
 
     # The work
+
+    def show_estimate(self) -> None:
+        """Says on rank 0 what much work will take."""
+        done = self.folder.records(self.run)
+        left = sum(self.run.costs) - sum(self.run.costs[chunk] for chunk in done)
+        if not self.ranks.is_main or self.progress is False or left < LONG_WORK or self.scorer.on_error == "raise":
+            return
+        found = estimate(
+            self.source, self.scorer, self.column, self.source_schema, self.run.edges, self.run.costs, done=done,
+            processes=self.ranks.world, rank=self.ranks.local,
+        )  # fmt: skip
+        if found is not None:
+            self._say(f"estimate: {found}")
 
     def work(self) -> None:
         """Takes chunks until none is left."""
@@ -335,7 +377,7 @@ class _Launch:
         columns = [root_column(self.source_schema, self.column)] if scores_only else None
         start, stop = self.run.edges[chunk : chunk + 2]
         for found in self._read(start, stop, columns):
-            costs = 1 + np.minimum(lengths(pick(found.table, self.column)), self._most_tokens)
+            costs = 1 + np.minimum(lengths(pick(found.table, self.column)), most_tokens(self.scorer))
             low = 0
             while low < len(costs):
                 high = low + max(1, int(np.searchsorted(np.cumsum(costs[low:]), self.part_tokens, "right")))
@@ -435,7 +477,7 @@ class _Launch:
         if isinstance(error, (KeyboardInterrupt, SystemExit)) and mine and self.record is not None:
             records = self.folder.records(self.run)
             self._say(f"stopped with {len(records):,} of {self.run.num_chunks:,} chunks finished and kept.")
-            self._say(f"to go on: {self.command}")
+            self._say(f"to resume: {self.command}")
 
     def _say(self, message: str) -> None:
         if self.heart is not None:

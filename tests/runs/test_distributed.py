@@ -55,7 +55,7 @@ def test_killed_at_random_moments_and_resumed_with_other_worlds(tmp_path: Path) 
         kill(process, tree=world == 2)
         assert run_status(tmp_path / "out").chunks_done >= done
     assert 4 <= run_status(tmp_path / "out").chunks_done < 30
-    assert "going on with" in ended(launch(arguments(tmp_path)))
+    assert "resuming with" in ended(launch(arguments(tmp_path)))
     assert result(tmp_path / "out") == expected(COUNT, WORDS, CONFIG)
     assert set(run_status(tmp_path / "out").ranks) == {0}
 
@@ -74,7 +74,7 @@ def test_a_second_launch_is_refused_and_sigterm_leaves_a_run_to_go_on_with(tmp_p
     first.terminate()
     said = ended(first, 143)
     assert "of 30 chunks finished and kept" in said
-    assert "to go on: ladm score" in said
+    assert "to resume: ladm score" in said
     assert not list((tmp_path / "out").rglob("*.tmp-*"))
     assert run_status(tmp_path / "out").state == "stopped"
 

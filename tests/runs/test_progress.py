@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from ladm_hf import run_status, score_dataset
 from ladm_hf.cli.app import app
 from ladm_hf.runs import progress
+from ladm_hf.runs.estimate import Pace
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.runs.progress import ProgressBar
@@ -44,7 +45,7 @@ def test_a_log_gets_lines_at_growing_intervals(monkeypatch: pytest.MonkeyPatch) 
     bar = ProgressBar(1000, stream=out)
     for second in range(0, 1000, 5):
         clock[0] = float(second)
-        bar.update(second, 50.0, 1000.0 - second, "1/9 chunks")
+        bar.update(Pace(second, 50.0, 1000.0 - second), "1/9 chunks")
     bar.close()
     lines = out.getvalue().splitlines()
     assert lines[0] == "ladm: 1.0 %, 1/9 chunks, 50 tokens/s, 16 min left"
@@ -54,14 +55,14 @@ def test_a_log_gets_lines_at_growing_intervals(monkeypatch: pytest.MonkeyPatch) 
 def test_a_terminal_gets_a_bar_and_silence_is_kept() -> None:
     out, silent = Terminal(), io.StringIO()
     bar = ProgressBar(1000, stream=out)
-    bar.update(500, 8200.0, None, "4/9 chunks")
+    bar.update(Pace(500, 8200.0, None), "4/9 chunks")
     bar.say("hello")
     bar.close()
     assert "LADM  50 %" in out.getvalue()
     assert "8.2k tokens/s" in out.getvalue()
     assert "ladm: hello" in out.getvalue()
     quiet = ProgressBar(1000, show=False, stream=silent)
-    quiet.update(500, 1.0, None, "x", now=True)
+    quiet.update(Pace(500, 1.0, None), "x", now=True)
     quiet.say("hello")
     quiet.close()
     assert silent.getvalue() == ""

@@ -362,11 +362,11 @@ def test_ctrl_c_keeps_the_finished_chunks_and_says_how_to_go_on(tmp_path: Path, 
         score_dataset(dataset(), tmp_path, FailingScorer(KeyboardInterrupt(), 3), num_chunks=6)
     said = capfd.readouterr().err
     assert "stopped with 3 of 6 chunks finished and kept" in said
-    assert "to go on: the same call of score_dataset()" in said
+    assert "to resume: the same call of score_dataset()" in said
     assert not (tmp_path / ".ladm" / "lock").exists()
     assert bits(score_dataset(dataset(), tmp_path, QuickScorer())) == quick_expected()
     said = capfd.readouterr().err
-    assert "going on with 3 of 6 chunks finished" in said
+    assert "resuming with 3 of 6 chunks finished" in said
     assert "100.0 %, 6/6 chunks" in said
 
 
