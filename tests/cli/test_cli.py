@@ -55,5 +55,6 @@ def test_env_reports_a_calculator_that_cannot_be_found(monkeypatch: pytest.Monke
 def test_an_error_is_one_line_and_no_traceback(tmp_path) -> None:
     done = runner.invoke(app, ["demo", "--model", str(tmp_path), "--output", str(tmp_path / "out")])
     assert done.exit_code == 1
-    assert done.output.splitlines()[-1].startswith("error: the folder ")
+    assert done.output.splitlines()[-1].startswith("error: ")
+    assert "has no config.json" in done.output.splitlines()[-1]
     assert "Traceback" not in done.output
