@@ -129,19 +129,24 @@ def documents(values: pa.ChunkedArray) -> list[Any]:
         return [_decoded(value, invalid=bytes) for value in values]
 
 
-def to_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows of a table as Python objects, with the replacement character for bytes that are no valid UTF-8."""
-    columns = [to_objects(values) for values in table.columns]
+def replacing(raw: bytes) -> Any:
+    """Bytes as text, with the replacement character for those that are no valid UTF-8."""
+    return raw.decode("utf-8", "replace")
+
+
+def to_rows(table: pa.Table, invalid: Callable[[bytes], Any] = replacing) -> list[dict[str, Any]]:
+    """The rows of a table as Python objects; `invalid` says what becomes of bytes that are no valid UTF-8."""
+    columns = [to_objects(values, invalid) for values in table.columns]
     return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def to_objects(values: pa.ChunkedArray | pa.Array) -> list[Any]:
-    """Values as Python objects, with the replacement character for bytes that are no valid UTF-8."""
+def to_objects(values: pa.ChunkedArray | pa.Array, invalid: Callable[[bytes], Any] = replacing) -> list[Any]:
+    """Values as Python objects; `invalid` says what becomes of bytes that are no valid UTF-8."""
     try:
         objects: list[Any] = values.to_pylist()
         return objects
     except UnicodeDecodeError:
-        return [_decoded(value, invalid=lambda raw: raw.decode("utf-8", "replace")) for value in values]
+        return [_decoded(value, invalid) for value in values]
 
 
 def _decoded(value: pa.Scalar, invalid: Callable[[bytes], Any]) -> Any:

@@ -93,7 +93,7 @@ class JsonLinesSource(FileSource):
             positions, costs = self._offsets.tolist(), (self._offsets / BYTES_PER_TOKEN).tolist()
         else:
             positions, costs = [*positions, int(self._offsets[-1])], [*costs, total]
-        self._column = document_column(self._schema, candidates)
+        self._column = document_column(self._schema, candidates) if candidates else ""
         return Survey(self._schema, np.array(positions, np.int64), np.array(costs), self._layout(), exact=self._whole)
 
     def _check_content(self, file: int) -> None:

@@ -8,10 +8,13 @@ Hub id                                          -> DataFiles where they lie, or 
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ladm_hf.data.columns import to_rows
 from ladm_hf.data.content import COMPRESSIONS, explain, format_in, read_unpacked_head
 from ladm_hf.data.data_files import DataFiles, files_of_folder, format_of, splits_of
 from ladm_hf.data.hub import LOG_IN
@@ -30,6 +34,8 @@ from ladm_hf.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+
+logger = logging.getLogger(__name__)
 
 _MAGIC = "*?["
 _HUB_URL = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/|$)")
@@ -144,27 +150,67 @@ _READERS: dict[str, Any] = {"parquet": ParquetSource, "json": JsonLinesSource}
 
 def _stream(files: DataFiles, name: str) -> IterableDataset:
     """Files of a format that only `datasets` reads."""
+    stream: IterableDataset = _loaded(files, name, streaming=True)
+    return stream
+
+
+def _loaded(files: DataFiles, name: str, *, streaming: bool) -> Any:
     from datasets import load_dataset
 
-    urls = [glob.escape(url) for url in files.urls]
+    urls = {"train": [glob.escape(url) for url in files.urls]}
     try:
-        return load_dataset(files.format, data_files={"train": urls}, split="train", streaming=True, **files.options)
+        return load_dataset(files.format, data_files=urls, split="train", streaming=streaming, **files.options)
     except Exception as error:  # the loader raises whatever the format's reader raises
         raise InputError(f"{name} cannot be read as {files.format}: {type(error).__name__}: {error}") from error
 
 
-def open_documents(data: Any, split: str | None = "train", streaming: bool = False) -> Any:
-    """Rows as a `Dataset`, or an `IterableDataset` when streaming; for the other arguments see [`find_data`]."""
-    from datasets import Dataset, load_dataset
+def open_documents(data: Any, split: str | None = None, streaming: bool = False) -> Any:
+    """Rows as `datasets` holds them, read as they are for scoring: lines that are none are left out, with a warning.
+
+    Args:
+        data, split: see [`find_data`].
+        streaming (`bool`, *optional*): an `IterableDataset` instead of a `Dataset`, which is kept in the cache of
+            `datasets`.
+    """
+    from datasets import Dataset, Features, IterableDataset, load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     found = find_data(data, split=split)
     content = found.content
-    if not isinstance(content, DataFiles):
-        return content.to_iterable_dataset() if streaming and isinstance(content, Dataset) else content
-    urls = [glob.escape(url) for url in content.urls]
-    return load_dataset(
-        content.format, data_files={"train": urls}, split="train", streaming=streaming, **content.options
-    )
+    if isinstance(content, Dataset):
+        return content.to_iterable_dataset() if streaming else content
+    if isinstance(content, IterableDataset):
+        if streaming or found.hub is None:
+            return content
+        return load_dataset(str(found.hub["id"]), revision=found.hub["revision"], split=found.split)
+    if content.format not in _READERS:
+        return _loaded(content, found.name, streaming=streaming)
+    source = source_of(found)
+    survey = source.survey((), sys.maxsize)
+    rows = partial(_rows_of, found, survey.layout, int(survey.positions[-1]), source.fingerprint())
+    features = Features.from_arrow_schema(survey.schema)
+    if streaming:
+        return IterableDataset.from_generator(rows, features=features)
+    try:
+        return Dataset.from_generator(rows, features=features)
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
+
+
+def _rows_of(found: Split, layout: dict[str, Any], size: int, fingerprint: str) -> Iterator[dict[str, Any]]:
+    """The rows of files; the fingerprint of their content is there so that `datasets` caches no others."""
+    source = source_of(found)
+    source.adopt(layout)
+    left_out = 0
+    for part in source.read(0, size):
+        # a text that is no valid UTF-8 is no text to learn from
+        rows = to_rows(part.table, invalid=lambda raw: None)
+        yield from (row for n, row in enumerate(rows) if n not in part.problems)
+        left_out += len(part.problems)
+    if left_out:
+        logger.warning("%d lines of %s are no JSON objects and are left out", left_out, found.name)
 
 
 # Paths

@@ -52,7 +52,7 @@ class ParquetSource(FileSource):
     def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
         files = self._of_each(self._footer)
         self._schema = join_schemas(files)
-        column = document_column(self._schema, candidates)
+        column = document_column(self._schema, candidates) if candidates else ""
         self._offsets = np.cumsum([0, *(file.footer.num_rows for file in files)]).astype(np.int64)
         positions, cost, size = self._footer_cost([file.footer for file in files], column, max_tokens)
         if self._limit is not None and self._limit < self._offsets[-1]:
@@ -62,7 +62,7 @@ class ParquetSource(FileSource):
                 np.append(positions[kept], self._limit),
                 np.append(cost[kept], np.interp(self._limit, positions, cost)),
             )
-        if self.local and size <= sources.SURVEY_BYTES:
+        if column and self.local and size <= sources.SURVEY_BYTES:
             rows = Cost(max_tokens)
             for found in self.read(0, int(self._offsets[-1]), [root_column(self._schema, column)]):
                 rows.add(pick(found.table, column))

@@ -92,7 +92,8 @@ class Source:
         """Looks at the data.
 
         Args:
-            candidates (sequence of `str`): columns that may hold the document; the first that exists counts.
+            candidates (sequence of `str`): columns that may hold the document; the first that exists counts. Without
+                any, files are looked at for their columns alone.
             max_tokens (`int`): tokens beyond which a document costs no more.
         """
         raise NotImplementedError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,12 +54,12 @@ def load_documents(data: str | Path | Sequence[str | Path], split: str = "train"
     """Opens documents as a `Dataset`, or an `IterableDataset` when streaming.
 
     Args:
-        data (`str`, path or sequence of them): files or patterns (`*.parquet`, `.jsonl`, `.csv`, `.txt`), a folder
-            of them, or a Hub id.
-        split (`str`, *optional*, defaults to `"train"`): split of a Hub data set.
+        data (`str`, path or sequence of them): whatever can be scored: files, globs or folders of parquet, JSON lines
+            (compressed or not) or another format that `datasets` reads, a folder of `save_to_disk`, or a Hub id.
+        split (`str`, *optional*, defaults to `"train"`): split of a folder or Hub data set.
 
     Raises:
-        InputError: no such file or data set, or files of an unknown or mixed format.
+        InputError: no such file or data set, or none that can be read, or no such split.
     """
     return open_documents(data, split, streaming)
 
@@ -80,14 +81,14 @@ def tokenize_documents(
     from datasets import Dataset, IterableDataset
 
     dataset_columns = dataset.column_names
-    if dataset_columns is not None and text_column not in dataset_columns:
+    if dataset_columns is not None and not {text_column, text_column.split(".")[0]} & set(dataset_columns):
         raise ColumnError(
             f"no column {text_column!r} in this data; its columns are {', '.join(map(repr, dataset_columns))}"
         )
     names = ("domain", "source", "kind", "id")
 
     def encode(batch: Any) -> dict[str, list[Any]]:
-        texts = batch[text_column]
+        texts = _texts(batch, text_column)
         keep = [i for i, text in enumerate(texts) if isinstance(text, str) and text.strip()]
         ids = tokenizer([texts[i] for i in keep], add_special_tokens=False, verbose=False)["input_ids"] if keep else []
         columns: dict[str, list[Any]] = {
@@ -116,6 +117,14 @@ def tokenize_documents(
     if len(tokens) == 0:
         raise InputError(f"no row of this data has any text in column {text_column!r}")
     return _memory_mapped(tokens)
+
+
+def _texts(batch: Any, column: str) -> list[Any]:
+    """The texts of some rows, perhaps nested in a struct."""
+    if column in batch:
+        return list(batch[column])
+    root, *path = column.split(".")
+    return [reduce(lambda value, key: (value or {}).get(key), path, row) for row in batch[root]]
 
 
 def _memory_mapped(tokens: Dataset) -> list[TokenizedDocument]:

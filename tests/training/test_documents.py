@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
@@ -78,3 +80,47 @@ def test_files_folders_and_patterns(tmp_path) -> None:
     odd.write_text("")
     with pytest.raises(InputError, match="no known format"):
         load_documents(odd)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.zst", "rows.jsonl.gz"])
+def test_documents_are_read_as_they_are_for_scoring(tmp_path, name, tokenizer, caplog) -> None:
+    lines = [json.dumps({"doc": row, "meta": {str(n): n}}) for n, row in enumerate(ROWS)]
+    (tmp_path / "pool").mkdir()
+    with pa.output_stream(tmp_path / "pool" / name, compression="zstd" if name.endswith("zst") else "gzip") as file:
+        file.write("\n".join([*lines, "{", *lines]).encode())
+    for streaming in (False, True):
+        dataset = load_documents(tmp_path / "pool", streaming=streaming)
+        assert [row["doc"]["text"] for row in dataset] == [row["text"] for row in ROWS + ROWS]
+        assert "1 lines of" in caplog.text
+        caplog.clear()
+        documents = tokenize_documents(dataset, tokenizer, text_column="doc.text")
+        assert [tokenizer.decode(document.ids) for document in documents] == ["the cat sat", "naïve ☃"] * 2
+
+
+def test_documents_of_parquet_files_whose_types_differ(tmp_path, tokenizer) -> None:
+    for n, kind in enumerate((pa.string(), pa.large_string())):
+        texts = pa.array([b"the cat sat", b"\xff"], pa.binary()).view(pa.string()).cast(pa.binary())
+        texts = texts.cast(pa.large_binary()).view(kind) if n else texts.view(kind)
+        pq.write_table(pa.table({"text": texts, "n": [n, n]}), tmp_path / f"{n}.parquet")
+    assert load_documents(tmp_path)["text"] == ["the cat sat", None] * 2
+    assert len(tokenize_documents(load_documents(tmp_path), tokenizer)) == 2
+
+
+def test_the_cache_follows_the_content_of_a_file(tmp_path) -> None:
+    file = tmp_path / "rows.jsonl"
+    found = []
+    for text in ("first", "other", "other"):
+        file.write_text(json.dumps({"text": text}) + "\n")
+        dataset = load_documents(file)
+        found.append((dataset["text"][0], dataset.cache_files[0]["filename"]))
+    assert [text for text, _ in found] == ["first", "other", "other"]
+    assert found[0][1] != found[1][1] == found[2][1]
+
+
+def test_only_the_split_asked_for_is_read(tmp_path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps({"text": split}) + "\n")
+    assert load_documents(tmp_path)["text"] == ["train"]
+    assert load_documents(tmp_path, "test")["text"] == ["test"]
+    with pytest.raises(InputError, match="no split 'validation'"):
+        load_documents(tmp_path, "validation")
