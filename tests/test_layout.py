@@ -41,7 +41,7 @@ FILES = {
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",
     "report": "page plots",
     "runs": "chunks estimate folder lock monitor prepare progress runner",
-    "scoring": "attention batching engine journal layers llama recorder results rows scorer",
+    "scoring": "attention batching engine inputs journal layers llama recorder results rows scorer",
     "selection": "bands notes options pool ranking result selection table",
     "training": "batches calibration degenerate documents labelled objective recipe templates tokenizer windows",
 }

@@ -141,6 +141,13 @@ class DatasetSource(Source):
     """Rows of a `datasets.Dataset`."""
 
     def __init__(self, dataset: Dataset) -> None:
+        if dataset.format["type"] == "custom":
+            raise InputError(
+                "this Dataset has a transform (set_transform or with_transform), which changes its rows as they are "
+                "read and would be lost in the result. Write the changed rows down first with "
+                "dataset.with_format(None).map(transform, batched=True), or take the stored ones with "
+                "dataset.with_format(None)"
+            )
         self.dataset = dataset.with_format("arrow")
         self.name = f"a Dataset of {len(dataset):,} rows"
 

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ladm_hf.errors import BackendError
+from ladm_hf.errors import BackendError, ConfigError
 from ladm_hf.scoring.scorer import LadmScorer
 
 try:
@@ -34,6 +34,8 @@ class LadmStep(PipelineStep):  # type: ignore[misc]
     def __init__(self, scorer: LadmScorer | None = None, batch_size: int = 64) -> None:
         super().__init__()
         self.scorer = scorer or LadmScorer()
+        if self.scorer.text_column is None:
+            raise ConfigError("a Document of datatrove has a text: LadmStep needs a LadmScorer with a text_column")
         self.batch_size = batch_size
 
     def run(self, data: Iterable[Any], rank: int = 0, world_size: int = 1) -> Iterator[Any]:

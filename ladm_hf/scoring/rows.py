@@ -1,6 +1,6 @@
 """Rows into scores: every row becomes an array of token ids, or the status that says why it has no score.
 
-batch -> column -> texts -> token ids -> windows -> engine -> mean over windows, weighted by tokens
+texts -> token ids -> windows -> engine -> mean over windows, weighted by tokens
 """
 
 from __future__ import annotations
@@ -12,75 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ladm_hf.arrays import Floats, Ints
+from ladm_hf.arrays import Floats
 from ladm_hf.config import LadmConfig
-from ladm_hf.errors import ColumnError
 from ladm_hf.scoring.batching import OUT_OF_MEMORY
 from ladm_hf.scoring.engine import Engine
+from ladm_hf.scoring.inputs import Tokens, checked_text
 from ladm_hf.scoring.results import DocumentScore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Tokens = Ints
 # Characters tokenised at once, which bounds the tokenizer's own memory.
 TOKENIZE_CHARS = 4_000_000
 PROGRESS_DELAY = 2.0
-
-
-def read_batch(batch: Any, text_column: str | None, input_ids_column: str | None) -> tuple[str, list[Any]]:
-    """The column to score and its rows, from a mapping of columns or a list of documents.
-
-    Raises:
-        ColumnError: neither column is there, or it holds one document.
-    """
-    if isinstance(batch, (list, tuple, np.ndarray)):
-        column = text_column or input_ids_column or ""
-        if input_ids_column and not any(isinstance(row, str) for row in batch):
-            # no text at all: rows that have a length are token ids
-            column = input_ids_column if any(hasattr(row, "__len__") for row in batch) else column
-        return column, list(batch)
-    names = list(getattr(batch, "column_names", None) or getattr(batch, "keys", list)())
-    for column in filter(None, (text_column, input_ids_column)):
-        if column in names:
-            rows = batch[column]
-            rows = rows.to_pylist() if hasattr(rows, "to_pylist") else rows
-            flat = column == input_ids_column and rows is not None and _is_flat(rows)
-            if rows is None or isinstance(rows, str) or flat:
-                raise ColumnError(
-                    f"column {column!r} holds one document, not a batch of them: call map(..., batched=True)"
-                )
-            return column, list(rows)
-    wanted = " nor ".join(repr(name) for name in (text_column, input_ids_column) if name is not None)
-    raise ColumnError(
-        f"no column {wanted} in this data; its columns are {', '.join(map(repr, names)) or 'none'}. "
-        "Name yours with LadmScorer(text_column=...) or LadmScorer(input_ids_column=...)."
-    )
-
-
-def checked_text(text: Any) -> str:
-    """The status of a text that cannot be scored, else ''."""
-    if text is None:
-        return "null"
-    if not isinstance(text, str):
-        return f"error: expected a string, found {type(text).__name__}"
-    return "" if text.strip() else "empty"
-
-
-def checked_ids(ids: Any) -> Tokens | str:
-    """Token ids as an array, or the status of a row that has none."""
-    if ids is None:
-        return "null"
-    try:
-        array = np.asarray(ids)
-    except (TypeError, ValueError):
-        array = np.asarray(None)
-    if array.size == 0 and array.ndim == 1:
-        return np.empty(0, dtype=np.int64)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        found = f"{type(ids).__name__} of {array.dtype} with {array.ndim} dimensions"
-        return f"error: expected a flat sequence of integers, found {found}"
-    return array.astype(np.int64)
 
 
 def groups_by_size(sizes: list[int], limit: int) -> Iterable[list[int]]:
@@ -124,11 +68,6 @@ def windows(ids: Tokens, config: LadmConfig) -> list[Tokens]:
         return [ids[: config.max_length]]
     windows = [ids[start : start + config.max_length] for start in range(0, len(ids), config.max_length)]
     return [window for window in windows if len(window) >= config.min_tokens]
-
-
-def _is_flat(rows: Any) -> bool:
-    """Whether the rows are token ids themselves: one document, not a batch of them."""
-    return len(rows) > 0 and all(not isinstance(row, (str, type(None))) and np.ndim(row) == 0 for row in rows)
 
 
 def score_texts(
@@ -179,7 +118,7 @@ def score_rows(
     """Scores rows of token ids; a row that is a `str` already has its status.
 
     Args:
-        rows (`list`): what [`checked_ids`] or [`tokenize`] gave.
+        rows (`list`): what `checked_ids` or [`tokenize`] gave.
         load (callable): gives the engine, and is called only where there are token ids.
         check (callable): is told the place and status of every row, and may raise.
         progress (`bool`, *optional*): `None` shows a bar on a terminal when the work takes more than 2 s.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,21 +19,14 @@ from datasets import Features, Value
 
 from ladm_hf.calculators.calculator import DEFAULT, Calculator, resolve
 from ladm_hf.config import LadmConfig
-from ladm_hf.errors import BackendError, ConfigError, InputError, RowError
+from ladm_hf.errors import BackendError, ConfigError, RowError
 from ladm_hf.ops import BACKENDS
 from ladm_hf.ops.scores import contextual_dependency_score
 from ladm_hf.scoring.engine import Engine, prepare_worker
+from ladm_hf.scoring.inputs import Tokens, all_rows, checked_ids, read_batch
 from ladm_hf.scoring.journal import Journal, with_journal
 from ladm_hf.scoring.results import DocumentScore, FocusMap
-from ladm_hf.scoring.rows import (
-    TOKENIZE_CHARS,
-    Tokens,
-    checked_ids,
-    read_batch,
-    score_rows,
-    score_texts,
-    status_of,
-)
+from ladm_hf.scoring.rows import TOKENIZE_CHARS, score_rows, score_texts, status_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -121,7 +114,7 @@ class LadmScorer:
         config ([`LadmConfig`], *optional*):
             What changes the score. Defaults to the calculator's own `ladm_config.json`, else to the paper's.
         text_column (`str`, *optional*, defaults to `"text"`):
-            Column of the text. It wins over the token ids; `None` ignores it.
+            Column of the text, a nested one with dots. It wins over the token ids; `None` ignores it.
         input_ids_column (`str`, *optional*, defaults to `"input_ids"`):
             Column of the token ids, read only where there is no text column.
         backend (`str`, *optional*, defaults to `"auto"`):
@@ -271,12 +264,14 @@ class LadmScorer:
 
     # Scoring
 
-    def __call__(self, batch: Mapping[str, Any] | Sequence[Any], rank: int | None = None) -> dict[str, Any]:
+    def __call__(self, batch: Any, rank: int | None = None) -> dict[str, Any]:
         """Scores a batch of rows: `dataset.map(scorer, batched=True)`.
 
         Args:
-            batch (mapping of columns, or a list of documents with `input_columns=`):
-                Needs the text column, or the token-id column where there is no text.
+            batch (columns by name, or a list of documents):
+                A dictionary, `pa.Table`, `DataFrame` or `Dataset`, which needs the text column, or the token-id column
+                where there is no text; a name with dots reaches into nested columns (`"meta.text"`). Or the documents
+                themselves, as a list, array, `Series` or `dataset["text"]`. `None`, NaN, `pd.NA` and NaT are `"null"`.
             rank (`int`, *optional*):
                 Rank of the worker, with `with_rank=True`: it picks the GPU.
 
@@ -286,6 +281,7 @@ class LadmScorer:
 
         Raises:
             ColumnError: neither column is there, or the call is not batched.
+            InputError: one text was given in place of a list.
             RowError: a row is bad and `on_error="raise"`.
         """
         column, rows = read_batch(batch, self.text_column, self.input_ids_column)
@@ -317,9 +313,7 @@ class LadmScorer:
         Raises:
             InputError: one text was given in place of several.
         """
-        if isinstance(texts, str):
-            raise InputError("score_texts takes a list of texts, found one text: pass [text]")
-        return self._score_texts(list(texts), rank, progress, self.on_error)
+        return self._score_texts(all_rows(texts), rank, progress, self.on_error)
 
     def score_input_ids(self, input_ids: Iterable[Any], *, progress: bool | None = None) -> list[DocumentScore]:
         """Scores sequences of token ids (lists, arrays or tensors of integers).
@@ -332,7 +326,9 @@ class LadmScorer:
             One [`DocumentScore`] for each sequence, in order.
         """
         column = self.input_ids_column or "input_ids"
-        return self._score_rows([checked_ids(ids) for ids in input_ids], column, None, progress, self.on_error)
+        return self._score_rows(
+            [checked_ids(ids) for ids in all_rows(input_ids)], column, None, progress, self.on_error
+        )
 
     def focus_map(self, document: str | Sequence[int]) -> FocusMap:
         """The PFS of one document over its spans, averaged over the heads and layers that count.

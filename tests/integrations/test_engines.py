@@ -9,8 +9,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from launches import ROOT, bits, dataset, environment, expected, parquet, scorer
+
+from ladm_hf.errors import ColumnError
+from ladm_hf.integrations.ray_data import RowScorer
 
 RAY = """
 import json, sys, ray
@@ -20,11 +26,12 @@ from ladm_hf.integrations.ray_data import RowScorer
 ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
 config = LadmConfig(span_length=8, max_length=256, ablation="no_std", heads=((3, 1), (3, 2)))
 found = {}
-for scorer in (RowScorer, LadmScorer):
+for scorer, form in ((RowScorer, "numpy"), (RowScorer, "pandas"), (RowScorer, "pyarrow"), (LadmScorer, "numpy")):
     scored = ray.data.read_parquet(sys.argv[1]).map_batches(
-        scorer, fn_constructor_kwargs={"config": config}, compute=ray.data.ActorPoolStrategy(size=1), batch_size=5
+        scorer, fn_constructor_kwargs={"config": config}, compute=ray.data.ActorPoolStrategy(size=1), batch_size=5,
+        batch_format=form,
     )
-    found[scorer.__name__] = scored.take_all()
+    found[f"{scorer.__name__} {form}"] = scored.take_all()
 json.dump(found, open(sys.argv[2], "w"))
 """
 
@@ -48,21 +55,54 @@ def test_ray_data(tmp_path: Path) -> None:
     temporary.cleanup()
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
-    rows = sorted(found["RowScorer"], key=lambda row: int(row["id"].split("-")[1]))
     want = dataset(9).map(scorer(), batched=True).to_list()
-    assert [row["text"] for row in rows] == [row["text"] for row in want]
-    assert repr(scores(rows)) == repr(scores(want))
-    assert sorted(map(repr, scores(found["LadmScorer"]))) == sorted(map(repr, scores(want)))
+    for form in ("numpy", "pandas", "pyarrow"):
+        rows = sorted(found[f"RowScorer {form}"], key=lambda row: int(row["id"].split("-")[1]))
+        # Ray makes null of the NaN of a pandas column
+        assert repr(rows) == (repr(want).replace("nan", "None") if form == "pandas" else repr(want))
+    assert sorted(map(repr, scores(found["LadmScorer numpy"]))) == sorted(map(repr, scores(want)))
 
 
-def test_a_row_scorer_returns_the_rows_with_their_scores() -> None:
-    from ladm_hf.integrations.ray_data import RowScorer
+ROWS = pa.table(
+    {
+        "id": pa.array([1, None], pa.int32()),
+        "text": pa.array(["short", None], pa.large_string()),
+        "when": pa.array([0, None], pa.timestamp("ms")),
+        "meta": [{"set": "a", "n": None}, None],
+        "tags": [["x"], None],
+    }
+)
 
-    data = {"id": [1, 2], "text": ["short", None]}
-    found = RowScorer()(data)
-    assert found["id"] == [1, 2]
-    assert found["ladm_status"] == ["too_short", "null"]
-    assert "id" not in RowScorer()(["short"])
+
+@pytest.mark.parametrize(
+    ("batch", "kind"),
+    [
+        (ROWS.to_pydict(), dict),
+        ({name: np.array(values, dtype=object) for name, values in ROWS.to_pydict().items()}, dict),
+        (ROWS, dict),
+        (ROWS.to_pandas(), pd.DataFrame),
+        (ROWS.to_pandas(types_mapper=pd.ArrowDtype).set_index(pd.Index([5, 7])), pd.DataFrame),
+    ],
+    ids=["lists", "numpy", "pyarrow", "pandas", "pandas of arrow types"],
+)
+def test_a_row_scorer_returns_the_rows_with_their_scores(batch: Any, kind: type) -> None:
+    found = RowScorer()(batch)
+    assert type(found) is kind
+    assert list(found) == [*ROWS.column_names, "ladm_score", "ladm_num_tokens", "ladm_status"]
+    for name in ROWS.column_names:
+        assert found[name] is batch[name] or found[name].equals(batch[name])
+    assert list(found["ladm_status"]) == ["too_short", "null"]
+    assert found["ladm_score"].dtype == np.float64
+
+
+def test_a_row_scorer_gives_arrow_columns_back_with_their_types() -> None:
+    assert pa.table(RowScorer()(ROWS)).select(ROWS.column_names).equals(ROWS)
+
+
+def test_a_row_scorer_replaces_no_column() -> None:
+    with pytest.raises(ColumnError, match="'ladm_score' already"):
+        RowScorer()(ROWS.append_column("ladm_score", [[1.0, 2.0]]))
+    assert list(RowScorer()(["short"])) == ["ladm_score", "ladm_num_tokens", "ladm_status"]
 
 
 def test_datatrove(tmp_path: Path) -> None:

@@ -525,3 +525,15 @@ def test_no_rank_outlives_its_launcher(tmp_path: Path, monkeypatch: pytest.Monke
     heart.thread.join()
     assert left[0] == 1
     assert "the launcher is gone" in (tmp_path / "logs" / "rank-00000.log").read_text()
+
+
+def test_a_transform_is_refused(tmp_path: Path) -> None:
+    data = dataset(3)
+    for changed in (data.with_transform(lambda batch: {"text": ["cut"] * len(batch["text"])}), data):
+        if changed is data:
+            data.set_transform(lambda batch: {"text": ["cut"] * len(batch["text"])})
+        with pytest.raises(InputError, match=r"has a transform.*with_format\(None\)\.map\(transform, batched=True\)"):
+            quick(changed, tmp_path)
+    assert not list(tmp_path.iterdir())
+    quick(data.with_format(None), tmp_path / "plain")
+    assert len(result(tmp_path / "plain")) == 3
