@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ladm_hf.errors import BackendError, LadmError, RunError
@@ -90,6 +93,20 @@ def launched() -> Launch:
 def is_first_rank() -> bool:
     """False in all but the first of the processes of one launch; it loads neither torch nor accelerate."""
     return not launched().rank
+
+
+def tell_launcher(message: str) -> None:
+    """Has torchrun and `accelerate launch` end their report with why this process failed.
+
+    They print a traceback of their own after the last line of a process, and then what it left in this file.
+    """
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not file:
+        return
+    # the earliest failure is taken for the cause: a second early, before the ranks that stop because of this one
+    noted = {"py_callstack": message, "timestamp": str(int(time.time()) - 1)}
+    with contextlib.suppress(OSError):
+        Path(file).write_text(json.dumps({"message": {"message": message, "extraInfo": noted}}), encoding="utf-8")
 
 
 class Ranks:

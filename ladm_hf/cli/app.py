@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from ladm_hf.cli import checks, publish, score, select, train
 from ladm_hf.cli.terminal import unfailing_output
 from ladm_hf.errors import LadmError
+from ladm_hf.ranks import tell_launcher
 from ladm_hf.version import __version__
 
 # In the order of the work, as `ladm --help` lists them.
@@ -63,6 +64,7 @@ def command(function: Callable[..., Any], example: str) -> None:
             return function(*args, **kwargs)
         except (LadmError, BrokenPipeError) as error:
             print(f"error: {error}", file=sys.stderr)
+            tell_launcher(str(error))
             raise typer.Exit(1) from error
 
     app.command(epilog=f"Example: {example}")(run)

@@ -160,7 +160,7 @@ def _score(
     data: str, output: str, scorer: dict[str, Any], rows: dict[str, Any], *, progress: bool | None, **options: Any
 ) -> None:
     """Scores, and shows the result."""
-    from ladm_hf.ranks import is_first_rank
+    from ladm_hf.ranks import is_first_rank, tell_launcher
     from ladm_hf.runs.folder import RunFolder
     from ladm_hf.runs.lock import RunLock
 
@@ -176,10 +176,11 @@ def _score(
 
     try:
         run_scoring(data, output, _scorer(**scorer), **rows, **options, progress=progress)
-    except LadmError:
+    except LadmError as error:
         if main:
             raise
-        # rank 0 says it
+        # rank 0 prints what all ranks share
+        tell_launcher(str(error))
         raise SystemExit(1) from None
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -190,6 +191,7 @@ def _score(
         print(f"{status}\nresult: {RunFolder(output).data}")
     if not status.num_scored:
         print(f"error: {status.why_nothing_was_scored()}", file=sys.stderr)
+        tell_launcher(status.why_nothing_was_scored())
         raise typer.Exit(NOTHING_SCORED)
 
 

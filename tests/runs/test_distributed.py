@@ -100,6 +100,36 @@ def test_an_error_on_rank_0_is_told_once_and_ends_every_rank(tmp_path: Path) -> 
     process = launch(["score", str(tmp_path / "none.parquet"), str(tmp_path / "out"), *SLOW], 2)
     said = ended(process, 1)
     assert said.count("error: no file, folder or glob") == 1
+    # torchrun's own traceback comes after it, and ends with the cause
+    assert "Traceback" in said
+    assert "no file, folder or glob" in said.partition("Root Cause")[2]
+
+
+def test_an_error_of_another_rank_is_told_too(tmp_path: Path) -> None:
+    # rank 1 alone is asked for a device that is not there
+    program = (
+        "import os, sys\n"
+        "if os.environ['RANK'] == '1':\n    sys.argv += ['--device', 'cuda:7']\n"
+        "from ladm_hf.cli.app import app\napp()\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port()),
+    ]
+    process = subprocess.run(
+        [*command, str(tmp_path / "program.py"), *arguments(tmp_path)], cwd=ROOT, env=environment(), text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert process.returncode == 1
+    cause = process.stderr.partition("Root Cause")[2]
+    assert "rank      : 1" in cause
+    assert "device 'cuda:7' cannot be used here" in cause
 
 
 def test_a_worker_that_dies_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
