@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 # Endings of names by compression.
 COMPRESSIONS = {
-    ".gz": "gzip", ".gzip": "gzip", ".bz2": "bzip2", ".xz": "xz", ".lzma": "xz", ".zst": "zstd", ".zstd": "zstd",
-    ".lz4": "lz4",
+    ".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".lz4": "lz4",
+    ".gzip": "gzip", ".lzma": "xz", ".zstd": "zstd",
 }  # fmt: skip
 HEAD_BYTES = 512
 _SHOWN_BYTES = 48
@@ -82,7 +82,7 @@ def shown(head: bytes) -> str:
 
 def read_head(fs: Any, path: str) -> bytes:
     """The first bytes of a file, as it lies."""
-    with fs.open(path, "rb") as handle:
+    with reading(path), fs.open(path, "rb") as handle:
         head: bytes = handle.read(HEAD_BYTES)
     return head
 
@@ -90,7 +90,7 @@ def read_head(fs: Any, path: str) -> bytes:
 def read_unpacked_head(fs: Any, path: str) -> bytes:
     """The first bytes of a file, of what is inside where it is compressed."""
     compression = compression_of(read_head(fs, path))
-    with unpacking(path, compression), open_unpacked(fs, path, compression) as handle:
+    with reading(path, compression), open_unpacked(fs, path, compression) as handle:
         return handle.read(HEAD_BYTES)
 
 
@@ -133,13 +133,13 @@ def open_unpacked(fs: Any, path: str, compression: str | None) -> io.BufferedIOB
 
 
 @contextlib.contextmanager
-def unpacking(path: str, compression: str | None) -> Iterator[None]:
-    """Turns the errors of a damaged compressed file into one that names it."""
+def reading(path: str, compression: str | None = None) -> Iterator[None]:
+    """Turns the errors of a file that cannot be read, or is compressed and damaged, into one that names it."""
     try:
         yield
     except _UNPACK_ERRORS as error:
         if compression is None:
-            raise
+            raise InputError(f"cannot read {path}: {error}") from error
         raise InputError(
             f"{path} is damaged or cut short ({compression}: {error}): download or compress it again"
         ) from error

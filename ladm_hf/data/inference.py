@@ -72,7 +72,7 @@ class Inference:
                 both = [pa.schema([(name, self.fields[name])]), pa.schema([(name, kind)])]
                 kind = pa.unify_schemas(both, promote_options="permissive").field(0).type
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            self._make_text(name, "holds values of several types")
+            self._make_text(name, "holds values without a common type")
         else:
             self.fields[name] = kind
             if _has_many_fields(kind) and _is_sparse(values, kind):

@@ -19,7 +19,7 @@ import numpy as np
 
 from ladm_hf.data import sources
 from ladm_hf.data.columns import BYTES_PER_TOKEN, document_column, nested_type
-from ladm_hf.data.content import compression_in, known_content, open_unpacked, read_unpacked_head, shown, unpacking
+from ladm_hf.data.content import compression_in, known_content, open_unpacked, read_unpacked_head, reading, shown
 from ladm_hf.data.inference import Inference, replace_surrogates, text_problem, to_table
 from ladm_hf.data.sources import FileSource, Rows, Survey
 from ladm_hf.errors import InputError
@@ -75,18 +75,18 @@ class JsonLinesSource(FileSource):
         columns = Inference(self.name)
         for file, size in enumerate(sizes):
             self._check_content(file)
-            has_lines, has_rows = False, False
+            problem, has_rows = "", False
             for lines in self._lines(file, 0, size if self._whole else min(size, HEAD_BYTES)):
                 found = [_valid(row, line) for _, line in lines if (row := _parse(line)[0]) is not None]
                 columns.add(found)
-                has_lines, has_rows = True, has_rows or bool(found)
+                problem, has_rows = problem or _parse(lines[0][1])[1], has_rows or bool(found)
                 for start, line in lines:
                     if not positions or int(self._offsets[file]) + start - positions[-1] >= _GRAIN:
                         positions.append(int(self._offsets[file]) + start)
                         costs.append(total)
                     total += 1 + min(max_tokens, len(line) / BYTES_PER_TOKEN)
-            if has_lines and not has_rows:
-                raise InputError(self._no_line_parses(file))
+            if problem and not has_rows:
+                raise InputError(self._no_line_parses(file, problem))
         self._schema = columns.finish()
         columns.log()
         if not self._whole:
@@ -107,12 +107,14 @@ class JsonLinesSource(FileSource):
         if what := known_content(head):
             raise InputError(f"{self.paths[file]} holds no JSON lines; it is {what}")
 
-    def _no_line_parses(self, file: int) -> str:
+    def _no_line_parses(self, file: int, problem: str) -> str:
         head = read_unpacked_head(self.fs, self.paths[file])
-        message = f"no line of {self.paths[file]} is a JSON object; it begins with {shown(head)}"
-        if head.lstrip().startswith(b"{"):
-            message += ". An object over several lines? Write one a line (JSON lines), for instance with `jq -c .`"
-        return message
+        first = head.lstrip().partition(b"\n")[0].rstrip()
+        if first.startswith(b"{") and b"\n" in head.strip() and not first.endswith(b"}"):
+            problem = "an object is spread over several lines: write one a line (JSON lines), as `jq -c .` does"
+        elif "codec can't decode" in problem:
+            problem += "; convert it to UTF-8, for instance with `iconv -f LATIN1 -t UTF-8`"
+        return f"no line of {self.paths[file]}, which begins with {shown(head)}, is a JSON object: {problem}"
 
     def adopt(self, layout: dict[str, Any]) -> None:
         super().adopt(layout)
@@ -147,7 +149,7 @@ class JsonLinesSource(FileSource):
         if compression is None:
             return int(self.fs.size(path))
         size = 0
-        with unpacking(path, compression), self._opened(path) as handle:
+        with reading(path, compression), self._opened(path) as handle:
             while block := handle.read(_BLOCK):
                 size += len(block)
         return size
@@ -161,12 +163,12 @@ class JsonLinesSource(FileSource):
         if start >= stop:
             return
         path = self.paths[file]
-        with unpacking(path, self._compression(path)):
+        with reading(path, self._compression(path)):
             handle, at = self._seek(file, start)
         group: list[Line] = []
         size = 0
         while at < stop:
-            with unpacking(path, self._compression(path)):
+            with reading(path, self._compression(path)):
                 line = handle.readline()
             if not line:
                 break

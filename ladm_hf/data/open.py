@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ladm_hf.data.columns import to_rows
-from ladm_hf.data.content import COMPRESSIONS, explain, format_in, read_unpacked_head
+from ladm_hf.data.content import explain, format_in, known_content, read_unpacked_head
 from ladm_hf.data.data_files import DataFiles, files_of_folder, format_of, splits_of
 from ladm_hf.data.hub import LOG_IN
 from ladm_hf.data.json_lines import JsonLinesSource
@@ -261,8 +261,9 @@ def _one_format(fs: Any, paths: list[str], name: str) -> DataFiles:
     for path in paths:
         by_content = None if (by_name := format_of(path)) else format_in(fs, path)
         if by_name is None and by_content is None:
-            what = explain(read_unpacked_head(fs, path))
-            raise InputError(f"{name!r} is in no known format ({path} is {what}): {_EXPECTED}")
+            head = read_unpacked_head(fs, path)
+            expected = "" if not head or known_content(head) else f": {_EXPECTED}"
+            raise InputError(f"{path} is in no known format; it is {explain(head)}{expected}")
         formats[path] = by_name or (str(by_content), {})
     first, *others = {str(found): found for found in formats.values()}.values()
     if others:
@@ -273,7 +274,7 @@ def _one_format(fs: Any, paths: list[str], name: str) -> DataFiles:
 
 _EXPECTED = (
     "expected parquet (.parquet, .pq), JSON lines (.jsonl, .ndjson, .json) or another format that `datasets` reads "
-    f"(.csv, .txt, .arrow, ...), compressed or not ({', '.join(COMPRESSIONS)})"
+    "(.csv, .txt, .arrow, ...), as it is or compressed (.gz, .bz2, .xz, .zst, .lz4)"
 )
 
 

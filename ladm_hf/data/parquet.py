@@ -121,7 +121,13 @@ class ParquetSource(FileSource):
                 columns=wanted,
                 use_threads=False,
             )
-            for batch in batches:
+            while (batch := self._next(batches, self.paths[file])) is not None:
                 yield Rows(pa.Table.from_batches([batch]))
 
         return int(starts[group]), tables
+
+    def _next(self, batches: Iterator[pa.RecordBatch], path: str) -> pa.RecordBatch | None:
+        try:
+            return next(batches, None)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{path} is damaged ({error}): download or write it again") from error

@@ -174,6 +174,6 @@ def _features(file: FileSchema) -> dict[str, Any]:
     except Exception as error:  # whatever a feature of another version makes it raise
         logger.warning(
             "%s names features that this version of datasets does not know (%s): its Arrow types are used instead",
-            file.path, error,
+            file.path, str(error).partition(". ")[0],
         )  # fmt: skip
         return {}

@@ -121,11 +121,12 @@ def test_what_is_no_parquet_is_named_with_its_cause(tmp_path: Path, content: byt
         (gzip.compress(PAGE), "web page"),
         (b"PK\x03\x04" + bytes(50), "zip archive"),
         ('{"text": "a"}'.encode("utf-16"), "UTF-16"),
-        (json.dumps({"text": "a", "n": 1}, indent=2).encode(), "several lines.*jq"),
+        (json.dumps({"text": "a", "n": 1}, indent=2).encode(), "spread over several lines.*jq"),
         (json.dumps([{"text": "a"}], indent=2).encode(), "JSON array.*jq"),
         (b'["a"]\n', "JSON array"),
-        (b"one\ntwo\n", r"no line of .* begins with 'one\\ntwo"),
-        (b'"one"\n2\n', "no line of"),
+        (b"one\ntwo\n", r"no line of .* begins with 'one\\ntwo.*not valid JSON"),
+        (b'{"text": "caf\xe9"}\n' * 2, "iconv -f LATIN1"),
+        (b'"one"\n2\n', "no line of .* not a JSON object but a str"),
     ],
 )
 def test_what_holds_no_json_lines_is_named_with_its_cause(tmp_path: Path, content: bytes, cause: str) -> None:
@@ -142,7 +143,7 @@ def test_a_file_of_no_known_name_is_read_by_its_content_or_described(tmp_path: P
     pq.write_table(pa.table({"text": ["a"], "n": [7]}), tmp_path / "part-0")
     assert numbers(tmp_path / "part-0") == numbers(tmp_path) == [7]
     (tmp_path / "page").write_bytes(PAGE)
-    with pytest.raises(InputError, match="page is a web page"):
+    with pytest.raises(InputError, match="page is in no known format; it is a web page"):
         numbers(tmp_path / "page")
 
 
@@ -150,3 +151,12 @@ def test_pointers_are_told_from_weights() -> None:
     assert is_lfs_pointer(POINTER)
     assert not is_lfs_pointer(b"\x80\x00\x00\x00{}")
     assert "git lfs pull" in explain(POINTER)
+
+
+def test_a_damaged_page_of_a_parquet_file_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["some text"] * 500, "n": range(500)}), tmp_path / "a.parquet")
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[40:90] = b"\xff" * 50
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(InputError, match="a.parquet is damaged"):
+        numbers(tmp_path / "a.parquet")
