@@ -2,12 +2,12 @@
 # requires-python = ">=3.11"
 # dependencies = ["ladm-hf[plot]", "hf-xet"]
 # ///
-"""Score a data set of long documents with LADM, keep the best to a token budget, and publish them with a card.
+"""Score a dataset of long documents with LADM, keep the best to a token budget, and publish them with a card.
 
     uv run score-dataset.py user/pool user/pool-ladm --budget 100M --max-samples 200 --dry-run
     hf jobs uv run --flavor l4x1 --secrets HF_TOKEN --timeout 8h score-dataset.py user/pool user/out --budget 1e9
 
-INPUT is a Hub data set (or a local path), OUTPUT the repository to publish to: private unless --public. No --budget:
+INPUT is a Hub dataset (or a local path), OUTPUT the repository to publish to: private unless --public. No --budget:
 all scored rows are published. Work is kept in --work-dir: run the same command again after an interruption.
 """
 
@@ -22,9 +22,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("input", help="Hub data set or local path with long documents")
+    parser.add_argument("input", help="Hub dataset or local path with long documents")
     parser.add_argument("output", help="user/name to publish to")
-    parser.add_argument("--split", help="default: train of a Hub data set, all of a local path")
+    parser.add_argument("--split", help="default: train of a Hub dataset, all of a local path")
     parser.add_argument("--name", help="configuration of INPUT")
     parser.add_argument("--revision", help="revision of INPUT")
     parser.add_argument("--text-column", default="text")
@@ -34,9 +34,9 @@ def parse() -> argparse.Namespace:
         "--by", help="column of the domain to rank within, '' for none; default: domain if there is one"
     )
     parser.add_argument("--max-samples", type=int, help="score only the first N rows: a trial")
-    parser.add_argument("--allow-cpu", action="store_true", help="go on without a GPU: slow")
+    parser.add_argument("--allow-cpu", action="store_true", help="run without a GPU: slow")
     parser.add_argument("--work-dir", help="folder for unfinished work; default: one named after OUTPUT")
-    parser.add_argument("--public", action="store_true", help="publish for everybody to see")
+    parser.add_argument("--public", action="store_true", help="publish visibly to everybody")
     parser.add_argument("--pr", action="store_true", help="open a pull request instead of committing")
     parser.add_argument("--dry-run", action="store_true", help="do all but publish; show what would be")
     return parser.parse_args()
@@ -55,24 +55,23 @@ def check_gpu(allow_cpu: bool) -> None:
 
 def main() -> None:
     args = parse()
+    # what the log cannot show must not lose the work
+    sys.stdout.reconfigure(errors="backslashreplace")
     check_gpu(args.allow_cpu)
-    from datasets import load_dataset
-
-    from ladm_hf import LadmError, LadmScorer, publish, score_dataset, select
-    from ladm_hf.ranks import is_first_rank
-    from ladm_hf.selection.options import parse_tokens
+    from ladm_hf import LadmError, LadmScorer, is_first_rank, parse_tokens, publish, score_dataset, select
 
     work = args.work_dir or os.path.join(tempfile.gettempdir(), "ladm-" + args.output.replace("/", "--"))
     try:
+        # a budget that is none is refused before the work
         budget = parse_tokens(args.budget) if args.budget else None
         local = os.path.exists(args.input)
         split = args.split or (None if local else "train")
-        source, options = args.input, {"split": split, "name": args.name, "revision": args.revision}
         if args.max_samples:
-            source = load_dataset(args.input, args.name, split=split or "train", revision=args.revision, streaming=True)
-            source, options = source.take(args.max_samples), {}
             work += f"-first-{args.max_samples}"
-        scored = score_dataset(source, work, LadmScorer(args.model, text_column=args.text_column), **options)
+        scored = score_dataset(
+            args.input, work, LadmScorer(args.model, text_column=args.text_column), split=split, name=args.name,
+            revision=args.revision, limit=args.max_samples,
+        )  # fmt: skip
         if not is_first_rank():
             return  # the first rank alone selects and publishes
         result = work

@@ -2,12 +2,12 @@
 # requires-python = ">=3.11"
 # dependencies = ["ladm-hf[plot]", "hf-xet"]
 # ///
-"""Select from a data set that was scored by LADM, to another budget or by another rule, without scoring it again.
+"""Select from a dataset that was scored by LADM, to another budget or by another rule, without scoring it again.
 
     uv run select-dataset.py user/pool-scored user/pool-1b --budget 1e9 --by domain
     hf jobs uv run --flavor cpu-upgrade --secrets HF_TOKEN select-dataset.py user/pool-scored user/pool-1b --budget 1e9
 
-INPUT is a Hub data set (or a local path) with the columns ladm_score, ladm_num_tokens and ladm_status, OUTPUT the
+INPUT is a Hub dataset (or a local path) with the columns ladm_score, ladm_num_tokens and ladm_status, OUTPUT the
 repository to publish to: private unless --public. No GPU is needed.
 """
 
@@ -21,7 +21,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("input", help="Hub data set or local path with LADM scores")
+    parser.add_argument("input", help="Hub dataset or local path with LADM scores")
     parser.add_argument("output", help="user/name to publish to")
     parser.add_argument("--budget", required=True, help="tokens to keep: 100M, 1e9, ...")
     parser.add_argument("--split", default="train")
@@ -31,9 +31,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--strategy", default="exact", choices=["exact", "percent", "temperature"])
     parser.add_argument("--temperature", type=float, help="for --strategy temperature")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--length-bands", help="rank within length bands: their number, or token counts between them")
+    parser.add_argument(
+        "--length-bands", default="auto", help="rank within length bands: auto, off, their number, or token counts"
+    )
     parser.add_argument("--max-samples", type=int, help="use only the first N rows: a trial")
-    parser.add_argument("--public", action="store_true", help="publish for everybody to see")
+    parser.add_argument("--public", action="store_true", help="publish visibly to everybody")
     parser.add_argument("--pr", action="store_true", help="open a pull request instead of committing")
     parser.add_argument("--dry-run", action="store_true", help="do all but publish; show what would be")
     return parser.parse_args()
@@ -41,10 +43,11 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
+    # what the log cannot show must not lose the work
+    sys.stdout.reconfigure(errors="backslashreplace")
     from datasets import load_dataset
 
     from ladm_hf import LadmError, publish, select
-    from ladm_hf.selection.options import parse_bands, parse_tokens
 
     local = os.path.exists(args.input)
     try:
@@ -52,8 +55,8 @@ def main() -> None:
         if args.max_samples:
             rows = rows.select(range(min(args.max_samples, rows.num_rows)))
         selection = select(
-            rows, budget_tokens=parse_tokens(args.budget), by=args.by or None, strategy=args.strategy,
-            temperature=args.temperature, seed=args.seed, length_bands=parse_bands(args.length_bands),
+            rows, budget_tokens=args.budget, by=args.by or None, strategy=args.strategy,
+            temperature=args.temperature, seed=args.seed, length_bands=args.length_bands,
         )  # fmt: skip
         print(selection.summary())
         commit = publish(

@@ -2,12 +2,12 @@
 # requires-python = ">=3.11"
 # dependencies = ["ladm-hf[plot]", "hf-xet"]
 # ///
-"""Train a LADM calculator on your documents, calibrate its heads on sources kept out, and publish it.
+"""Train a LADM calculator on your documents, calibrate its heads on held-out sources, and publish it.
 
     uv run train-calculator.py user/long-documents user/my-calculator --steps 20 --dry-run
     hf jobs uv run --flavor h100 --secrets HF_TOKEN --timeout 4h train-calculator.py user/long-documents user/calculator
 
-INPUT is a Hub data set (or local files) with a text column, best with domain, source and kind too. OUTPUT is the model
+INPUT is a Hub dataset (or local files) with a text column, best with domain, source and kind too. OUTPUT is the model
 repository to publish to: private unless --public. Run the same command again after an interruption.
 """
 
@@ -21,19 +21,19 @@ from pathlib import Path
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", help="Hub data set or local files with long documents")
+    parser.add_argument("input", help="Hub dataset or local files with long documents")
     parser.add_argument("output", help="user/name of the model repository to publish to")
     parser.add_argument("--split", default="train")
     parser.add_argument("--text-column", default="text")
-    parser.add_argument("--base", default="ladm-nano", help="model to go on from: ladm-nano, a folder or a Hub id")
+    parser.add_argument("--base", default="ladm-nano", help="model to start from: ladm-nano, a folder or a Hub id")
     parser.add_argument("--paper", action="store_true", help="the paper's recipe; use --base TinyLlama/TinyLlama_v1.1")
     parser.add_argument("--focus-layer", type=int, default=4, help="layer whose heads learn to find their document")
     parser.add_argument("--steps", type=int, help="optimizer steps")
-    parser.add_argument("--held-out", type=float, default=0.12, help="share of sources kept out, to calibrate on")
+    parser.add_argument("--held-out", type=float, default=0.12, help="share of sources held out, to calibrate on")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--allow-cpu", action="store_true", help="go on without a GPU: slow")
+    parser.add_argument("--allow-cpu", action="store_true", help="run without a GPU: slow")
     parser.add_argument("--work-dir", help="folder for the model and checkpoints; default: one named after OUTPUT")
-    parser.add_argument("--public", action="store_true", help="publish for everybody to see")
+    parser.add_argument("--public", action="store_true", help="publish visibly to everybody")
     parser.add_argument("--dry-run", action="store_true", help="do all but publish")
     return parser.parse_args()
 
@@ -45,9 +45,7 @@ def main() -> None:
 
     if not torch.cuda.is_available() and not args.allow_cpu:
         sys.exit("error: no CUDA device. On Jobs ask for one (--flavor h100), or pass --allow-cpu for a small trial.")
-    from ladm_hf import LadmError
-    from ladm_hf.calculators.calculator import resolve
-    from ladm_hf.ranks import is_first_rank
+    from ladm_hf import LadmError, LadmScorer, is_first_rank
     from ladm_hf.training import (
         PAPER,
         Recipe,
@@ -61,7 +59,7 @@ def main() -> None:
 
     work = Path(args.work_dir or os.path.join(tempfile.gettempdir(), "ladm-" + args.output.replace("/", "--")))
     try:
-        base = resolve(args.base)
+        base = LadmScorer(args.base).calculator
         tokenizer = base.load_tokenizer()
         documents = tokenize_documents(load_documents(args.input, args.split), tokenizer, args.text_column)
         recipe = PAPER if args.paper else Recipe(focus_layers=(args.focus_layer,), focus_weight=2.0, lm_weight=0.5)

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from ladm_hf.ops.spans import SpanGrid
     from ladm_hf.publishing.card import build_card
     from ladm_hf.publishing.publish import publish
+    from ladm_hf.ranks import is_first_rank
     from ladm_hf.runs.prepare import prepare_dataset
     from ladm_hf.runs.progress import RunStatus, run_status
     from ladm_hf.runs.runner import score_dataset
     from ladm_hf.scoring.attention import register_attention
     from ladm_hf.scoring.results import DocumentScore, FocusMap
     from ladm_hf.scoring.scorer import LadmScorer, ladm_score
+    from ladm_hf.selection.options import parse_tokens
     from ladm_hf.selection.result import Selection
     from ladm_hf.selection.selection import select
 
@@ -40,7 +42,9 @@ _HOMES = {
     "RunStatus": "ladm_hf.runs.progress",
     "SpanGrid": "ladm_hf.ops.spans",
     "build_card": "ladm_hf.publishing.card",
+    "is_first_rank": "ladm_hf.ranks",
     "ladm_score": "ladm_hf.scoring.scorer",
+    "parse_tokens": "ladm_hf.selection.options",
     "prepare_dataset": "ladm_hf.runs.prepare",
     "publish": "ladm_hf.publishing.publish",
     "register_attention": "ladm_hf.scoring.attention",
@@ -60,7 +64,9 @@ __all__ = [
     "SpanGrid",
     "__version__",
     "build_card",
+    "is_first_rank",
     "ladm_score",
+    "parse_tokens",
     "prepare_dataset",
     "publish",
     "register_attention",

@@ -1,5 +1,6 @@
 """The scripts for `uv run` and Jobs: their headers, and real documents from pool to published selection."""
 
+import importlib
 import re
 import runpy
 import shlex
@@ -48,12 +49,20 @@ def pool(fake_hub):
 def test_header_length_and_docstring(script):
     text = script.read_text()
     header = re.match(r"# /// script\n((?:#.*\n)+?)# ///\n", text)[1]
-    assert "requires-python" in header
+    assert 'requires-python = ">=3.11"' in header
     uses_package = "from ladm_hf" in text
     assert ("ladm-hf" in header) == uses_package
     assert len(text.splitlines()) <= 120
     # what works on data runs as a Job, and says how
     assert not uses_package or re.search(rf"hf jobs uv run .*{script.name} user/\S+ user/\S+", text)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_use_public_names_alone(script):
+    for module, names in re.findall(r"from (ladm_hf\S*) import \(?([^)\n]*(?:\n {8}[^)]*)?)", script.read_text()):
+        assert module in ("ladm_hf", "ladm_hf.training")
+        public = importlib.import_module(module).__all__
+        assert set(re.findall(r"\w+", names)) <= set(public), names
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
