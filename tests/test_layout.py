@@ -35,7 +35,7 @@ FILES = {
     "checks": "demo environment reproduce",
     "cli": "app checks options publish score select terminal train",
     "data": "columns content data_files files hub inference json_lines open parquet run_record schemas shards "
-    "sources streams writer",
+    "sources streams temporary writer",
     "integrations": "datatrove evaluate ray_data",
     "ops": "blockwise causal chunked device fused hopper naive pointwise scores spans",
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SHARD_NAME = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}\.parquet")
-_SHARD_BYTES = 500 << 20
+# About the most bytes of one file, before compression.
+SHARD_BYTES = 500_000_000
 
 
 def by_split(files: list[Path]) -> dict[str, Any]:
@@ -23,8 +23,8 @@ def by_split(files: list[Path]) -> dict[str, Any]:
     return splits
 
 
-def write_shards(dataset: Dataset, split: str, folder: Path, shard_bytes: int) -> list[Path]:
-    """Writes parquet files of about `shard_bytes` before compression each, and returns them in order."""
+def write_shards(dataset: Dataset, split: str, folder: Path, shard_bytes: int = SHARD_BYTES) -> list[Path]:
+    """Writes parquet files of about `shard_bytes` before compression each; returns them in order, one at least."""
     folder.mkdir(parents=True, exist_ok=True)
     # An index mapping (after select, shuffle or filter) leaves the table at its full size.
     bytes_here = dataset.data.nbytes * dataset.num_rows / max(1, dataset.data.num_rows)
@@ -33,13 +33,3 @@ def write_shards(dataset: Dataset, split: str, folder: Path, shard_bytes: int) -
     for i, file in enumerate(files):
         dataset.shard(count, i, contiguous=True).to_parquet(file)
     return files
-
-
-def write_parquet(dataset: Dataset, folder: Path, name: str) -> None:
-    """Parquet files of about 500 MB, named as `datasets` expects."""
-    folder.mkdir()
-    per_row = dataset.data.nbytes / max(1, dataset.data.num_rows)
-    shards = max(1, math.ceil(per_row * len(dataset) / _SHARD_BYTES))
-    for i in range(shards):
-        shard = dataset.shard(shards, i, contiguous=True) if shards > 1 else dataset
-        shard.to_parquet(str(folder / f"{name}-{i:05d}-of-{shards:05d}.parquet"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ladm_hf.data.run_record import RunRecord, run_facts, run_of
-from ladm_hf.data.shards import SHARD_NAME, by_split, write_shards
+from ladm_hf.data.shards import SHARD_BYTES, SHARD_NAME, by_split, write_shards
 from ladm_hf.errors import ConfigError, InputError, MissingExtraError
 from ladm_hf.publishing.card_block import Figure
 from ladm_hf.text import redacted
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "ladm_manifest.json"
 ASSETS = "assets"
-SHARD_BYTES = 500_000_000
 _SPLIT = re.compile(r"\w+(\.\w+)*")
 _CONFIG = re.compile(r"[\w.-]+")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from ladm_hf.data.hub import access_refused, chain
 from ladm_hf.data.open import is_hub_id
 from ladm_hf.data.run_record import RunRecord
+from ladm_hf.data.shards import SHARD_BYTES
+from ladm_hf.data.temporary import temporary_folder
 from ladm_hf.errors import ConfigError, HubUnavailableError, LadmError, PublishError
-from ladm_hf.publishing.bundle import SHARD_BYTES, make_bundle
+from ladm_hf.publishing.bundle import make_bundle
 from ladm_hf.publishing.publication import Publication
 from ladm_hf.publishing.repository import Repository
 from ladm_hf.publishing.retry import RetryPolicy
@@ -118,9 +119,9 @@ def publish(
             "license": license, "pretty_name": pretty_name, "figures": figures is None, "read_back": read_back,
         }  # fmt: skip
         again = command_line("publish", publish, [source, repo_id], options)
-    with tempfile.TemporaryDirectory(prefix="ladm-publish-") as work:
+    with temporary_folder("ladm-publish-") as work:
         bundle = make_bundle(
-            source, Path(work), config_name=config_name, run=run, source_dataset=source_dataset, figures=figures,
+            source, work, config_name=config_name, run=run, source_dataset=source_dataset, figures=figures,
             shard_bytes=shard_bytes, token=token,
         )  # fmt: skip
         publication = Publication(

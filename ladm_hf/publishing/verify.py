@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from ladm_hf.data.columns import to_rows
+from ladm_hf.data.temporary import temporary_folder
 from ladm_hf.errors import PublishError
 from ladm_hf.publishing.bundle import Bundle
 from ladm_hf.publishing.repository import Repository
@@ -48,8 +48,8 @@ def _differences(repo: Repository, oid: str, bundle: Bundle, private: bool) -> I
             yield f"{path} is {'another file' if path in tree else 'missing'}"
     if "README.md" not in tree:
         yield "the card is missing"
-    with tempfile.TemporaryDirectory(prefix="ladm-read-back-") as cache:
-        yield from _row_differences(repo, oid, bundle, cache)
+    with temporary_folder("ladm-read-back-") as cache:
+        yield from _row_differences(repo, oid, bundle, str(cache))
 
 
 def _row_differences(repo: Repository, oid: str, bundle: Bundle, cache: str) -> Iterator[str]:

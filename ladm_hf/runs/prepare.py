@@ -13,11 +13,10 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,7 @@ from ladm_hf.data.columns import document_column, documents, pick
 from ladm_hf.data.files import storage_errors
 from ladm_hf.data.open import load_files, open_source
 from ladm_hf.data.sources import Rows, Source
+from ladm_hf.data.temporary import remove_abandoned, temporary_folder
 from ladm_hf.data.writer import GroupWriter
 from ladm_hf.errors import ColumnError, ConfigError, RunError
 from ladm_hf.runs.chunks import balanced_edges
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# How the folder of unfinished work is called.
+TEMPORARY = ".prepare-"
 OVERFLOWS = ("truncate", "windows")
 # Estimated tokens of one file, where that makes enough of them for the workers.
 CHUNK_TOKENS = 16_000_000
@@ -146,6 +148,7 @@ def prepare_files(
     if max_length < max(1, min_tokens):
         raise ConfigError(f"max_length={max_length} is shorter than min_tokens={min_tokens}: nothing would be left")
     folder = RunFolder(output_dir)
+    remove_abandoned(TEMPORARY, folder.path)
     if folder.path.exists() and any(folder.path.iterdir()):
         raise RunError(f"{folder.path} is not empty: choose a new folder")
     survey = source.survey([text_column], max_length)
@@ -158,19 +161,19 @@ def prepare_files(
         min_tokens=min_tokens,
         max_length=max_length,
         overflow=overflow,
-        folder=folder.hidden / "data",
+        folder=folder.path,
     )
     edges = balanced_edges(survey, max(1 if num_proc == 1 else 4 * num_proc, int(survey.cost[-1] // CHUNK_TOKENS)))
     starts = source.row_starts(edges)
     chunks = [(*edge, first) for edge, first in zip(itertools.pairwise(edges), starts, strict=True)]
-    try:
-        with storage_errors(folder.path, "the result"):
-            job.folder.mkdir(parents=True)
+    with storage_errors(folder.path, "the result"):
+        folder.path.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(TEMPORARY, folder.path) as work:
+        job = replace(job, folder=work / "data")
+        job.folder.mkdir()
         unreadable = _run(job, chunks, num_proc, progress)
         with storage_errors(folder.path, "the result"):
             os.rename(job.folder, folder.data)
-    finally:
-        shutil.rmtree(folder.hidden, ignore_errors=True)
     if unreadable:
         logger.warning(
             "%d rows of %s are left out, because their text cannot be read: `ladm score` gives each its reason",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +16,8 @@ import pyarrow.compute as pc
 from ladm_hf.data.columns import column
 from ladm_hf.data.open import SELECTION_FILE, read_parquet
 from ladm_hf.data.run_record import RunRecord
-from ladm_hf.data.shards import write_parquet
+from ladm_hf.data.shards import write_shards
+from ladm_hf.data.temporary import temporary_folder
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.selection.pool import SCORE, read_pool
 from ladm_hf.selection.table import BandTally, DomainTally
@@ -212,10 +212,9 @@ class Selection:
         """Writes beside what is there, then puts it in place."""
         folder.mkdir(parents=True, exist_ok=True)
         rest = self.dropped if dropped == "all" else _without_long_columns(self.dropped, self._needed_columns())
-        with tempfile.TemporaryDirectory(prefix=".selection-", dir=folder) as temporary:
-            work = Path(temporary)
-            write_parquet(self.selected, work / "data", "train")
-            write_parquet(rest, work / "dropped", "dropped")
+        with temporary_folder(".selection-", folder) as work:
+            write_shards(self.selected, "train", work / "data")
+            write_shards(rest, "dropped", work / "dropped")
             (work / SELECTION_FILE).write_text(self._to_json(), encoding="utf-8")
             for name in ("data", "dropped"):
                 if (folder / name).exists():
