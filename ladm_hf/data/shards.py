@@ -23,12 +23,12 @@ def by_split(files: list[Path]) -> dict[str, Any]:
     return splits
 
 
-def write_shards(dataset: Dataset, split: str, folder: Path, shard_bytes: int = SHARD_BYTES) -> list[Path]:
+def write_shards(dataset: Dataset, split: str, folder: Path, shard_bytes: int | None = None) -> list[Path]:
     """Writes parquet files of about `shard_bytes` before compression each; returns them in order, one at least."""
     folder.mkdir(parents=True, exist_ok=True)
     # An index mapping (after select, shuffle or filter) leaves the table at its full size.
     bytes_here = dataset.data.nbytes * dataset.num_rows / max(1, dataset.data.num_rows)
-    count = max(1, min(dataset.num_rows, -(-int(bytes_here) // shard_bytes)))
+    count = max(1, min(dataset.num_rows, -(-int(bytes_here) // (shard_bytes or SHARD_BYTES))))
     files = [folder / f"{split}-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
     for i, file in enumerate(files):
         dataset.shard(count, i, contiguous=True).to_parquet(file)

@@ -622,7 +622,7 @@ def test_dropped_rows_without_their_long_columns_can_still_be_counted(tmp_path):
 
 
 def test_large_selections_are_written_in_several_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("ladm_hf.data.shards._SHARD_BYTES", 600)
+    monkeypatch.setattr("ladm_hf.data.shards.SHARD_BYTES", 600)
     selection = select(dataset_of(random_rows(80)), budget_tokens=30_000)
     folder = selection.save(tmp_path / "selection")
     assert len(list((folder / "data").glob("train-*.parquet"))) > 1
