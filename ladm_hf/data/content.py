@@ -132,6 +132,18 @@ def open_unpacked(fs: Any, path: str, compression: str | None) -> io.BufferedIOB
     return io.BufferedReader(pa.CompressedInputStream(handle, compression), _BUFFER)
 
 
+def register_compressions() -> None:
+    """Lets `datasets` unpack zstd and lz4 by pyarrow, where the packages that fsspec wants for them are missing."""
+    from fsspec.compression import compr, register_compression
+
+    def unpacker(codec: str) -> Any:
+        return lambda handle, mode="rb", **options: io.BufferedReader(pa.CompressedInputStream(handle, codec), _BUFFER)
+
+    for codec, ending in (("zstd", "zst"), ("lz4", "lz4")):
+        if codec not in compr:
+            register_compression(codec, unpacker(codec), ending)
+
+
 @contextlib.contextmanager
 def reading(path: str, compression: str | None = None) -> Iterator[None]:
     """Turns the errors of a file that cannot be read, or is compressed and damaged, into one that names it."""

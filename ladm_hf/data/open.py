@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ladm_hf.data.columns import to_rows
-from ladm_hf.data.content import explain, format_in, known_content, read_unpacked_head
+from ladm_hf.data.content import explain, format_in, known_content, read_unpacked_head, register_compressions
 from ladm_hf.data.data_files import DataFiles, files_of_folder, format_of, splits_of
 from ladm_hf.data.hub import LOG_IN
 from ladm_hf.data.json_lines import JsonLinesSource
@@ -140,7 +140,8 @@ def source_of(found: Split) -> Source:
     if isinstance(content, DataFiles) and content.format in _READERS:
         source = _READERS[content.format](content.fs, list(content.paths), found.name)
     else:
-        source = StreamSource(content if isinstance(content, IterableDataset) else _stream(content, found.name))
+        stream = content if isinstance(content, IterableDataset) else _loaded(content, found.name, streaming=True)
+        source = StreamSource(stream, None if content is stream and found.hub is None else found.name)
     source.hub = found.hub
     return source
 
@@ -148,15 +149,10 @@ def source_of(found: Split) -> Source:
 _READERS: dict[str, Any] = {"parquet": ParquetSource, "json": JsonLinesSource}
 
 
-def _stream(files: DataFiles, name: str) -> IterableDataset:
-    """Files of a format that only `datasets` reads."""
-    stream: IterableDataset = _loaded(files, name, streaming=True)
-    return stream
-
-
 def _loaded(files: DataFiles, name: str, *, streaming: bool) -> Any:
     from datasets import load_dataset
 
+    register_compressions()
     urls = {"train": [glob.escape(url) for url in files.urls]}
     try:
         return load_dataset(files.format, data_files=urls, split="train", streaming=streaming, **files.options)
@@ -382,6 +378,7 @@ def _by_builder(path: str, name: str | None, revision: str | None) -> dict[str, 
     hub = None if os.path.isdir(path) else {"id": path, "revision": at[1] if at else revision}
     kinds = {kind.__name__.lower() for kind in type(builder).__mro__} & set(_READERS)
     if not kinds or not first:
+        register_compressions()
         streams = load_dataset(path, name, revision=revision, streaming=True)
         return {str(split): Split(str(split), rows, path, hub) for split, rows in streams.items()}
     fs, _ = fsspec.url_to_fs(first)

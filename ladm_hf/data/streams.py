@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -38,12 +38,18 @@ class StreamSource(SequentialSource):
 
     Where the stream names its features, its tables are taken as they are; else its rows are Python objects, whose
     columns are inferred as those of JSON lines are.
+
+    Args:
+        dataset (`IterableDataset`): the stream.
+        name (`str`, *optional*): of the files or the Hub data set that it reads; `None` for a stream of the caller's,
+            whose own errors are left as they are.
     """
 
-    def __init__(self, dataset: IterableDataset) -> None:
+    def __init__(self, dataset: IterableDataset, name: str | None = None) -> None:
         super().__init__()
         self.dataset = dataset
-        self.name = "a streamed data set"
+        self.name = name or "a streamed data set"
+        self._is_loaded = name is not None
         self._schema = None if dataset.features is None else dataset.features.arrow_schema
         self._typed = dataset.features is not None
         self._column = ""
@@ -76,7 +82,7 @@ class StreamSource(SequentialSource):
         """The stream as tables, where its features are known."""
         pending: list[pa.Table] = []
         size = 0
-        for table in self.dataset.with_format("arrow").iter(batch_size=_STREAM_ROWS):
+        for table in self._read_on(self.dataset.with_format("arrow").iter(batch_size=_STREAM_ROWS)):
             pending.append(table)
             size += table.nbytes
             if size >= TABLE_BYTES or _STREAM_ROWS * len(pending) >= MAX_TABLE_ROWS:
@@ -89,7 +95,7 @@ class StreamSource(SequentialSource):
         """The stream as rows, where its features are not known."""
         pending: list[dict[str, Any]] = []
         size = 0
-        for row in self.dataset.with_format(None):
+        for row in self._read_on(self.dataset.with_format(None)):
             pending.append(dict(row))
             size += sum(len(value) for value in row.values() if isinstance(value, (str, bytes, list)))
             if size >= TABLE_BYTES or len(pending) >= MAX_TABLE_ROWS:
@@ -97,6 +103,25 @@ class StreamSource(SequentialSource):
                 pending, size = [], 0
         if pending:
             yield pending
+
+    def _read_on(self, parts: Iterable[Any]) -> Iterator[Any]:
+        """The parts of the stream, with the errors of `datasets` in one that says where they arose."""
+        from datasets.exceptions import DatasetsError
+        from datasets.table import CastError
+
+        expected = (Exception,) if self._is_loaded else (pa.ArrowException, DatasetsError, CastError)
+        count = 0
+        try:
+            for part in parts:
+                yield part
+                count += len(part) if isinstance(part, pa.Table) else 1
+        except InputError:
+            raise
+        except expected as error:
+            message = str(error).strip().partition("\n")[0]
+            raise InputError(
+                f"{self.name} cannot be read beyond row {count:,}: {type(error).__name__}: {message}"
+            ) from error
 
     def _hashed(self, parts: Iterator[P], hash_of: Callable[[P], bytes]) -> Iterator[P]:
         """The whole stream, noting its rows and their hash."""

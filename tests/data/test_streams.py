@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import Features, IterableDataset, Value
 
 from ladm_hf.data import streams
 from ladm_hf.data.open import open_source
+from ladm_hf.errors import InputError
 
 
 def rows_of(values: list[Any], key: str = "meta") -> Iterator[dict[str, Any]]:
@@ -68,3 +71,28 @@ def test_objects_with_ever_new_keys_are_kept_as_json_and_told(caplog: pytest.Log
 def test_wide_objects_with_the_same_keys_stay_structs() -> None:
     values = [{f"key {n}": n for n in range(300)}] * 5
     assert read(values) == values
+
+
+def broken(kind: type[Exception]) -> Iterator[dict[str, Any]]:
+    yield {"text": "a"}
+    raise kind("gone")
+
+
+def test_errors_of_a_stream_say_where_unless_they_are_the_callers() -> None:
+    for kind, expected in ((pa.ArrowInvalid, InputError), (ZeroDivisionError, ZeroDivisionError)):
+        source = open_source(IterableDataset.from_generator(functools.partial(broken, kind)))
+        with pytest.raises(expected, match="beyond row 1: ArrowInvalid: gone" if expected is InputError else "gone"):
+            source.survey(["text"], 512)
+
+
+@pytest.mark.parametrize("ending", ["zst", "lz4", "gz"])
+def test_other_formats_are_unpacked_and_named(tmp_path: Path, ending: str) -> None:
+    codec = {"zst": "zstd", "gz": "gzip"}.get(ending, ending)
+    with pa.output_stream(tmp_path / f"a.csv.{ending}", compression=codec) as file:
+        file.write(b"text,n\none,1\ntwo,x\n")
+    source = open_source(tmp_path / f"a.csv.{ending}")
+    assert source.survey(["text"], 512).schema.names == ["text", "n"]
+    assert [row["n"] for found in source.read(0, 2) for row in found.table.to_pylist()] == ["1", "x"]
+    (tmp_path / "c.csv").write_bytes(b"\xff\xfetext\n\x00")
+    with pytest.raises(InputError, match=r"c\.csv cannot be read beyond row 0"):
+        open_source(tmp_path / "c.csv").survey(["text"], 512)
