@@ -31,7 +31,7 @@ LAYERS = [
     ["errors", "version", "text", "arrays"],
 ]
 FILES = {
-    "calculators": "calculator files hub loading",
+    "calculators": "calculator files hub loading token_ids",
     "checks": "demo environment reproduce",
     "cli": "app checks options publish score select terminal train",
     "data": "columns content data_files files hub inference json_lines open parquet run_record schemas shards "

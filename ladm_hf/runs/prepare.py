@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
 from ladm_hf.calculators.calculator import DEFAULT, Calculator, resolve
+from ladm_hf.calculators.token_ids import made_with
 from ladm_hf.data.columns import document_column, documents, pick
 from ladm_hf.data.files import storage_errors
 from ladm_hf.data.open import load_files, open_source
@@ -157,7 +158,7 @@ def prepare_files(
         layout=survey.layout,
         calculator=calculator,
         column=document_column(survey.schema, [text_column]),
-        schema=_schema(survey.schema, text_column, overflow),
+        schema=_schema(survey.schema, text_column, overflow).with_metadata(made_with(calculator)),
         min_tokens=min_tokens,
         max_length=max_length,
         overflow=overflow,

@@ -31,6 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ladm_hf.calculators.token_ids import check_made_with
 from ladm_hf.data.columns import document_column, documents, lengths, pick, root_column, to_rows
 from ladm_hf.data.files import OPTIONS_FILE, storage_errors, write_atomically
 from ladm_hf.data.open import load_files, open_source
@@ -293,6 +294,9 @@ class _Launch:
         """Looks at the data and fixes the chunks."""
         survey = self.source.survey(_candidates(self.scorer), most_tokens(self.scorer))
         output_schema(survey.schema, self.scorer, identity["scores_only"])
+        column = document_column(survey.schema, _candidates(self.scorer))
+        if column == self.scorer.input_ids_column:
+            check_made_with(survey.schema.metadata, self.scorer.calculator, column, self.source.name)
         edges = balanced_edges(survey, chunks)
         # a stream is hashed while it is surveyed
         identity = {**identity, "data": self.source.fingerprint()}

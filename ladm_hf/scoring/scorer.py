@@ -116,7 +116,9 @@ class LadmScorer:
         text_column (`str`, *optional*, defaults to `"text"`):
             Column of the text, a nested one with dots. It wins over the token ids; `None` ignores it.
         input_ids_column (`str`, *optional*, defaults to `"input_ids"`):
-            Column of the token ids, read only where there is no text column.
+            Column of the token ids, read only where there is no text column. They must come from the calculator's own
+            tokenizer: ids of another that fit the vocabulary cannot be told from them, except in files of
+            `ladm prepare`, which `score_dataset` checks.
         backend (`str`, *optional*, defaults to `"auto"`):
             `"naive"`, `"chunked"`, `"fused"` (Triton) or `"auto"`, the fastest for the device. It changes nothing
             but speed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,9 +17,9 @@ from datasets import Dataset
 from launches import GEOMETRY, dataset, document, parquet, rows, scorer
 from transformers import AutoTokenizer
 
-from ladm_hf import prepare_dataset
+from ladm_hf import prepare_dataset, score_dataset
 from ladm_hf.calculators.calculator import resolve
-from ladm_hf.errors import ColumnError, ConfigError, RunError
+from ladm_hf.errors import ColumnError, ConfigError, InputError, RunError
 from ladm_hf.runs.prepare import _text_of
 
 TOKENIZER = AutoTokenizer.from_pretrained(str(resolve("ladm-nano").path))
@@ -210,3 +211,26 @@ def test_texts_that_cannot_be_read_are_counted(tmp_path: Path, caplog: pytest.Lo
     (tmp_path / "in.jsonl").write_text(json.dumps({"text": LONG}) + '\n{"text": 7}\n{"text"\n')
     assert prepare(tmp_path / "in.jsonl", tmp_path / "out").num_rows == 1
     assert "2 rows of" in caplog.text
+
+
+def test_token_ids_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    other = Path(shutil.copytree(str(resolve("ladm-nano").path), tmp_path / "other"))
+    vocabulary = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    # two words change places: every id still fits
+    entries = vocabulary["model"]["vocab"]
+    first, second = sorted(entries, key=entries.__getitem__)[-2:]
+    entries[first], entries[second] = entries[second], entries[first]
+    (other / "tokenizer.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    prepare(dataset(6), tmp_path / "prepared", model=other)
+    data = str(tmp_path / "prepared" / "data")
+    with pytest.raises(InputError, match="'input_ids' of .* were made by the tokenizer of '.*other'.*'ladm-nano'"):
+        score_dataset(data, tmp_path / "refused", scorer(text_column=None), progress=False)
+    ids = score_dataset(data, tmp_path / "same", scorer(model=other, text_column=None), progress=False)
+    assert set(ids["ladm_status"]) == {"ok"}
+    # the text wins, so it does not matter what made the ids
+    assert set(score_dataset(data, tmp_path / "text", scorer(), progress=False)["ladm_status"]) == {"ok"}
+    prepare(dataset(6), tmp_path / "own")
+    same = score_dataset(
+        str(tmp_path / "own" / "data"), tmp_path / "own-scored", scorer(text_column=None), progress=False
+    )
+    assert set(same["ladm_status"]) == {"ok"}
