@@ -1,7 +1,11 @@
 # `make demo` and `make test` do all their own set-up in .venv; they need only Python 3.11+ and make.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# not compiled: an import compiles the few modules that are used
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+# On Linux the wheel of torch that PyPI has brings several gigabytes of CUDA; without a GPU its CPU wheel is enough.
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
+NO_GPU := $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && echo yes)
 
 .PHONY: demo test quality format clean
 
@@ -22,8 +26,7 @@ format: .venv/dev
 
 .venv/pip: constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(PIP) torch
+	$(if $(NO_GPU),$(PIP) --retries 0 --timeout 10 --index-url $(CPU_WHEELS) torch 2>/dev/null ||) $(PIP) torch
 	touch $@
 
 .venv/demo: .venv/pip pyproject.toml
