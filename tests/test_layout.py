@@ -40,7 +40,7 @@ FILES = {
     "ops": "blockwise causal chunked device fused hopper naive pointwise scores spans",
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",
     "report": "page plots",
-    "runs": "chunks estimate folder lock monitor prepare progress runner",
+    "runs": "chunks estimate folder lock monitor prepare prepared progress runner",
     "scoring": "attention batching engine inputs journal layers llama recorder results rows scorer",
     "selection": "bands notes options pool ranking result selection table",
     "training": "batches calibration degenerate documents labelled objective recipe templates tokenizer windows",

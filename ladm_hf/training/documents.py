@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,21 +85,7 @@ def tokenize_documents(
         raise ColumnError(
             f"no column {text_column!r} in this data; its columns are {', '.join(map(repr, dataset_columns))}"
         )
-    names = ("domain", "source", "kind", "id")
-
-    def encode(batch: Any) -> dict[str, list[Any]]:
-        texts = _texts(batch, text_column)
-        keep = [i for i, text in enumerate(texts) if isinstance(text, str) and text.strip()]
-        ids = tokenizer([texts[i] for i in keep], add_special_tokens=False, verbose=False)["input_ids"] if keep else []
-        columns: dict[str, list[Any]] = {
-            "input_ids": [np.asarray(row, dtype=np.int32) for row in ids],
-            "num_chars": [len(texts[i]) for i in keep],
-        }
-        for name in names:
-            values = batch[name] if name in batch else [""] * len(texts)
-            columns[name] = ["" if values[i] is None else str(values[i]) for i in keep]
-        return columns
-
+    encode = partial(_encode, tokenizer=tokenizer, text_column=text_column)
     if isinstance(dataset, IterableDataset):
         stream = dataset
 
@@ -117,6 +103,21 @@ def tokenize_documents(
     if len(tokens) == 0:
         raise InputError(f"no row of this data has any text in column {text_column!r}")
     return _memory_mapped(tokens)
+
+
+def _encode(batch: Any, tokenizer: PreTrainedTokenizerBase, text_column: str) -> dict[str, list[Any]]:
+    """The columns of a [`TokenizedDocument`] for the rows that have text."""
+    texts = _texts(batch, text_column)
+    keep = [i for i, text in enumerate(texts) if isinstance(text, str) and text.strip()]
+    ids = tokenizer([texts[i] for i in keep], add_special_tokens=False, verbose=False)["input_ids"] if keep else []
+    columns: dict[str, list[Any]] = {
+        "input_ids": [np.asarray(row, dtype=np.int32) for row in ids],
+        "num_chars": [len(texts[i]) for i in keep],
+    }
+    for name in ("domain", "source", "kind", "id"):
+        values = batch[name] if name in batch else [""] * len(texts)
+        columns[name] = ["" if values[i] is None else str(values[i]) for i in keep]
+    return columns
 
 
 def _texts(batch: Any, column: str) -> list[Any]:

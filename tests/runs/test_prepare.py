@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from ladm_hf import prepare_dataset, score_dataset
 from ladm_hf.calculators.calculator import resolve
 from ladm_hf.errors import ColumnError, ConfigError, InputError, RunError
-from ladm_hf.runs.prepare import _text_of
+from ladm_hf.runs.prepared import _text_of
 
 TOKENIZER = AutoTokenizer.from_pretrained(str(resolve("ladm-nano").path))
 
@@ -168,6 +168,7 @@ def test_a_text_beside_the_chosen_column_is_kept() -> None:
         ({"content": LONG, "text": "other", "id": 1}, {"text": "other", "id": 1}),
         ({"content": LONG, "text": "other", "meta": {"a": 1}}, {"a": 1, "text": "other"}),
         ({"content": LONG, "text": "other", "index": "x", "meta": {"a": 1}}, {"a": 1, "text": "other", "index": "x"}),
+        ({"content": LONG, "text": "other", "meta": None}, {"text": "other"}),
         ({"content": LONG, "chunked_index": 3}, {"chunked_index": 3}),
         ({"content": LONG, "text": None}, {"text": None}),
     ):
