@@ -34,7 +34,7 @@ FILES = {
     "calculators": "calculator files hub loading token_ids",
     "checks": "demo environment reproduce",
     "cli": "app checks options publish score select terminal train",
-    "data": "columns content data_files files hub inference json_lines open parquet run_record schemas shards "
+    "data": "columns content data_files files hub inference json_lines open parquet rows run_record schemas shards "
     "sources streams temporary writer",
     "integrations": "datatrove evaluate ray_data",
     "ops": "blockwise causal chunked device fused hopper naive pointwise scores spans",

@@ -247,14 +247,19 @@ def _json_object(text: str | None) -> dict[str, Any]:
 
 
 def leaves(dataset: Dataset) -> list[str]:
-    """Names of the columns, nested ones with dots."""
+    """Names of the columns of a data set, nested ones with dots, in quotes."""
+    return leaves_of(dataset.features.arrow_schema)
+
+
+def leaves_of(schema: pa.Schema) -> list[str]:
+    """Names of the columns of a schema, nested ones with dots, in quotes."""
 
     def walk(prefix: str, kind: pa.DataType) -> list[str]:
         if not pa.types.is_struct(kind):
             return [repr(prefix)]
         return [leaf for field in kind for leaf in walk(f"{prefix}.{field.name}", field.type)]
 
-    return [leaf for field in dataset.features.arrow_schema for leaf in walk(field.name, field.type)]
+    return [leaf for field in schema for leaf in walk(field.name, field.type)]
 
 
 def in_row_order(values: pa.ChunkedArray, positions: Ints | None) -> pa.ChunkedArray:

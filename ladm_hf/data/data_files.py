@@ -21,7 +21,8 @@ from ladm_hf.errors import InputError
 logger = logging.getLogger(__name__)
 
 # Files that mark the folder of a run or a selection.
-RESULTS = ("run.json", "selection.json")
+SELECTION_FILE = "selection.json"
+RESULTS = ("run.json", SELECTION_FILE)
 # Not data, and not worth a word when left out.
 _COMPANIONS = (
     *RESULTS,

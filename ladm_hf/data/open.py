@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 _MAGIC = "*?["
 _HUB_URL = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/|$)")
 _HUB_REVISION = re.compile(r"hf://datasets/[^@]+@([^/]+)/")
-SELECTION_FILE = "selection.json"
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def find_splits(
     if isinstance(data, (DatasetDict, IterableDatasetDict)):
         return {str(part): Split(str(part), rows, "this DatasetDict") for part, rows in data.items()}
     if isinstance(data, pa.Table):
-        data = _from_table(data)
+        data = from_table(data)
     if isinstance(data, (Dataset, IterableDataset)):
         own = str(data.split or "train").partition("[")[0]
         return {split or own: Split(split or own, data, "this data set")}
@@ -397,113 +396,10 @@ def load_files(files: Sequence[Path], split: str) -> Dataset:
     return load_dataset("parquet", data_files={split: [glob.escape(str(file)) for file in files]}, split=split)
 
 
-def open_scored(scored: Any, *, split: str | None = None) -> Dataset:
-    """The rows of a scored data set, wherever they are.
-
-    Args:
-        scored (`Dataset`, `DatasetDict`, `pa.Table`, `str` or path):
-            The data, a folder of `save_to_disk`, a parquet file, a glob of them, a folder that holds them, or a Hub
-            data set (`"user/name"`).
-        split (`str`, *optional*): split of a `DatasetDict`; needed where there are several.
-
-    Raises:
-        InputError: nothing is there, or nothing that can be read.
-    """
-    from datasets import Dataset, DatasetDict, load_from_disk
-
-    if isinstance(scored, pa.Table):
-        return _from_table(scored)
-    if isinstance(scored, (str, os.PathLike)):
-        path = Path(scored).expanduser()
-        if (path / SELECTION_FILE).is_file():
-            raise InputError(
-                f"{path} is a selection, not a scored pool: give the pool it was made from, or {path / 'data'} to "
-                "select again among the rows it kept"
-            )
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            scored = load_from_disk(str(path))
-        elif not path.exists() and is_hub_id(str(scored)):
-            scored = _from_hub(str(scored), split)
-        else:
-            return read_parquet(_parquet_files(path))
-    if isinstance(scored, DatasetDict):
-        names = list(scored)
-        split = names[0] if split is None and len(names) == 1 else split
-        if split not in names:
-            wanted = "there are several splits" if split is None else f"there is no split {split!r}"
-            raise InputError(f"{wanted}: name one of {', '.join(names)} with --split (split=)")
-        scored = scored[split]
-    if not isinstance(scored, Dataset):
-        raise InputError(
-            f"expected a datasets.Dataset, a pyarrow.Table or a path, found {type(scored).__name__}. A stream must be "
-            "written first: score it with `ladm score` and give the folder it wrote."
-        )
-    return scored
-
-
-def _from_table(table: pa.Table) -> Dataset:
+def from_table(table: pa.Table) -> Dataset:
     """A table as a data set, without a copy and without the pass over it that a fingerprint of its content takes."""
     from datasets import Dataset
     from datasets.fingerprint import generate_random_fingerprint
     from datasets.table import InMemoryTable
 
     return Dataset(InMemoryTable(table), fingerprint=generate_random_fingerprint())
-
-
-def _from_hub(repo_id: str, split: str | None) -> Any:
-    from datasets import load_dataset
-
-    try:
-        return load_dataset(repo_id, split=split)
-    except Exception as error:  # the loader raises whatever the Hub's client and the format's reader raise
-        raise InputError(
-            f"{repo_id!r} is neither a path here nor a data set that the Hub gives: {type(error).__name__}: {error}. "
-            "Check the name, the split, the network, and `hf auth login` or HF_TOKEN for private or gated data."
-        ) from error
-
-
-def read_parquet(files: list[str]) -> Dataset:
-    """The rows of parquet files of one schema, which may have no rows at all.
-
-    Raises:
-        InputError: a file cannot be read, or the files differ in their columns.
-    """
-    from datasets import Dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    rows = 0
-    for file in files:
-        try:
-            rows += pq.read_metadata(file).num_rows
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{file} is not a parquet file that can be read: {error}") from error
-    if not rows:
-        return _from_table(pq.read_table(files[0]))
-    try:
-        # these are names of files, whatever characters they hold
-        return Dataset.from_parquet([glob.escape(file) for file in files])
-    except DatasetGenerationError as error:
-        raise InputError(
-            f"the parquet files from {files[0]} on cannot be read as one data set: {error.__cause__ or error}"
-        ) from error
-
-
-def _parquet_files(path: Path) -> list[str]:
-    """Parquet files at a path, in order; those in hidden folders are left out, and of a run all but its data."""
-    if path.is_dir():
-        top = path / "data" if (path / "run.json").is_file() else path
-        found = list(top.rglob("*.parquet"))
-        hidden = [any(part.startswith((".", "__")) for part in file.relative_to(top).parts) for file in found]
-        files = sorted(str(file) for file, skip in zip(found, hidden, strict=True) if not skip)
-    elif path.is_file():
-        files = [str(path)]
-    else:
-        files = sorted(file for file in glob.glob(str(path), recursive=True) if os.path.isfile(file))
-    if not files and (path / "run.json").is_file():
-        raise InputError(f"the scoring run in {path} has not finished: give `ladm score` the same arguments to go on")
-    if not files:
-        raise InputError(
-            f"no scored data at {path}: expected a folder of `ladm score` or of save_to_disk, or a parquet file, "
-            "a glob or a folder of them"
-        )
-    return files

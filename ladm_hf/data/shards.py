@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ladm_hf.data.writer import GroupWriter
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,3 +39,25 @@ def write_shards(dataset: Dataset, split: str, folder: Path, shard_bytes: int | 
     for i, file in enumerate(files):
         dataset.shard(count, i, contiguous=True).to_parquet(file)
     return files
+
+
+def write_tables(
+    tables: Iterable[pa.Table], schema: pa.Schema, split: str, folder: Path, shard_bytes: int | None = None
+) -> list[Path]:
+    """Writes tables, as they come, into parquet files of about `shard_bytes` before compression each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: list[Path] = []
+    writer: GroupWriter | None = None
+    written = 0
+    for table in itertools.chain([schema.empty_table()], tables):
+        if writer is None or written >= (shard_bytes or SHARD_BYTES):
+            if writer is not None:
+                writer.__exit__(None)
+            parts.append(folder / f".{split}-{len(parts):05d}.parquet")
+            writer, written = GroupWriter(parts[-1], schema, folder), 0
+        if table.num_rows:
+            writer.write(table)
+        written += table.nbytes
+    assert writer is not None
+    writer.__exit__(None)
+    return [part.rename(folder / f"{split}-{i:05d}-of-{len(parts):05d}.parquet") for i, part in enumerate(parts)]

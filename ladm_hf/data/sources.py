@@ -87,6 +87,13 @@ class Source:
     name: str
     unit = "rows"
     hub: dict[str, str | None] | None = None
+    _schema: Any = None
+
+    @property
+    def schema(self) -> pa.Schema | None:
+        """Columns, `None` before they are known."""
+        found: pa.Schema | None = self._schema
+        return found
 
     def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
         """Looks at the data.

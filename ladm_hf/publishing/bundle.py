@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ladm_hf.data.data_files import SELECTION_FILE, DataFiles
+from ladm_hf.data.open import find_splits, source_of
+from ladm_hf.data.rows import AnyRows, DatasetRows, rows_of_source
 from ladm_hf.data.run_record import RunRecord, run_facts, run_of
-from ladm_hf.data.shards import SHARD_BYTES, SHARD_NAME, by_split, write_shards
+from ladm_hf.data.shards import SHARD_BYTES, SHARD_NAME, by_split
 from ladm_hf.errors import ConfigError, InputError, MissingExtraError
 from ladm_hf.publishing.card_block import Figure
 from ladm_hf.text import redacted
@@ -103,8 +106,8 @@ def make_bundle(
     """Lays out `source` as files; new ones are written into the folder `work`.
 
     Args:
-        source: a `Dataset`, a `DatasetDict`, a [`Selection`], or a folder: of `ladm select`, of `ladm score`, of
-            `save_to_disk`, or with parquet files (in `data/` or at its top).
+        source: a [`Selection`] or the folder of one, or whatever can be scored, see [`find_splits`]: the folder of
+            `ladm score`, parquet, JSON lines, a folder of `save_to_disk`, a `Dataset`, a `DatasetDict`, a Hub id.
         work (`Path`): an empty folder.
         config_name (`str`, *optional*, defaults to `"default"`): configuration of the published rows.
         run ([`RunRecord`] or mapping, *optional*): how the rows were scored; defaults to the folder's or the
@@ -130,7 +133,7 @@ def make_bundle(
     for split, part in parts.items():
         if not _SPLIT.fullmatch(split):
             raise ConfigError(f"split {split!r} cannot be published: use letters, digits, '_' and '.' in between")
-        shards = part if isinstance(part, list) else write_shards(part, split, work / data_dir, shard_bytes)
+        shards = part if isinstance(part, list) else part.write(work / data_dir, split, shard_bytes)
         files.update(
             {f"{data_dir}/{split}-{i:05d}-of-{len(shards):05d}.parquet": file for i, file in enumerate(shards)}
         )
@@ -160,36 +163,28 @@ def _with_source(run: Mapping[str, Any], source: str | None) -> dict[str, Any]:
     return {**run, **({"dataset": record} if record else {})}
 
 
-def _opened(source: Any) -> tuple[dict[str, Any], Selection | None, RunRecord | None]:
-    """Splits (each a data set, or a list of parquet files), the selection, and the run record."""
-    from datasets import Dataset, DatasetDict, load_from_disk
+def _opened(source: Any) -> tuple[dict[str, list[Path] | AnyRows], Selection | None, RunRecord | None]:
+    """Splits (each rows, or parquet files as they are), the selection, and the run record."""
+    from datasets import Dataset
 
-    if isinstance(source, Dataset):
-        return {str(source.split or "train").partition("[")[0]: source}, None, None
-    if isinstance(source, DatasetDict):
-        return {str(name): part for name, part in source.items()}, None, None
-    if hasattr(source, "selected") and hasattr(source, "dropped"):
-        return {"train": source.selected}, source, source.run
-    if not isinstance(source, (str, Path)):
-        raise InputError(
-            f"expected a Dataset, a DatasetDict, a Selection or a folder to publish, got {type(source).__name__}"
-            + ("; load it without streaming first" if "Iterable" in type(source).__name__ else "")
-        )
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: expected the output of `ladm score` or `ladm select`, or parquet")
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        return _opened(load_from_disk(str(folder)))
-    selection = None
-    if (folder / "selection.json").exists():
-        from ladm_hf.selection.selection import Selection
+    from ladm_hf.selection.result import Selection
 
+    if isinstance(source, Selection):
+        return {"train": source.selected_rows}, source, source.run
+    if isinstance(source, (str, Path)) and (Path(source).expanduser() / SELECTION_FILE).is_file():
+        folder = Path(source).expanduser()
         selection = Selection.load(folder)
-    files = sorted((folder / "data").glob("*.parquet")) or sorted(folder.glob("*.parquet"))
-    if not files:
-        raise InputError(f"{folder} holds no parquet file, neither at its top nor in data/")
-    run = run_of(folder) if selection is None else selection.run
-    return by_split(files), selection, run
+        return dict(by_split(sorted((folder / "data").glob("*.parquet")))), selection, selection.run
+    run = run_of(source)
+    parts: dict[str, list[Path] | AnyRows] = {}
+    for name, split in find_splits(source).items():
+        if isinstance(split.content, Dataset):
+            parts[name] = DatasetRows(split.content)
+        elif isinstance(split.content, DataFiles) and split.content.is_local and split.content.format == "parquet":
+            parts[name] = [Path(path) for path in split.content.paths]
+        else:
+            parts[name] = rows_of_source(source_of(split), ("ladm_score", "metadata.ladm_score"))
+    return parts, None, run
 
 
 def _drawn(selection: Selection | None, work: Path) -> list[tuple[Path, str, str]]:

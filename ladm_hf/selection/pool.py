@@ -1,12 +1,13 @@
-"""`Pool`: a scored data set, and the few small columns that choosing from it needs, as arrays.
+"""`Pool`: scored rows, and the few small columns that choosing from them needs, as arrays.
 
-Dataset | table | folder of save_to_disk | parquet file, glob or folder | Hub id
-  -> Dataset (never copied: its text stays where it is)
-  -> score [N], tokens [N], domain code [N], status [N]
+anything that can be scored (see `data/open`) -> rows, which stay where they are
+                                              -> score [N], tokens [N], domain code [N], status [N]
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ladm_hf.arrays import Bools, Floats, Ints
-from ladm_hf.data.columns import base_column, column, in_row_order, leaf_names, leaves, to_objects, with_positions
-from ladm_hf.data.open import open_scored
+from ladm_hf.data.columns import (
+    base_column,
+    column,
+    in_row_order,
+    leaves,
+    leaves_of,
+    nested_type,
+    to_objects,
+    with_positions,
+)
+from ladm_hf.data.data_files import SELECTION_FILE
+from ladm_hf.data.rows import AnyRows, lengths_name, open_rows, refuse_selection
 from ladm_hf.errors import ColumnError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+# Where datatrove keeps everything but the text.
+METADATA = "metadata"
 SCORE, NUM_TOKENS, STATUS = "ladm_score", "ladm_num_tokens", "ladm_status"
 NO_DOMAIN = "(none)"
 WHOLE_POOL = "all"
@@ -29,10 +42,11 @@ WHOLE_POOL = "all"
 
 @dataclass(frozen=True)
 class Pool:
-    """A scored data set of `N` rows.
+    """`N` scored rows.
 
     Attributes:
-        dataset (`Dataset`): the rows.
+        rows ([`DatasetRows`] or [`SourceRows`]): the rows.
+        dataset (`Dataset`): their small columns at least.
         domains (`list[str]`): names of the domains, sorted.
         code (`int64` array `[N]`): domain of each row, an index into `domains`.
         score (`float64` array `[N]`): NaN where there is none.
@@ -40,6 +54,7 @@ class Pool:
         status (`pa.ChunkedArray` `[N]`, *optional*): `ladm_status`; `None` where the data have no such column.
     """
 
+    rows: AnyRows
     dataset: Dataset
     domains: list[str]
     code: Ints
@@ -56,33 +71,96 @@ class Pool:
         return usable
 
 
+def open_pool(scored: Any, *, split: str | None = None, score_column: str = SCORE) -> AnyRows:
+    """Scored rows, wherever they are: whatever can be scored, see [`find_splits`].
+
+    Raises:
+        InputError: nothing is there, nothing that can be read, or a selection.
+        ColumnError: there is no column of scores.
+    """
+    refuse_selection(scored, SELECTION_FILE)
+    return open_rows(scored, split=split, marks=(score_column, f"{METADATA}.{score_column}"))
+
+
 def read_pool(
-    scored: Any, *, by: str | None, tokens: str = "scored", score_column: str = SCORE, split: str | None = None
+    rows: AnyRows, *, by: str | None, tokens: str = "scored", score_column: str = SCORE, also: Sequence[str] = ()
 ) -> Pool:
-    """Opens scored rows and reads the columns that a choice needs.
+    """Reads the columns of some rows that a choice needs.
+
+    A column that is not there is looked for in `metadata`, where datatrove keeps all but the text.
 
     Args:
-        scored (`Dataset`, `pa.Table` or path): see [`open_scored`].
+        rows ([`DatasetRows`] or [`SourceRows`]): the rows.
         by (`str`, *optional*): column of the domain, nested with dots; `None` makes the pool one domain.
         tokens (`str`): `"scored"`, `"document"` or a column, as in [`select`].
         score_column (`str`): column of the score.
-        split (`str`, *optional*): split of a `DatasetDict`.
+        also (sequence of `str`): further columns that `dataset` must have.
 
     Raises:
-        InputError: the rows cannot be opened.
         ColumnError: a column is missing or has the wrong type.
     """
-    dataset = open_scored(scored, split=split)
-    codes, domains = _domains(dataset, by)
-    score = _numbers(dataset, score_column, pa.float64(), "a score: run `ladm score` on the data first")
-    status = column(dataset, STATUS) if STATUS in dataset.column_names else None
-    counted = _token_counts(dataset, tokens)
+    schema = rows.schema
+    score_name, status_name = find_column(schema, score_column), find_column(schema, STATUS)
+    counts = find_column(schema, NUM_TOKENS if tokens == "scored" else tokens)
+    domain = None if by is None else find_column(schema, by)
+    names = [score_name, status_name, *([] if domain is None else [domain]), *also]
+    _check(schema, score_name, "a score: run `ladm score` on the data first")
+    if tokens != "document":
+        _check(schema, counts, "the tokens that were scored" if tokens == "scored" else "tokens")
+        names.append(counts)
+    if domain is not None:
+        _check(schema, domain)
+    dataset = rows.columns(names, ["input_ids"] if tokens == "document" and _has_lists(schema) else [])
+    codes, domains = _domains(dataset, domain)
+    score = _numbers(dataset, score_name, pa.float64(), "a score")
+    status = column(dataset, status_name) if _there(schema, status_name) else None
+    counted = _token_counts(dataset, counts)
     if counted.null_count < len(counted) and pc.min(counted).as_py() < 0:
         raise ColumnError(f"token counts must not be negative, found {pc.min(counted).as_py()} (tokens={tokens!r})")
     return Pool(
-        dataset, domains, codes, pc.fill_null(score, float("nan")).to_numpy(),
-        pc.fill_null(counted, -1).to_numpy().astype(np.int64, copy=False), status,
+        rows, dataset, domains, codes, pc.fill_null(score, float("nan")).to_numpy(),
+        pc.fill_null(counted, -1).to_numpy().astype(np.int64, copy=False), _with_problems(status, rows),
     )  # fmt: skip
+
+
+def find_column(schema: pa.Schema, name: str) -> str:
+    """The column of that name, else the one of that name in `metadata`, else the name as it is."""
+    inner = f"{METADATA}.{name}"
+    return inner if not _there(schema, name) and _there(schema, inner) else name
+
+
+def _there(schema: pa.Schema, name: str) -> bool:
+    """Whether there is such a column, or a text above it that may be a JSON object."""
+    if name in schema.names or nested_type(schema, name) is not None:
+        return True
+    above = (name.rsplit(".", n)[0] for n in range(1, 1 + name.count(".")))
+    kinds = [schema.field(up).type if up in schema.names else nested_type(schema, up) for up in above]
+    return any(kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind)) for kind in kinds)
+
+
+def _check(schema: pa.Schema, name: str, what: str = "") -> None:
+    if not _there(schema, name):
+        raise ColumnError(
+            f"no column {name!r} in this data{what and f', which should hold {what}'}; its columns are "
+            f"{', '.join(leaves_of(schema)) or 'none'}"
+        )
+
+
+def _has_lists(schema: pa.Schema) -> bool:
+    kind = nested_type(schema, "input_ids")
+    return kind is not None and any(
+        test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    )
+
+
+def _with_problems(status: pa.ChunkedArray | None, rows: AnyRows) -> pa.ChunkedArray | None:
+    """The statuses, those of rows that could not be read being the reason."""
+    problems = rows.problems()
+    if not problems or status is None:
+        return status
+    told = np.full(len(status), None, dtype=object)
+    told[list(problems)] = list(problems.values())
+    return pa.chunked_array([pc.coalesce(status.combine_chunks().cast(pa.string()), pa.array(told, pa.string()))])
 
 
 def _domains(dataset: Dataset, by: str | None) -> tuple[Ints, list[str]]:
@@ -115,12 +193,11 @@ def _domains(dataset: Dataset, by: str | None) -> tuple[Ints, list[str]]:
 
 
 def _numbers(dataset: Dataset, name: str, kind: pa.DataType, what: str) -> pa.ChunkedArray:
-    if name not in leaf_names(dataset):
-        raise ColumnError(
-            f"no column {name!r} in this data, which should hold {what}; its columns are "
-            f"{', '.join(leaves(dataset)) or 'none'}"
-        )
     values = column(dataset, name)
+    if name not in dataset.column_names and (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        # numbers inside JSON text
+        with contextlib.suppress(pa.ArrowInvalid):
+            values = values.cast(pa.float64())
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_null(values.type)):
         raise ColumnError(f"column {name!r} holds {values.type}, expected numbers: {what}")
     try:
@@ -130,10 +207,11 @@ def _numbers(dataset: Dataset, name: str, kind: pa.DataType, what: str) -> pa.Ch
 
 
 def _token_counts(dataset: Dataset, tokens: str) -> pa.ChunkedArray:
-    if tokens == "scored":
-        return _numbers(dataset, NUM_TOKENS, pa.int64(), "the tokens that were scored: run `ladm score` first")
     if tokens != "document":
         return _numbers(dataset, tokens, pa.int64(), "the tokens of each document")
+    counted = lengths_name("input_ids")
+    if counted in dataset.column_names:
+        return dataset.data.column(counted)
     if "input_ids" not in dataset.column_names:
         raise ColumnError(
             "tokens='document' counts the column 'input_ids', which this data has not: name a column that holds the "

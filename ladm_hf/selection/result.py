@@ -6,17 +6,20 @@ import json
 import os
 import shutil
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ladm_hf.data.columns import column
-from ladm_hf.data.open import SELECTION_FILE, read_parquet
+from ladm_hf.data.data_files import SELECTION_FILE
+from ladm_hf.data.parquet import ParquetSource
+from ladm_hf.data.rows import AnyRows, rows_of_source
 from ladm_hf.data.run_record import RunRecord
-from ladm_hf.data.shards import write_shards
 from ladm_hf.data.temporary import temporary_folder
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.selection.pool import SCORE, read_pool
@@ -49,9 +52,9 @@ class Selection:
     """What was kept, what was not and why.
 
     Attributes:
-        selected (`Dataset`): the rows kept, all columns, in the order of the pool.
-        dropped (`Dataset`): the other rows, with a column `ladm_drop_reason`: one of `DROP_REASONS`, or the row's own
-            `ladm_status`.
+        selected_rows ([`DatasetRows`] or [`SourceRows`]): what `selected` gives as a data set; of a pool of files, not
+            read yet.
+        dropped_rows ([`DatasetRows`] or [`SourceRows`]): what `dropped` gives as a data set.
         table (`list[DomainTally]`): counts, budget and correlations with length of each domain, sorted by name.
         strata (`list[BandTally]`): counts and budget of each length band of each domain; empty without bands.
         threshold (`dict[str, float]`): lowest score kept in each domain; domains that kept nothing are left out.
@@ -66,8 +69,8 @@ class Selection:
         run ([`RunRecord`], *optional*): the `run.json` of the scoring run, where the pool was its folder.
     """
 
-    selected: Dataset
-    dropped: Dataset
+    selected_rows: AnyRows
+    dropped_rows: AnyRows
     table: list[DomainTally]
     strata: list[BandTally]
     threshold: dict[str, float]
@@ -80,6 +83,17 @@ class Selection:
     options: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     run: RunRecord | None = None
+
+    @cached_property
+    def selected(self) -> Dataset:
+        """The rows kept, all columns, in the order of the pool. Of a pool of files they are read at first use, into the
+        temporary folder."""
+        return self.selected_rows.dataset()
+
+    @cached_property
+    def dropped(self) -> Dataset:
+        """The other rows, with a column `ladm_drop_reason`: one of `DROP_REASONS`, or the row's own `ladm_status`."""
+        return self.dropped_rows.dataset()
 
     @property
     def selected_tokens(self) -> int:
@@ -105,16 +119,17 @@ class Selection:
         """
         score_column = self.options.get("score_column", SCORE)
         parts = []
-        for dataset, kept in ((self.selected, True), (self.dropped, False)):
-            pool = read_pool(dataset, by=self.by, tokens=self.tokens, score_column=score_column)
-            reason = pa.nulls(len(dataset), pa.string()) if kept else column(dataset, DROP_REASON)
+        for rows, kept in ((self.selected_rows, True), (self.dropped_rows, False)):
+            also = () if kept else (DROP_REASON,)
+            pool = read_pool(rows, by=self.by, tokens=self.tokens, score_column=score_column, also=also)
+            reason = pa.nulls(len(pool.score), pa.string()) if kept else column(pool.dataset, DROP_REASON)
             parts.append(
                 pa.table(
                     {
                         "domain": pa.DictionaryArray.from_arrays(pa.array(pool.code, pa.int32()), pool.domains or [""]),
                         "score": pool.score,
                         "tokens": pool.tokens,
-                        "kept": np.full(len(dataset), kept),
+                        "kept": np.full(len(pool.score), kept),
                         "reason": reason,
                     }
                 )
@@ -123,7 +138,7 @@ class Selection:
 
     def reasons(self) -> dict[str, int]:
         """How many rows were dropped for each reason, the most frequent first."""
-        counts = pc.value_counts(column(self.dropped, DROP_REASON)).to_pylist()
+        counts = pc.value_counts(column(self.dropped_rows.columns([DROP_REASON]), DROP_REASON)).to_pylist()
         return {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: (-c["counts"], c["values"]))}
 
     def length_correlation(
@@ -211,10 +226,12 @@ class Selection:
     def _write(self, folder: Path, dropped: str) -> None:
         """Writes beside what is there, then puts it in place."""
         folder.mkdir(parents=True, exist_ok=True)
-        rest = self.dropped if dropped == "all" else _without_long_columns(self.dropped, self._needed_columns())
+        long = [] if dropped == "all" else self.dropped_rows.long_columns(_LONG_BYTES)
+        needed = self._needed_columns()
+        without = [name for name in long if name not in needed]
         with temporary_folder(".selection-", folder) as work:
-            write_shards(self.selected, "train", work / "data")
-            write_shards(rest, "dropped", work / "dropped")
+            self.selected_rows.write(work / "data", "train")
+            self.dropped_rows.write(work / "dropped", "dropped", without=without)
             (work / SELECTION_FILE).write_text(self._to_json(), encoding="utf-8")
             for name in ("data", "dropped"):
                 if (folder / name).exists():
@@ -242,19 +259,19 @@ class Selection:
             raise InputError(
                 f"{folder / SELECTION_FILE} is not in format {_FORMAT}, the one this version reads: select again"
             )
-        rows = {}
+        rows: dict[str, AnyRows] = {}
         for name in ("data", "dropped"):
             files = sorted(str(file) for file in (folder / name).glob("*.parquet"))
             if not files:
                 raise InputError(f"{folder / name} holds no parquet file: select again")
-            rows[name] = read_parquet(files)
+            rows[name] = rows_of_source(ParquetSource(fsspec.filesystem("file"), files, str(folder)), (SCORE,))
         fields = {key: values[key] for key in _SAVED_FIELDS}
         # version 0.1.0 had no bands unless they were asked for
         fields["options"] = values["options"] | {"length_bands": values["options"].get("length_bands", "off")}
         fields["table"] = [DomainTally.from_dict(row) for row in values["table"]]
         fields["strata"] = [BandTally.from_dict(row) for row in values["strata"]]
         run = RunRecord.from_dict(values["run"], folder / SELECTION_FILE) if values.get("run") else None
-        return cls(selected=rows["data"], dropped=rows["dropped"], run=run, **fields)
+        return cls(selected_rows=rows["data"], dropped_rows=rows["dropped"], run=run, **fields)
 
     def _to_json(self) -> str:
         values = {"format": _FORMAT, "ladm_hf_version": __version__, "selected_tokens": self.selected_tokens}
@@ -275,16 +292,3 @@ _SAVED_FIELDS = (
     "strategy", "budget_tokens", "by", "tokens", "percent", "shortfall", "threshold", "options", "notes", "table",
     "strata",
 )  # fmt: skip
-
-
-def _without_long_columns(dataset: Dataset, needed: set[str]) -> Dataset:
-    long = [
-        field.name
-        for field in dataset.data.schema
-        if field.name not in needed
-        and (
-            pa.types.is_nested(field.type)
-            or dataset.data.column(field.name).nbytes > _LONG_BYTES * max(1, dataset.data.num_rows)
-        )
-    ]
-    return dataset.remove_columns(long)

@@ -31,10 +31,11 @@ import pyarrow.compute as pc
 
 from ladm_hf.arrays import Bools
 from ladm_hf.data.columns import with_positions
+from ladm_hf.data.rows import AnyRows, DatasetRows, SourceRows
 from ladm_hf.data.run_record import run_of
 from ladm_hf.selection.notes import notes_of
 from ladm_hf.selection.options import DIVIDES_BUDGET, Shares, Strategy, bands_used, checked_options
-from ladm_hf.selection.pool import SCORE, Pool, read_pool
+from ladm_hf.selection.pool import SCORE, Pool, find_column, open_pool, read_pool
 from ladm_hf.selection.ranking import STRATEGIES, Budgets, divide, rank
 from ladm_hf.selection.result import DROP_REASON, DROP_REASONS, Selection
 from ladm_hf.selection.table import band_table, domain_table
@@ -75,8 +76,10 @@ def select(
 
     Args:
         scored (`Dataset`, `pa.Table` or path):
-            Rows with `ladm_score`, `ladm_num_tokens` and `ladm_status`: in memory, a folder of `save_to_disk` or of
-            `ladm score`, a parquet file, glob or folder, or a Hub data set (`"user/name"`).
+            Rows with `ladm_score`, `ladm_num_tokens` and `ladm_status`, also inside `metadata`, where datatrove writes
+            them: whatever can be scored, such as the folder of `ladm score`, parquet, JSON lines, compressed or not, a
+            folder of `save_to_disk`, a Hub data set (`"user/name"`), or rows in memory. Of files only the columns that
+            the choice needs are read, then the rows to write.
         budget_tokens (`int` or `str`, *optional*):
             Tokens to keep, as a number or as people write it (`"100M"`, `"1e9"`, `"32768*32*1024"`); needed by `exact`,
             `percent` and `temperature`.
@@ -111,7 +114,7 @@ def select(
         split (`str`, *optional*): split of a `DatasetDict`.
 
     Returns:
-        [`Selection`]. Its data sets refer to the pool's rows and copy no text.
+        [`Selection`]. Its rows refer to the pool's and copy no text.
 
     Raises:
         ConfigError: an option is missing, out of range or does not belong to the strategy.
@@ -123,20 +126,22 @@ def select(
         temperature=temperature, seed=seed, length_bands=length_bands,
     )  # fmt: skip
     run = run_of(scored)
-    pool = read_pool(scored, by=by, tokens=tokens, score_column=score_column, split=split)
+    rows = open_pool(scored, split=split, score_column=score_column)
+    ties = None if ties is None else find_column(rows.schema, ties)
+    pool = read_pool(rows, by=by, tokens=tokens, score_column=score_column, also=() if ties is None else (ties,))
     strategy, budget = options["strategy"], options["budget_tokens"]
     bands = bands_used(options)
     budgets = divide(budget, options["shares"], pool) if strategy in DIVIDES_BUDGET else None
     ranking = rank(pool, length_bands=bands, ties=ties, ascending=strategy == "bottom-k", budgets=budgets)
-    rows, percent = STRATEGIES[strategy](ranking, options, budgets)
+    chosen, percent = STRATEGIES[strategy](ranking, options, budgets)
     kept = np.zeros(len(pool.score), dtype=bool)
-    kept[rows] = True
+    kept[chosen] = True
     selected, dropped = _split(pool, kept, strategy, budgets)
     table = domain_table(pool, ranking, kept, budgets)
     options |= {"by": by, "tokens": tokens, "ties": ties, "score_column": score_column, "split": split}
     selection = Selection(
-        selected=selected,
-        dropped=dropped,
+        selected_rows=selected,
+        dropped_rows=dropped,
         table=table,
         strata=[] if bands == "off" else band_table(pool, ranking, kept, budgets),
         threshold={row.domain: row.threshold for row in table if row.threshold is not None},
@@ -153,13 +158,17 @@ def select(
     return selection
 
 
-def _split(pool: Pool, kept: Bools, strategy: str, budgets: Budgets | None) -> tuple[Dataset, Dataset]:
-    """The rows kept and the rows dropped, as views of the pool."""
-    dataset = pool.dataset
+def _split(pool: Pool, kept: Bools, strategy: str, budgets: Budgets | None) -> tuple[AnyRows, AnyRows]:
+    """The rows kept and the rows dropped, as views of the pool or to be read from its files."""
+    found = _reasons(pool, kept, strategy, budgets)
+    if isinstance(pool.rows, SourceRows):
+        extra = pa.table({DROP_REASON: found.filter(pa.array(~kept))})
+        return pool.rows.part(kept, without=[DROP_REASON]), pool.rows.part(~kept, extra)
+    dataset = pool.rows.dataset()
     if DROP_REASON in dataset.column_names:
         dataset = dataset.remove_columns(DROP_REASON)
-    reasons = _with_column(dataset, DROP_REASON, _reasons(pool, kept, strategy, budgets))
-    return dataset.select(np.flatnonzero(kept)), reasons.select(np.flatnonzero(~kept))
+    reasons = _with_column(dataset, DROP_REASON, found)
+    return DatasetRows(dataset.select(np.flatnonzero(kept))), DatasetRows(reasons.select(np.flatnonzero(~kept)))
 
 
 def _reasons(pool: Pool, kept: Bools, strategy: str, budgets: Budgets | None) -> pa.Array:
