@@ -318,6 +318,21 @@ def _named_labels(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return table
 
 
+def refuse_stream(data: Any) -> None:
+    """Refuses a stream in memory, which may be gone after one pass; files are passed over more than once.
+
+    Raises:
+        InputError: it is one.
+    """
+    from datasets import IterableDataset, IterableDatasetDict
+
+    if isinstance(data, (IterableDataset, IterableDatasetDict)):
+        raise InputError(
+            f"expected a Dataset, a table or a path, found {type(data).__name__}. A stream must be written first: "
+            "score it with `ladm score` and give the folder it wrote, or load it without streaming."
+        )
+
+
 def refuse_selection(data: Any, mark: str) -> None:
     """Refuses the folder of a selection, which is no pool of scored rows.
 

@@ -30,7 +30,9 @@ class GroupWriter:
         self.tables: list[pa.Table] = []
         self.bytes = 0
         with storage_errors(folder, path.name):
-            self.writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_index=True)
+            # Arrow takes no path that is not valid Unicode, as it can be in the C locale
+            self.file = open(path, "wb")  # noqa: SIM115
+            self.writer = pq.ParquetWriter(self.file, schema, compression="zstd", write_page_index=True)
 
     def __enter__(self) -> GroupWriter:
         return self
@@ -40,9 +42,12 @@ class GroupWriter:
             self._flush()
             with storage_errors(self.folder, "a chunk"):
                 self.writer.close()
+                self.file.close()
         else:
             with contextlib.suppress(OSError):
                 self.writer.close()
+            with contextlib.suppress(OSError):
+                self.file.close()
 
     def write(self, table: pa.Table) -> None:
         if self.tables and self.bytes + table.nbytes > ROW_GROUP_BYTES:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ladm_hf.data.data_files import SELECTION_FILE, DataFiles
 from ladm_hf.data.open import find_splits, source_of
-from ladm_hf.data.rows import AnyRows, DatasetRows, rows_of_source
+from ladm_hf.data.rows import AnyRows, DatasetRows, refuse_stream, rows_of_source
 from ladm_hf.data.run_record import RunRecord, run_facts, run_of
 from ladm_hf.data.shards import SHARD_BYTES, SHARD_NAME, by_split
 from ladm_hf.errors import ConfigError, InputError, MissingExtraError
@@ -175,6 +175,7 @@ def _opened(source: Any) -> tuple[dict[str, list[Path] | AnyRows], Selection | N
         folder = Path(source).expanduser()
         selection = Selection.load(folder)
         return dict(by_split(sorted((folder / "data").glob("*.parquet")))), selection, selection.run
+    refuse_stream(source)
     run = run_of(source)
     parts: dict[str, list[Path] | AnyRows] = {}
     for name, split in find_splits(source).items():

@@ -27,7 +27,7 @@ from ladm_hf.data.columns import (
     with_positions,
 )
 from ladm_hf.data.data_files import SELECTION_FILE
-from ladm_hf.data.rows import AnyRows, lengths_name, open_rows, refuse_selection
+from ladm_hf.data.rows import AnyRows, lengths_name, open_rows, refuse_selection, refuse_stream
 from ladm_hf.errors import ColumnError
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def open_pool(scored: Any, *, split: str | None = None, score_column: str = SCOR
         ColumnError: there is no column of scores.
     """
     refuse_selection(scored, SELECTION_FILE)
+    refuse_stream(scored)
     return open_rows(scored, split=split, marks=(score_column, f"{METADATA}.{score_column}"))
 
 

@@ -408,8 +408,8 @@ def test_what_cannot_be_published_is_refused(tmp_path):
     for source, error, words in (
         (scored_rows().select([]), InputError, "no split has a row"),
         (scored_rows().to_iterable_dataset(), InputError, "without streaming"),
-        (tmp_path, InputError, "no parquet file"),
-        (tmp_path / "nothing", InputError, "not a folder"),
+        (tmp_path, InputError, "no parquet or JSON-lines file"),
+        (tmp_path / "nothing", InputError, "no file, folder or glob"),
         (DatasetDict({"a-b": scored_rows()}), ConfigError, "split 'a-b'"),
     ):
         with pytest.raises(error, match=words):

@@ -101,8 +101,6 @@ FORMS: dict[str, Callable[[Path], Any]] = {
     "save_to_disk": saved,
     "a data set": lambda folder: Dataset.from_list(rows()),
     "a table": lambda folder: pa.Table.from_pylist(rows()),
-    "a stream": lambda folder: Dataset.from_list(rows()).to_iterable_dataset(),
-    "a stream without features": lambda folder: IterableDataset.from_generator(rows),
 }
 
 
@@ -235,7 +233,14 @@ def test_whole_documents_are_counted_in_files_too(tmp_path: Path) -> None:
     assert found.frame()["tokens"].to_pylist() == expected.frame()["tokens"].to_pylist()
 
 
-def test_a_selection_and_an_unfinished_run_are_no_pools(tmp_path: Path) -> None:
+def test_a_stream_is_to_be_written_first(tmp_path: Path) -> None:
+    stream = IterableDataset.from_generator(rows)
+    for use in (lambda: select(stream, budget_tokens=BUDGET), lambda: make_bundle(stream, tmp_path)):
+        with pytest.raises(InputError, match="A stream must be written first"):
+            use()
+
+
+def test_a_selection_is_no_pool(tmp_path: Path) -> None:
     selection = select(Dataset.from_list(rows()), budget_tokens=BUDGET)
     folder = selection.save(tmp_path / "selection")
     with pytest.raises(InputError, match="is a selection, not a scored pool"):

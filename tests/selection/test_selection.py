@@ -523,8 +523,8 @@ def test_the_pool_may_be_a_table_a_saved_folder_parquet_or_one_split(tmp_path):
     run_record().save(tmp_path / "unfinished")
     with pytest.raises(InputError, match="has not finished"):
         select(tmp_path / "unfinished", budget_tokens=9000)
-    with pytest.raises(InputError, match="found list"):
-        select(pool.to_list(), budget_tokens=9000)
+    with pytest.raises(InputError, match="found IterableDataset"):
+        select(pool.to_iterable_dataset(), budget_tokens=9000)
     (tmp_path / "bad.parquet").write_text("no parquet")
     with pytest.raises(InputError, match=r"cannot read .*bad\.parquet as parquet"):
         select(tmp_path / "bad.parquet", budget_tokens=9000)
