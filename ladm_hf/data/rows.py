@@ -67,7 +67,9 @@ class DatasetRows:
             return None
         return self._dataset.select_columns([column]).with_format(None)[row][column]
 
-    def write(self, folder: Path, split: str, shard_bytes: int | None = None, without: Sequence[str] = ()) -> list[Path]:
+    def write(
+        self, folder: Path, split: str, shard_bytes: int | None = None, without: Sequence[str] = ()
+    ) -> list[Path]:
         """Writes parquet files `split-00000-of-00002.parquet` and returns them in order."""
         dataset = self._dataset.remove_columns(list(without)) if without else self._dataset
         return write_shards(dataset, split, folder, shard_bytes)
@@ -221,7 +223,9 @@ class SourceRows:
                 rows += table.num_rows
         return Dataset.from_file(file) if rows else from_table(self.schema.empty_table())
 
-    def write(self, folder: Path, split: str, shard_bytes: int | None = None, without: Sequence[str] = ()) -> list[Path]:
+    def write(
+        self, folder: Path, split: str, shard_bytes: int | None = None, without: Sequence[str] = ()
+    ) -> list[Path]:
         """Writes parquet files `split-00000-of-00002.parquet` and returns them in order."""
         names = [name for name in self.schema.names if name not in without]
         fields = [self.schema.field(name) for name in names]
