@@ -6,6 +6,7 @@ import heapq
 import importlib.util
 import inspect
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,11 +19,17 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from matplotlib.colors import to_hex
+
+from ladm_hf.report.plots import focus_heatmap
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "metrics" / "ladm"
 # What a template or a browser might take for its own.
 TRAP = "# <b>${1+1}</b> {{value}} &amp;"
+CELL = (
+    r"data-row='(\d+)' data-column='(\d+)' x='([\d.]+)' y='([\d.-]+)' width='([\d.]+)' height='([\d.]+)' fill='(#\w+)'"
+)
 LINES = inspect.getsource(heapq).split("\n")
 DOCUMENT = "\n".join(f"{line}\n{TRAP}" if i % 6 == 0 else line for i, line in enumerate(LINES))[:19_000]
 SHORT = DOCUMENT[:9_000]
@@ -59,6 +66,44 @@ def test_a_document_gets_a_score_a_map_and_two_spans(views: ModuleType, shown: t
     assert views.choose_cell(state, row, column) == spans
     start = focus.offsets[focus.key_starts[row, column], 0]
     assert views.html.escape(SHORT[start : start + 3]) in spans
+
+
+def test_the_map_is_drawn_as_the_reports(views: ModuleType, shown: tuple[Any, ...]) -> None:
+    focus = shown[-1][0]
+    drawn = {tuple(map(int, found[:2])): found[2:] for found in re.findall(CELL, shown[2])}
+    assert len(drawn) == (focus.key_starts >= 0).sum()
+    axes = focus_heatmap(focus).axes[0]
+    image = axes.images[0]
+    left, right, low, high = image.get_extent()
+    pixels = image.get_array()
+    highest = max(high, focus.score.num_tokens)
+    for (row, column), (x, y, width, height, fill) in drawn.items():
+        # the middle of a cell, as the figure places it: both axes grow with the place in the document
+        across = (float(x) + float(width) / 2 - 74) / 500 * focus.score.num_tokens
+        up = (562 - float(y) - float(height) / 2) / 500 * highest
+        at = int((across - left) / (right - left) * pixels.shape[1])
+        assert int((high - up) / (high - low) * pixels.shape[0]) == row
+        assert pixels[row, at] == pytest.approx(float(focus.pfs[row, column]))
+        assert fill == to_hex(image.cmap(image.norm(pixels[row, at])))
+    for label in (axes.get_xlabel(), axes.get_ylabel()):
+        assert label in shown[2]
+
+
+def test_one_cell_at_a_time_is_in_the_tab_order(shown: tuple[Any, ...]) -> None:
+    assert shown[2].count("tabindex='0'") == 1
+    assert (
+        shown[2].count("role='button'") == shown[2].count("<rect class='cell") == shown[2].count("aria-label='tokens")
+    )
+    assert shown[3].count("<pre tabindex='0'") == 2
+
+
+def test_the_words_of_two_spans_are_no_stop_words(views: ModuleType) -> None:
+    span = "The harbour and those whales: Ishmael said that there they were theirs, though which would never. "
+    text = span + "whales " * 40 + "x " * 3000 + span + "y " * 3000
+    assert views.telling_words(text, span, span) == ["Ishmael", "harbour", "whales"]
+    # a word of every part tells nothing, in any language
+    german = "Das Schiff nicht wieder. "
+    assert views.telling_words(german * 400, german * 4 + "Walfisch", german * 4 + "Walfisch") == ["Walfisch"]
 
 
 def test_a_cell_that_is_not_there_shows_nothing(views: ModuleType, shown: tuple[Any, ...]) -> None:
@@ -205,15 +250,38 @@ def test_a_reader_scores_a_document_and_reads_two_spans(page: Any, server: str, 
     assert page.hosts == {server.removeprefix("http://")}
 
 
-def test_the_keyboard_chooses_a_cell_too(page: Any) -> None:
+def test_the_keyboard_is_enough(page: Any, tmp_path: Path) -> None:
     page.fill("#document textarea", SHORT)
     press_score(page)
     page.wait_for_selector("#status .busy")
     page.wait_for_selector("#map rect.cell")
     first = page.inner_text("#spans")
-    page.locator("#map rect.cell:not(.chosen)").first.focus()
-    page.keyboard.press("Enter")
+    # the Tab key leads from the list of calculators to the button, to the map's one cell and out again
+    page.locator("#map rect.chosen").focus()
+    here = "document.activeElement.dataset.row + ',' + document.activeElement.dataset.column"
+    before = page.evaluate(here)
+    places = [before]
+    for key in ("Home", "End", "ArrowLeft", "ArrowUp", "ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+        places.append(page.evaluate(here))
+    assert places[2] == places[6]
+    row = {place: int(place.split(",")[0]) for place in places}
+    assert row[places[4]] < row[places[3]] == row[places[5]] == row[before]
+    assert page.locator("#map rect[tabindex='0']").count() == 1
+    assert page.locator("#map rect.chosen").get_attribute("tabindex") == "-1"
+    page.keyboard.press("Home")
+    page.screenshot(path=tmp_path / "keyboard.png", full_page=True)
+    page.keyboard.press(" ")
     page.wait_for_function("text => document.querySelector('#spans').innerText !== text", arg=first)
+    assert page.evaluate(here) == places[1]
+    page.keyboard.press("Tab")
+    reached = set()
+    for _ in range(8):
+        reached.add(
+            page.evaluate("document.activeElement.tagName + (document.activeElement.getAttribute('aria-label') || '')")
+        )
+        page.keyboard.press("Tab")
+    assert sum(name.startswith("PRE") for name in reached) == 2
 
 
 def test_a_reader_is_told_what_is_wrong(page: Any) -> None:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from ladm_hf.scoring.results import FocusMap
 
 KEPT, POOL, GROUP, CUT, INK, MUTED = "#0072B2", "#C4C4C4", "#56B4E9", "#D55E00", "#222222", "#595959"
+# Of focus maps, here and in the app: colour map, colour where there is no pair of spans, and what the axes show. Both
+# axes grow with the place in the document.
+FOCUS_MAP, NO_PAIR = "cividis", "#EDEDED"
+FOCUS_ACROSS, FOCUS_UP = "looked at: key span, first token", "looking: query span, first token"
 WIDTH = 7.0
 MAX_ROWS = 24
 MAX_POINTS = 4000
@@ -385,7 +389,7 @@ def focus_heatmap(focus_map: FocusMap, *, title: str | None = None) -> Figure:
         f"Heat map of the pairwise focus score, {one_line(title, 80)}: mean {np.nanmean(pfs):.2g}, highest "
         f"{np.nanmax(pfs):.2g} of {focus_map.span_length}",
     )
-    colours = matplotlib.colormaps["cividis"].with_extremes(bad="#EDEDED")
+    colours = matplotlib.colormaps[FOCUS_MAP].with_extremes(bad=NO_PAIR)
     half = (query_step or focus_map.span_length) / 2
     middles = focus_map.query_starts + focus_map.span_length / 2
     drawn = axes.imshow(
@@ -394,7 +398,7 @@ def focus_heatmap(focus_map: FocusMap, *, title: str | None = None) -> Figure:
     )  # fmt: skip
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.set(xlabel="looked at: key span, first token", ylabel="looking: query span, first token")
+    axes.set(xlabel=FOCUS_ACROSS, ylabel=FOCUS_UP)
     axes.set_xlim(0, score.num_tokens)
     axes.set_title(_label(title, 80))
     bar = figure.colorbar(drawn, ax=axes, extend="max", pad=0.02)

@@ -38,8 +38,10 @@ CSS = """
 svg text { fill: var(--body-text-color); font-family: inherit; }
 svg .axis { stroke: var(--border-color-primary); }
 .map rect.cell { cursor: pointer; }
-.map rect.cell:hover, .map rect.cell:focus { stroke: var(--body-text-color); stroke-width: 2; outline: none; }
-.map rect.cell.chosen, .map rect.cell.chosen:focus { stroke: #dc2626; stroke-width: 3; }
+.map rect.cell:hover { stroke: #222222; stroke-width: 2; }
+.map rect.cell.chosen { stroke: #D55E00; stroke-width: 3; }
+.map rect.cell:focus-visible { stroke: #222222; stroke-width: 4; outline: 2px solid #ffffff; }
+.span pre:focus-visible { outline: 2px solid #0072B2; outline-offset: 4px; }
 .span { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .7em .9em; margin: .6em 0; }
 .span h4 { margin: 0 0 .4em; font-size: .95rem; }
 .span pre { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 18em; overflow-y: auto; margin: 0;
@@ -47,17 +49,47 @@ svg .axis { stroke: var(--border-color-primary); }
 .span .around { opacity: .45; }
 .span mark { background: #fde68a; color: #111827; border-radius: 2px; }
 """
-# A click or the Enter key on a cell tells the server which one, and outlines it.
+# A click, Enter or the space bar on a cell tells the server which one, and outlines it. One cell at a time is reached
+# with the Tab key; the arrow keys, Home and End lead to the others.
 CHOOSE_CELL = """
-const choose = (event) => {
-  const cell = event.target.closest('rect.cell');
-  if (!cell || (event.type === 'keydown' && event.key !== 'Enter')) return;
+const cells = () => [...element.querySelectorAll('rect.cell')];
+const x = (cell) => Number(cell.getAttribute('x'));
+const y = (cell) => Number(cell.getAttribute('y'));
+const nearest = (others, far) => others.reduce((best, other) => best && far(best) <= far(other) ? best : other, null);
+const reach = (cell) => {
+  cells().forEach((other) => other.setAttribute('tabindex', other === cell ? '0' : '-1'));
+  cell.focus();
+};
+const choose = (cell) => {
   element.querySelectorAll('rect.chosen').forEach((other) => other.classList.remove('chosen'));
   cell.classList.add('chosen');
   trigger('select', {row: Number(cell.dataset.row), column: Number(cell.dataset.column)});
 };
-element.addEventListener('click', choose);
-element.addEventListener('keydown', choose);
+const neighbour = (cell, key) => {
+  const row = cells().filter((other) => other.dataset.row === cell.dataset.row);
+  if (key === 'Home') return nearest(row, x);
+  if (key === 'End') return nearest(row, (other) => -x(other));
+  const sign = key === 'ArrowRight' || key === 'ArrowDown' ? 1 : -1;
+  if (key === 'ArrowLeft' || key === 'ArrowRight') {
+    return nearest(row.filter((other) => sign * (x(other) - x(cell)) > 0), (other) => sign * x(other));
+  }
+  // the next row in that direction, and in it what lies nearest
+  const beyond = cells().filter((other) => sign * (y(other) - y(cell)) > 0);
+  return nearest(beyond, (other) => 1e4 * sign * y(other) + Math.abs(x(other) - x(cell)));
+};
+element.addEventListener('click', (event) => {
+  const cell = event.target.closest('rect.cell');
+  if (cell) { reach(cell); choose(cell); }
+});
+element.addEventListener('keydown', (event) => {
+  const cell = event.target.closest('rect.cell');
+  if (!cell) return;
+  if (event.key === 'Enter' || event.key === ' ') { event.preventDefault(); choose(cell); return; }
+  if (!['ArrowLeft', 'ArrowRight', 'ArrowUp', 'ArrowDown', 'Home', 'End'].includes(event.key)) return;
+  event.preventDefault();
+  const next = neighbour(cell, event.key);
+  if (next) reach(next);
+});
 """
 
 

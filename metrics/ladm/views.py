@@ -18,9 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
 from ladm_hf import FocusMap, LadmError, LadmScorer
 from ladm_hf.errors import RowError
+from ladm_hf.report.plots import CUT, FOCUS_ACROSS, FOCUS_MAP, FOCUS_UP, KEPT, NO_PAIR, POOL
+from ladm_hf.stats import area_under_curve
 
 REFERENCE = json.loads(Path(__file__).with_name("reference.json").read_text(encoding="utf-8"))
 MODELS = ["ladm-nano", "UltraRonin/Long-Attn-Calculator"]
@@ -28,10 +32,28 @@ MODELS = ["ladm-nano", "UltraRonin/Long-Attn-Calculator"]
 MAX_CHARS = 400_000
 MAX_FILE_BYTES = 5_000_000
 CONTEXT_CHARS = 80
+# Words named above two spans, and the share of the text's parts beyond which a word tells nothing.
+MAX_WORDS = 8
+COMMON_SHARE = 0.5
+# Of four letters and more.
+STOP_WORDS = frozenset(
+    """about above across after afterwards again against almost alone along already also although always among another
+    anybody anyone anything anywhere around because been before behind being below beside besides between beyond both
+    cannot could didn does doesn doing done down during each either else enough even ever every everybody everyone
+    everything everywhere except from further gave gets give given gives going gone have haven having hence here hers
+    herself himself however indeed instead into itself just keep kept least less like made make makes many maybe might
+    mine more moreover most mostly much must myself namely near neither never nevertheless next nobody none nonetheless
+    nothing nowhere often once only onto other others otherwise ought ours ourselves over perhaps quite rather really
+    said same says seem seemed seems several shall should shouldn since some somebody somehow someone something
+    sometimes somewhere soon still such than that their theirs them themselves then there thereby therefore these they
+    this those though through throughout thus till together toward towards under unless unlike until upon used uses
+    using very want wants wasn well were weren what whatever when whenever where whereas whether which whichever while
+    whom whose will with within without would wouldn yours yourself yourselves your""".split()
+)
 
 FIRST = "<p class='quiet'>Score a document to see its number here, beside documents of a known kind.</p>"
 FIRST_MAP = (
-    "<p class='quiet'>The map of the document appears here. A dark cell is a later span that looks back much.</p>"
+    "<p class='quiet'>The map of the document appears here. A bright cell is a later span that looks back much.</p>"
 )
 FIRST_SPANS = "<p class='quiet'>The text of both spans appears here.</p>"
 
@@ -111,9 +133,9 @@ def score_panel(focus: FocusMap, model: str) -> str:
     tokens = focus.score.num_tokens
     group = min(REFERENCE["groups"], key=lambda group: abs(np.log(group["num_tokens"] / tokens)))
     below = {kind: np.mean(np.array(group[kind]) < focus.score.score) for kind in ("natural", "spliced")}
-    pairs = np.mean(np.array(group["natural"])[:, None] > np.array(group["spliced"]))
-    telling = f"The natural one scores higher in {pairs:.0%} of their pairs"
-    if pairs < 0.6:
+    auc = area_under_curve(np.array(group["natural"]), np.array(group["spliced"]))
+    telling = f"The natural one scores higher in {auc:.0%} of their pairs (area under the ROC curve {auc:.2f})"
+    if auc < 0.6:
         telling += ", so this calculator hardly tells them apart at this length"
     return (
         f"{number}<p>Higher than <b>{below['natural']:.0%}</b> of natural documents and "
@@ -127,21 +149,21 @@ def score_panel(focus: FocusMap, model: str) -> str:
 
 def strips(group: dict[str, Any], value: float) -> str:
     """An SVG of the reference scores, one row for each kind, and the value as a line through both."""
-    rows = {"natural": "#4338ca", "spliced": "#9ca3af"}
+    rows = {"natural": KEPT, "spliced": POOL}
     top = 1.05 * max(value, *group["natural"], *group["spliced"])
     left, width = 66.0, 330.0
     parts = []
-    for i, (kind, colour) in enumerate(rows.items()):
+    for i, (kind, fill) in enumerate(rows.items()):
         y = 30 + 30 * i
         parts.append(f"<text x='0' y='{y + 4}' font-size='12'>{kind}</text>")
         parts.append(f"<line class='axis' x1='{left}' x2='{left + width}' y1='{y}' y2='{y}'/>")
         parts += [
-            f"<circle cx='{left + width * score / top:.1f}' cy='{y}' r='5' fill='{colour}' fill-opacity='.55'/>"
+            f"<circle cx='{left + width * score / top:.1f}' cy='{y}' r='5' fill='{fill}' fill-opacity='.75'/>"
             for score in group[kind]
         ]
     x = left + width * value / top
     anchor = "end" if x > left + width * 0.7 else "start"
-    parts.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='14' y2='76' stroke='#dc2626' stroke-width='2'/>")
+    parts.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='14' y2='76' stroke='{CUT}' stroke-width='2'/>")
     parts.append(f"<text x='{x:.1f}' y='10' font-size='12' text-anchor='{anchor}'>this document</text>")
     for mark, anchor in ((0.0, "start"), (top, "end")):
         x = left + width * mark / top
@@ -168,60 +190,82 @@ def shares(focus: FocusMap) -> Any:
 
 
 def heat_map(focus: FocusMap, chosen: tuple[int, int]) -> str:
-    """An SVG of the spans: across, where the earlier span lies; down, where the later span lies."""
-    left, top, size = 74, 8, 500
+    """An SVG of the spans, drawn as the report's: across the place of the key span, upwards that of the query span."""
+    left, top, size = 74, 62, 500
+    high = float(np.nanquantile(focus.pfs, 0.99)) or 1.0
+    # in one row key spans lie a stride apart, so that each has a column of its own
+    wide = int(focus.key_starts[0, 0] - focus.key_starts[0, 1]) if focus.key_starts.shape[1] > 1 else focus.span_length
+    tall = int(-np.diff(focus.query_starts).max()) if len(focus.query_starts) > 1 else focus.span_length
+    # a row is centred on its query span, so the first reaches beyond the document
     tokens = focus.score.num_tokens
-    share, scale = shares(focus), size / tokens
-    high = float(np.nanquantile(share, 0.99)) or 1.0
-    # The columns are a key stride apart, the rows a query stride.
-    wide = int(focus.query_starts[0] - focus.key_starts[0, 0])
-    tall = int(-np.diff(focus.query_starts).max()) if len(focus.query_starts) > 1 else wide
-    parts = []
+    highest = max(tokens, int(focus.query_starts[0]) + (focus.span_length + tall) // 2)
+    scale, rise = size / tokens, size / highest
+    parts = [f"<rect x='{left}' y='{top}' width='{size}' height='{size}' fill='{NO_PAIR}'/>"]
     for row, column in np.argwhere(focus.key_starts >= 0).tolist():
         later, earlier = int(focus.query_starts[row]), int(focus.key_starts[row, column])
-        value = float(share[row, column])
-        even = value * later / focus.span_length
+        is_chosen = (row, column) == chosen
+        says = html.escape(describe_cell(focus, row, column), quote=True)
         parts.append(
-            f"<rect class='cell{' chosen' if (row, column) == chosen else ''}' tabindex='0' data-row='{row}' "
-            f"data-column='{column}' x='{left + earlier * scale:.1f}' "
-            f"y='{top + (later + focus.span_length - tall) * scale:.1f}' "
-            f"width='{max(wide * scale - 1, 1.5):.1f}' height='{max(tall * scale - 1, 1.5):.1f}' "
-            f"fill='{colour(value / high)}'><title>tokens {later:,}–{later + focus.span_length - 1:,} look back at "
-            f"{earlier:,}–{earlier + focus.span_length - 1:,}: {value:.1%} of their attention, {even:.1f} times "
-            "an even share</title></rect>"
+            f"<rect class='cell{' chosen' if is_chosen else ''}' role='button' tabindex='{0 if is_chosen else -1}' "
+            f"aria-label='{says}' data-row='{row}' data-column='{column}' "
+            f"x='{left + earlier // wide * wide * scale:.1f}' "
+            f"y='{top + size - (later + (focus.span_length + tall) / 2) * rise:.1f}' "
+            f"width='{max(wide * scale - 1, 1.5):.1f}' height='{max(tall * rise - 1, 1.5):.1f}' "
+            f"fill='{colour(float(focus.pfs[row, column]) / high)}'><title>{says}</title></rect>"
         )
+    parts += [*colour_bar(left, size, high, focus.span_length), *axes(left, top, size, tokens, highest)]
+    hint = (
+        "<p class='quiet hint'>Click a cell to read its spans, or move with the arrow keys and press Enter. The one "
+        "outlined at first adds most to the score.</p>"
+    )
+    return (
+        f"{hint}<div class='map'><svg viewBox='0 0 {left + size + 16} {top + size + 50}' role='group' "
+        f"aria-label='Map of the pairwise focus score'>{''.join(parts)}</svg></div>"
+    )
+
+
+def describe_cell(focus: FocusMap, row: int, column: int) -> str:
+    """One cell in words."""
+    later, earlier = int(focus.query_starts[row]), int(focus.key_starts[row, column])
+    value = float(shares(focus)[row, column])
+    return (
+        f"tokens {later:,}–{later + focus.span_length - 1:,} look back at {earlier:,}–"
+        f"{earlier + focus.span_length - 1:,}: {value:.1%} of their attention, "
+        f"{value * later / focus.span_length:.1f} times an even share"
+    )
+
+
+def colour_bar(left: int, size: int, high: float, span_length: int) -> Iterator[str]:
+    """The legend of the colours, above the map."""
+    steps = 50
+    yield f"<text x='{left}' y='14' font-size='12'>pairwise focus score (0 to {span_length})</text>"
+    for i in range(steps):
+        x, fill = left + i * size / steps, colour(i / (steps - 1))
+        yield f"<rect x='{x:.1f}' y='20' width='{size / steps + 0.5:.1f}' height='12' fill='{fill}'/>"
+    yield f"<text x='{left}' y='46' font-size='11'>0</text>"
+    yield f"<text x='{left + size}' y='46' font-size='11' text-anchor='end'>{high:.3g} or more</text>"
+
+
+def axes(left: int, top: int, size: int, tokens: int, highest: int) -> Iterator[str]:
+    """Both axes, which grow with the place in the document."""
     step = 10 ** int(np.log10(tokens / 2))
     for mark in range(0, tokens + 1, next(step * n for n in (1, 2, 5) if tokens <= 6 * step * n)):
-        at = left + mark * scale
-        parts.append(f"<text x='{at:.1f}' y='{top + size + 18}' font-size='12' text-anchor='middle'>{mark:,}</text>")
-        y = top + mark * scale
-        parts.append(f"<text x='{left - 8}' y='{y + 4:.1f}' font-size='12' text-anchor='end'>{mark:,}</text>")
-    parts.append(f"<line class='axis' x1='{left}' x2='{left}' y1='{top}' y2='{top + size}'/>")
-    parts.append(f"<line class='axis' x1='{left}' x2='{left + size}' y1='{top + size}' y2='{top + size}'/>")
-    parts.append(
-        f"<text x='{left + size / 2}' y='{top + size + 40}' font-size='13' text-anchor='middle'>"
-        "earlier span (token position)</text>"
-        f"<text x='14' y='{top + size / 2}' font-size='13' text-anchor='middle' "
-        f"transform='rotate(-90 14 {top + size / 2})'>later span (token position)</text>"
-    )
-    # The empty triangle above the diagonal holds the legend.
-    x, y = left + size - 210, top + 14
-    parts.append(f"<text x='{x}' y='{y}' font-size='12'>share of the later span's attention</text>")
-    parts += [f"<rect x='{x + 10 * i}' y='{y + 8}' width='10' height='12' fill='{colour(i / 19)}'/>" for i in range(20)]
-    parts.append(f"<text x='{x}' y='{y + 36}' font-size='11'>0 %</text>")
-    parts.append(f"<text x='{x + 200}' y='{y + 36}' font-size='11' text-anchor='end'>{high:.1%} or more</text>")
-    hint = "<p class='quiet hint'>Click a cell to read its spans. The one outlined at first adds most to the score.</p>"
-    return (
-        f"{hint}<div class='map'><svg viewBox='0 0 {left + size + 16} {top + size + 50}'>{''.join(parts)}</svg></div>"
+        across, up = left + mark * size / tokens, top + size - mark * size / highest
+        yield f"<text x='{across:.1f}' y='{top + size + 18}' font-size='12' text-anchor='middle'>{mark:,}</text>"
+        yield f"<text x='{left - 8}' y='{up + 4:.1f}' font-size='12' text-anchor='end'>{mark:,}</text>"
+    yield f"<line class='axis' x1='{left}' x2='{left}' y1='{top}' y2='{top + size}'/>"
+    yield f"<line class='axis' x1='{left}' x2='{left + size}' y1='{top + size}' y2='{top + size}'/>"
+    middle = top + size / 2
+    yield (
+        f"<text x='{left + size / 2}' y='{top + size + 40}' font-size='13' text-anchor='middle'>{FOCUS_ACROSS}</text>"
+        f"<text x='14' y='{middle}' font-size='13' text-anchor='middle' transform='rotate(-90 14 {middle})'>"
+        f"{FOCUS_UP}</text>"
     )
 
 
 def colour(value: float) -> str:
-    """From pale to deep blue, with more steps for small values."""
-    part = min(max(value, 0.0), 1.0) ** 0.5
-    pale, deep = np.array([238, 242, 255]), np.array([49, 46, 129])
-    red, green, blue = np.round(pale + part * (deep - pale)).astype(int).tolist()
-    return f"#{red:02x}{green:02x}{blue:02x}"
+    """The report's colour of a share of the highest value."""
+    return to_hex(colormaps[FOCUS_MAP](min(max(value, 0.0), 1.0)))
 
 
 # The two spans of a cell
@@ -245,21 +289,37 @@ def show_spans(focus: FocusMap, text: str, row: int, column: int) -> str:
     starts = {"Earlier span": int(focus.key_starts[row, column]), "Later span": int(focus.query_starts[row])}
     ends = {name: start + focus.span_length for name, start in starts.items()}
     bounds = {name: (int(focus.offsets[starts[name], 0]), int(focus.offsets[ends[name] - 1, 1])) for name in starts}
-    shared = set.intersection(*(set(re.findall(r"\w{4,}", text[start:end])) for start, end in bounds.values()))
+    shared = telling_words(text, *(text[start:end] for start, end in bounds.values()))
     value = float(shares(focus)[row, column])
     even = value * starts["Later span"] / focus.span_length
+    named = f"Words in both: {html.escape(', '.join(shared[:MAX_WORDS]))}" if shared else "They share no telling word"
     cards = [
         f"<p>The later span gives <b>{value:.1%}</b> of its attention to the earlier one, <b>{even:.1f} times</b> an "
-        f"even share, from {starts['Later span'] - starts['Earlier span']:,} tokens away. Words in both are marked.</p>"
+        f"even share, from {starts['Later span'] - starts['Earlier span']:,} tokens away. {named}.</p>"
     ]
     for name, (start, end) in bounds.items():
         before, after = text[max(start - CONTEXT_CHARS, 0) : start], text[end : end + CONTEXT_CHARS]
+        heading = f"{name}: tokens {starts[name]:,}–{ends[name] - 1:,}"
+        # what scrolls can be reached with the Tab key
         cards.append(
-            f"<div class='span'><h4>{name}: tokens {starts[name]:,}–{ends[name] - 1:,}</h4><pre>"
-            f"<span class='around'>{html.escape(before)}</span>{marked(text[start:end], shared)}"
+            f"<div class='span'><h4>{heading}</h4><pre tabindex='0' role='region' aria-label='{heading}'>"
+            f"<span class='around'>{html.escape(before)}</span>{marked(text[start:end], set(shared))}"
             f"<span class='around'>{html.escape(after)}</span></pre></div>"
         )
     return "".join(cards)
+
+
+def telling_words(text: str, *spans: str) -> list[str]:
+    """Words of four letters and more that all the spans hold, the rarest of the text first, without stop words.
+
+    Stop words are those of English, and those that stand in most parts of the text, whatever its language.
+    """
+    words = set.intersection(*(set(re.findall(r"\w{4,}", span)) for span in spans))
+    size = max(map(len, spans))
+    parts = [set(re.findall(r"\w{4,}", text[start : start + size])) for start in range(0, len(text), size)]
+    counts = {word: sum(word in part for part in parts) for word in words if word.lower() not in STOP_WORDS}
+    common = max(2.0, COMMON_SHARE * len(parts))
+    return sorted((word for word, count in counts.items() if count <= common), key=lambda word: (counts[word], word))
 
 
 def marked(text: str, words: set[str]) -> str:
