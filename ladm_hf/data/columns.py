@@ -44,8 +44,7 @@ def document_column(schema: pa.Schema, candidates: Sequence[str]) -> str:
 
 
 def _is_text(schema: pa.Schema, name: str) -> bool:
-    kind = schema.field(name).type if name in schema.names else pa.null()
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return name in schema.names and may_hold_json(schema.field(name).type)
 
 
 def pick(table: pa.Table, column: str) -> pa.ChunkedArray:
@@ -192,7 +191,7 @@ def base_column(dataset: Dataset, name: str) -> tuple[pa.ChunkedArray, Any]:
         raise ColumnError(f"no column {name!r} in this data; its columns are {', '.join(leaves(dataset)) or 'none'}")
     values, feature = dataset.data.column(root), dataset.features[root]
     for depth, part in enumerate(path):
-        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        if may_hold_json(values.type):
             return json_field(values, path[depth:], ".".join([root, *path[:depth]])), None
         if not pa.types.is_struct(values.type) or values.type.get_field_index(part) < 0:
             raise ColumnError(
@@ -200,6 +199,13 @@ def base_column(dataset: Dataset, name: str) -> tuple[pa.ChunkedArray, Any]:
             )
         values, feature = pc.struct_field(values, part), feature[part]
     return values, feature
+
+
+def may_hold_json(kind: pa.DataType) -> bool:
+    """Whether values of a type are texts, which may be JSON objects."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return bool(kind.extension_name == "arrow.json")
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def json_field(values: pa.ChunkedArray, path: Sequence[str], column: str) -> pa.ChunkedArray:
@@ -219,7 +225,7 @@ def json_field(values: pa.ChunkedArray, path: Sequence[str], column: str) -> pa.
     found = 0
     for chunk in values.chunks:
         texts: list[str | None] = []
-        for text in to_objects(chunk):
+        for text in to_objects(chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk):
             outer = _json_object(text)
             keys.update(dict.fromkeys(outer if len(keys) < _KEYS_SHOWN else ()))
             value: Any = outer

@@ -44,6 +44,8 @@ _OTHERS = {
     rb"PAR1": "a parquet file: name it .parquet",
     rb"ARROW1": "an Arrow file: name it .arrow",
     rb"\xff\xfe|\xfe\xff": "text in UTF-16: convert it to UTF-8 with `iconv -f UTF-16 -t UTF-8`",
+    rb"\x00{8}": "zero bytes, as a full disk or a broken copy leaves them: download or write it again",
+    rb"(?s).{257}ustar": "a tar archive: unpack it and give the files in it",
     rb"SQLite format 3": "an SQLite database: export its rows as parquet or JSON lines",
 }
 _UNPACK_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowException)
@@ -66,7 +68,7 @@ def explain(head: bytes) -> str:
     if found := compression_of(head):
         return f"compressed with {found}: unpack it"
     if re.match(rb"\s*[{\[]", head):
-        return "JSON: name it .jsonl"
+        return f"JSON, which begins with {shown(head)}: a server's answer saved as the file, or lines to name .jsonl"
     return known_content(head) or f"something else, which begins with {shown(head)}"
 
 

@@ -25,6 +25,8 @@ def test_columns_are_found_in_json_text() -> None:
     assert column(data, "meta.n").to_pylist() == ["1", None, None, "2.5"]
     assert column(data, "meta.deep.x").to_pylist() == ["é", None, None, None]
     assert column(data.select([3, 0]), "meta.n").to_pylist() == ["2.5", "1"]
+    table = pa.table({"meta": pa.ExtensionArray.from_storage(pa.json_(), data.data.column("meta").combine_chunks())})
+    assert column(Dataset(table), "meta.deep.x").to_pylist() == ["é", None, None, None]
     nested = Dataset.from_dict({"row": [{"meta": json.dumps(METAS[0])}]})
     assert column(nested, "row.meta.deep.x").to_pylist() == ["é"]
 
