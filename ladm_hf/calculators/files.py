@@ -15,6 +15,7 @@ from pathlib import Path
 
 import xxhash
 
+from ladm_hf.data.content import is_lfs_pointer
 from ladm_hf.errors import CalculatorError
 
 CONFIG_FILE = "ladm_config.json"
@@ -24,7 +25,6 @@ TOKENIZER = (
 )  # fmt: skip
 # What determines the numbers; README, generation settings and our own config are not among them.
 CONTENT = ("*.safetensors", "config.json", "*.safetensors.index.json", *TOKENIZER)
-_POINTER = b"version https://git-lfs"
 
 
 def weight_files(path: Path, name: str) -> list[str]:
@@ -74,7 +74,7 @@ def check_weights(path: Path, name: str) -> None:
 
 def check_no_pointer(file: Path, name: str) -> None:
     """Raises a [`CalculatorError`] where a file is what git leaves in place of a large one."""
-    if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(_POINTER):
+    if file.is_file() and file.stat().st_size < 1024 and is_lfs_pointer(file.read_bytes()):
         raise CalculatorError(
             f"{file.name} of {name!r} is a git-lfs pointer, not the file itself: run `git lfs pull` in its folder, or "
             "fetch it with `hf download`"
