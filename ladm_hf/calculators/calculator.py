@@ -19,7 +19,7 @@ from ladm_hf.calculators.files import CONFIG_FILE, TOKENIZER, check_no_pointers,
 from ladm_hf.calculators.hub import download
 from ladm_hf.calculators.loading import load_model, load_tokenizer
 from ladm_hf.config import LadmConfig
-from ladm_hf.errors import CalculatorError
+from ladm_hf.errors import CalculatorError, ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,6 +84,10 @@ def resolve(model: str | os.PathLike[str] | PreTrainedModel | None, revision: st
     if model is None:
         model = os.environ.get("LADM_MODEL") or DEFAULT
     if not isinstance(model, (str, os.PathLike)):
+        if not all(hasattr(model, name) for name in ("config", "name_or_path", "state_dict")):
+            raise ConfigError(
+                f"model must be a name, a folder, a Hub id or a model of transformers, found {type(model).__name__}"
+            )
         return Calculator(
             name=model.name_or_path or type(model).__name__,
             identity=_hash_model(model),
@@ -96,7 +100,7 @@ def resolve(model: str | os.PathLike[str] | PreTrainedModel | None, revision: st
         if revision is not None:
             raise CalculatorError(f"revision={revision!r} goes with a Hub id, but {name!r} is a local folder")
         _check_model(path, name)
-        return Calculator(name, f"content:{hash_folder(path)}", _default_config(path, name), path=path)
+        return Calculator(name, f"content:{_content(path, name)}", _default_config(path, name), path=path)
     path = download(name, revision)
     _check_model(path, name)
     return Calculator(name, f"{name}@{path.name}", _default_config(path, name), revision=path.name, path=path)
@@ -119,6 +123,13 @@ def _default_config(path: Path, name: str) -> LadmConfig:
     return LadmConfig.from_json_file(file) if file.is_file() else LadmConfig()
 
 
+def _content(path: Path, name: str) -> str:
+    try:
+        return hash_folder(path)
+    except OSError as error:
+        raise CalculatorError(f"a file of {name!r} cannot be read: {error}") from error
+
+
 def _hash_model(model: Any) -> str:
     """Content hash of a live model: its configuration and every weight."""
     import torch
@@ -131,6 +142,11 @@ def _hash_model(model: Any) -> str:
     origin = str(model.name_or_path or "")
     digest.update((hash_folder(Path(origin), TOKENIZER) if origin and Path(origin).is_dir() else origin).encode())
     for name, tensor in sorted(model.state_dict().items()):
+        if tensor.is_meta:
+            raise CalculatorError(
+                f"weights of this live model are not in memory ({name!r} is on the meta device): load it on one "
+                "device, without offloading"
+            )
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         for plain in _plain_tensors(tensor):
             digest.update(plain.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -6,7 +6,7 @@ list, tuple, array, Series, Column, pa.Array, iterator            the documents 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -63,9 +63,12 @@ def all_rows(values: Any) -> list[Any]:
         raise InputError("expected a list of texts, found one text: pass [text]")
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
         return documents(values)
-    if not isinstance(values, Iterable):
-        raise InputError(f"expected a list of documents or a batch of columns, found {type(values).__name__}")
-    return list(values)
+    try:
+        return list(values)
+    except TypeError as error:
+        raise InputError(
+            f"expected a list of documents or a batch of columns, found {type(values).__name__}"
+        ) from error
 
 
 def checked_text(text: Any) -> str:
@@ -102,6 +105,10 @@ def is_missing(value: Any) -> bool:
 
 def _bare_rows(batch: Any, text_column: str | None, input_ids_column: str | None) -> tuple[str, list[Any]]:
     rows = all_rows(batch)
+    if rows and all(isinstance(row, Mapping) for row in rows):
+        raise InputError(
+            "found a list of rows, not of documents: give one of their columns, or Dataset.from_list(rows)"
+        )
     column = text_column or input_ids_column or ""
     if input_ids_column and not any(isinstance(row, str) for row in rows):
         # no text at all: rows that have a length are token ids
@@ -114,6 +121,8 @@ def _column(batch: Any, names: list[str], column: str) -> list[Any] | None:
     root, *path = [column] if column in names else column.split(".")
     if root not in names:
         return None
+    if names.count(root) > 1:
+        raise ColumnError(f"{names.count(root)} columns are called {root!r}: rename all but one")
     values = batch[root]
     if values is None or isinstance(values, (str, Mapping)):
         raise _not_batched(column)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import ConfigError, LadmError, NoFullAttentionError, UnsupportedModelError
+from ladm_hf.text import one_line
 
 WORKS = "Models of the Llama, Mistral, Qwen, Gemma, Phi-3, OLMo and GPT-NeoX families do."
 
@@ -60,12 +61,12 @@ def layer_plan(model: PreTrainedModel) -> LayerPlan:
         model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, ladm_recorder=probe)
     except (TypeError, ValueError, AttributeError) as error:
         # a forward pass that takes no keywords for its layers, or no token ids alone
-        raise not_on_interface(model) from error
+        raise not_on_interface(model, error) from error
     except (RuntimeError, ImportError, LookupError, ArithmeticError, AssertionError) as error:
         # kernels that are not there for this device or dtype, weights that do not fit together
         if isinstance(error, LadmError):
             raise
-        reason = " ".join(str(error).split())
+        reason = one_line(str(error), 300)
         raise UnsupportedModelError(
             f"a forward pass of this {model.config.model_type!r} model in {model.dtype} on {model.device} failed, so "
             f"its attention cannot be scored: {type(error).__name__}: {reason}"
@@ -189,8 +190,11 @@ def _learned_positions(model: PreTrainedModel) -> int | None:
     return None if rotary or limit is None else int(limit)
 
 
-def not_on_interface(model: PreTrainedModel) -> UnsupportedModelError:
+def not_on_interface(model: PreTrainedModel, error: Exception | None = None) -> UnsupportedModelError:
+    reason = (
+        "" if error is None else f" (its forward pass ended in {type(error).__name__}: {one_line(str(error), 200)})"
+    )
     return UnsupportedModelError(
         f"model type {model.config.model_type!r} does not pass its queries and keys through transformers' attention "
-        f"interface, so its attention cannot be scored. {WORKS}"
+        f"interface, so its attention cannot be scored{reason}. {WORKS}"
     )

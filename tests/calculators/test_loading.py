@@ -13,11 +13,18 @@ import pytest
 import torch
 from conftest import SMALL, random_ids, tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 
 from ladm_hf import LadmConfig, LadmScorer
 from ladm_hf.calculators.calculator import BUNDLED, resolve
-from ladm_hf.errors import CalculatorError, UnsupportedModelError
+from ladm_hf.errors import CalculatorError, ConfigError, UnsupportedModelError
 
 NANO = BUNDLED["ladm-nano"]
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 123456\n"
@@ -183,6 +190,23 @@ def test_heads_that_do_not_divide_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(UnsupportedModelError, match="4 query heads and 32 key heads"):
         load(tmp_path)
+
+
+def test_a_live_model_that_is_none_or_not_in_memory(llama: PreTrainedModel) -> None:
+    for model in (3, torch.nn.Linear(2, 2)):
+        with pytest.raises(ConfigError, match=f"model must be .* found {type(model).__name__}"):
+            resolve(model)
+    with pytest.raises(CalculatorError, match="on the meta device"):
+        resolve(llama.to("meta"))
+
+
+def test_a_folder_that_cannot_be_read_is_named(llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", "model.safetensors")
+
+    monkeypatch.setattr("ladm_hf.calculators.calculator.hash_folder", fail)
+    with pytest.raises(CalculatorError, match="cannot be read.*Permission denied.*model.safetensors"):
+        resolve(llama_folder)
 
 
 def test_a_model_saved_without_a_tokenizer_is_refused_for_text(tmp_path: Path) -> None:

@@ -83,8 +83,21 @@ def test_one_text_is_no_list(one: LadmScorer, one_text: Any) -> None:
     for call in (one, one.score_texts, one.score_input_ids):
         with pytest.raises(InputError, match="found one text"):
             call(one_text)
-    with pytest.raises(InputError, match="found int"):
-        one(3)
+    for value, found in ((3, "int"), (None, "NoneType"), (np.array("a text"), "ndarray")):
+        with pytest.raises(InputError, match=f"found {found}"):
+            one(value)
+    with pytest.raises(InputError, match=r"a list of rows.*Dataset\.from_list"):
+        one([{"text": "a"}, {"text": "b"}])
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [pa.table([["a"], ["b"]], names=["text", "text"]), pd.DataFrame([["a", "b"]], columns=["text", "text"])],
+    ids=["pyarrow", "pandas"],
+)
+def test_two_columns_of_one_name_are_named(one: LadmScorer, batch: Any) -> None:
+    with pytest.raises(ColumnError, match="2 columns are called 'text'"):
+        one(batch)
 
 
 @pytest.mark.parametrize(
