@@ -7,9 +7,10 @@ are strides in spans, between the key spans and between the query spans.
 from __future__ import annotations
 
 import json
+import math
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,43 +23,81 @@ Overflow = Literal["truncate", "windows"]
 MIN_KEY_SPANS = 4
 
 
+class _Unset:
+    """The default of every option: to be taken from the calculator."""
+
+    def __repr__(self) -> str:
+        return "<the calculator's>"
+
+
+UNSET: Any = _Unset()
+# What an option is where neither the user nor the calculator sets it: the paper's.
+PAPER: dict[str, Any] = {
+    "span_length": 128,
+    "d_afs": 4,
+    "d_cds": 4,
+    "ablation": None,
+    "max_length": 32768,
+    "overflow": "truncate",
+    "heads": None,
+    "weights": None,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class LadmConfig:
     """The geometry and the factors of the score. Frozen, validated, and serialisable.
 
+    An option that is left out is taken from the calculator's own `ladm_config.json` where it has one, and is the
+    paper's otherwise: `LadmConfig(max_length=8192)` changes the length and keeps the calibration. The paper's score
+    over all heads is asked for by name, `LadmConfig.paper()`.
+
     Args:
-        span_length (`int`, *optional*, defaults to `128`):
+        span_length (`int`, *optional*, the paper's is `128`):
             Tokens in a span, `l`.
-        d_afs (`int`, *optional*, defaults to `4`):
+        d_afs (`int`, *optional*, the paper's is `4`):
             Stride between the key spans of one query span, in spans.
-        d_cds (`int`, *optional*, defaults to `4`):
+        d_cds (`int`, *optional*, the paper's is `4`):
             Stride between query spans, in spans.
-        ablation (`str`, *optional*):
+        ablation (`str`, *optional*, the paper's is `None`):
             `None` is the paper's score; `"no_std"` drops the standard deviation from AFS, `"no_length_weight"` drops
             both length factors.
-        max_length (`int`, *optional*, defaults to `32768`):
+        max_length (`int`, *optional*, the paper's is `32768`):
             Longest piece that is scored at once, in tokens.
-        overflow (`str`, *optional*, defaults to `"truncate"`):
+        overflow (`str`, *optional*, the paper's is `"truncate"`):
             What happens to a document longer than `max_length`: `"truncate"` scores its first `max_length` tokens, as
             the paper does; `"windows"` scores consecutive windows of `max_length` tokens and takes their mean
             weighted by tokens. A last window too short to have a score is left out.
-        heads (sequence of `(layer, head)`, *optional*):
+        heads (sequence of `(layer, head)`, *optional*, the paper's is `None`):
             The attention heads that count, both numbered from 0. `None` means all heads of every layer with full
             attention. The score is the mean over the layers named here of each layer's score over its heads.
+        weights (sequence of `float`, *optional*, the paper's is `None`):
+            One positive weight for each of `heads`, in their order. The score is then the weighted geometric mean of
+            the heads' scores, each relative to a head that attends evenly to all earlier tokens:
+            `prod_h (CDS_h / CDS_even) ** (w_h / sum(w))`, see `ladm_hf.ops.scores`. `None` is the mean of the paper.
+
+    Attributes:
+        given (`frozenset[str]`): names of the options that were given, rather than left to the calculator.
 
     Raises:
         ConfigError: an option is out of range; the message names it.
     """
 
-    span_length: int = 128
-    d_afs: int = 4
-    d_cds: int = 4
-    ablation: Ablation | None = None
-    max_length: int = 32768
-    overflow: Overflow = "truncate"
-    heads: tuple[tuple[int, int], ...] | None = None
+    span_length: int = UNSET
+    d_afs: int = UNSET
+    d_cds: int = UNSET
+    ablation: Ablation | None = UNSET
+    max_length: int = UNSET
+    overflow: Overflow = UNSET
+    heads: tuple[tuple[int, int], ...] | None = UNSET
+    weights: tuple[float, ...] | None = UNSET
+    given: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "given", frozenset(name for name in PAPER if getattr(self, name) is not UNSET))
+        for name, default in PAPER.items():
+            if name not in self.given:
+                object.__setattr__(self, name, default)
         for name in ("span_length", "d_afs", "d_cds", "max_length"):
             object.__setattr__(self, name, _positive_int(name, getattr(self, name)))
         if self.span_length < 2:
@@ -70,8 +109,30 @@ class LadmConfig:
                 f"max_length={self.max_length} leaves no document long enough to score: with span_length="
                 f"{self.span_length} and d_afs={self.d_afs} the shortest has {self.min_tokens} tokens"
             )
-        if self.heads is not None:
-            object.__setattr__(self, "heads", _head_pairs(self.heads))
+        heads, weights = self.heads, self.weights
+        if weights is not None:
+            heads, weights = _weighted_heads(heads, weights)
+        object.__setattr__(self, "heads", None if heads is None else _head_pairs(heads))
+        object.__setattr__(self, "weights", weights)
+
+    @classmethod
+    def paper(cls, **options: Any) -> LadmConfig:
+        """The paper's score, all heads and all factors, whatever the calculator's own configuration says.
+
+        Args:
+            options: options that differ from the paper's.
+        """
+        return cls(**{**PAPER, **options})
+
+    def over(self, defaults: LadmConfig) -> LadmConfig:
+        """This configuration with what it leaves out taken from another; every option is then given.
+
+        New heads without weights are averaged: the weights of other heads say nothing about them.
+        """
+        values = {name: getattr(self if name in self.given else defaults, name) for name in PAPER}
+        if "heads" in self.given and "weights" not in self.given:
+            values["weights"] = None
+        return LadmConfig(**values)
 
     @property
     def min_tokens(self) -> int:
@@ -80,9 +141,14 @@ class LadmConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain JSON values (`heads` as a list of lists)."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {name: getattr(self, name) for name in PAPER}
         if self.heads is not None:
             values["heads"] = [list(pair) for pair in self.heads]
+        if self.weights is None:
+            # an option that version 0.1.0 did not know
+            del values["weights"]
+        else:
+            values["weights"] = list(self.weights)
         return values
 
     @classmethod
@@ -92,10 +158,9 @@ class LadmConfig:
         Raises:
             ConfigError: an option is unknown or out of range.
         """
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(known))
+        unknown = sorted(set(values) - set(PAPER))
         if unknown:
-            raise ConfigError(f"unknown option {unknown[0]!r}; known options are {', '.join(known)}")
+            raise ConfigError(f"unknown option {unknown[0]!r}; known options are {', '.join(PAPER)}")
         return cls(**values)
 
     @classmethod
@@ -145,3 +210,22 @@ def _head_pairs(heads: Iterable[Any]) -> tuple[tuple[int, int], ...]:
     if any(layer < 0 or head < 0 for layer, head in pairs):
         raise ConfigError(f"heads are numbered from 0, got {pairs[0]}")
     return tuple(pairs)
+
+
+def _weighted_heads(
+    heads: Any, weights: Iterable[Any]
+) -> tuple[tuple[tuple[int, int], ...], tuple[float, ...]]:
+    """Heads in order, each with its weight."""
+    if heads is None:
+        raise ConfigError("weights need heads: name the (layer, head) pair that each weight is for")
+    pairs = [tuple(pair) for pair in heads]
+    try:
+        values = [float(weight) for weight in weights]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"weights must be a sequence of numbers, got {weights!r}") from error
+    if len(values) != len(pairs) or len(set(pairs)) != len(pairs):
+        raise ConfigError(f"weights must be one for each of {len(set(pairs))} different heads, got {len(values)}")
+    if not all(math.isfinite(value) and value > 0 for value in values):
+        raise ConfigError(f"weights must be positive, got {values}")
+    order = sorted(range(len(pairs)), key=pairs.__getitem__)
+    return _head_pairs(pairs[i] for i in order), tuple(values[i] for i in order)

@@ -7,14 +7,26 @@ arXiv 2503.02502, in the form the published code computes):
     AFS(s)   = (s / T) * sigma(s) * sum_t (t l d_afs / T) * PFS(s, t)
     CDS      = mean of AFS over s
 
+Where the heads of a calculator carry weights `w`, the document's score is not the mean over layers but
+
+    prod_h (CDS_h / CDS_even) ** (w_h / sum(w))
+
+with `CDS_even` the score, without sigma, of a head that attends evenly to all earlier tokens: `PFS(s, t) = l l / s`. A
+ratio of 1 means that attention is spread over the whole document; the ratio, unlike CDS, does not change with length
+for such a head.
+
 Dimensions are those of `ladm_hf.ops`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from ladm_hf.arrays import Floats
 from ladm_hf.config import Ablation
 from ladm_hf.ops.spans import SpanGrid
 
@@ -67,3 +79,30 @@ def contextual_dependency_score(pfs: Tensor, grid: SpanGrid, ablation: Ablation 
     """
     spans = torch.as_tensor((grid.query_starts >= 0).sum(-1), device=pfs.device, dtype=pfs.dtype)
     return aggregated_focus_score(pfs, grid, ablation).sum(-1) / spans
+
+
+def even_score(grid: SpanGrid, ablation: Ablation | None = None) -> Tensor:
+    """CDS, without sigma, of a head that attends evenly to all earlier tokens.
+
+    Args:
+        grid ([`SpanGrid`]): the grid of the `B` documents.
+        ablation (`str`, *optional*): `"no_length_weight"` leaves out the length factors, as in the score beside it.
+
+    Returns:
+        `Tensor` `[B]`, fp64, positive.
+    """
+    starts = torch.as_tensor(grid.query_starts, dtype=torch.float64).clamp(min=1)
+    pfs = (grid.span_length**2 / starts)[..., None].expand(-1, -1, grid.shape[1])
+    return contextual_dependency_score(pfs, grid, ablation or "no_std")
+
+
+def document_score(cds: Floats, weights: Sequence[float] | None) -> float:
+    """The score of a document from CDS by layer, or from `CDS_h / CDS_even` by head where there are weights.
+
+    Args:
+        cds (`float64` array `[L]`): one for each layer or weighted head; ratios under 1e-6 count as 1e-6.
+        weights (sequence of `float`, *optional*): of the heads.
+    """
+    if weights is None:
+        return float(cds.mean())
+    return float(np.exp(np.average(np.log(np.maximum(cds, 1e-6)), weights=weights)))

@@ -17,7 +17,7 @@ from ladm_hf.config import LadmConfig
 from ladm_hf.errors import BackendError, CalculatorError
 from ladm_hf.ops import choose_backend
 from ladm_hf.ops.device import sent_to
-from ladm_hf.ops.scores import contextual_dependency_score
+from ladm_hf.ops.scores import contextual_dependency_score, even_score
 from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.scoring.batching import TokenBudget
@@ -96,12 +96,12 @@ class Engine:
         return "model" if self._fast is None else "fast"
 
     def pfs(self, documents: list[Ints]) -> tuple[SpanGrid, torch.Tensor]:
-        """PFS of a batch, averaged over heads, fp64 on the CPU: `[L, B, R, S]`."""
+        """PFS of a batch by layer, averaged over heads, or by weighted head, fp64 on the CPU: `[L, B, R, S]`."""
         grid, pfs = self._start(documents)
         return grid, pfs()
 
     def score(self, documents: list[Ints]) -> list[Floats]:
-        """CDS by layer of each document, `[L]` each."""
+        """CDS by layer of each document, `[L]` each; with weights, `CDS / CDS_even` by head."""
         return self._start_score(documents)()
 
     def score_all(self, documents: list[Ints]) -> Iterator[tuple[list[int], list[Floats] | None]]:
@@ -139,7 +139,12 @@ class Engine:
     def _start_score(self, documents: list[Ints]) -> Callable[[], list[Floats]]:
         """Starts a batch; the function returned waits for its scores."""
         grid, pfs = self._start(documents)
-        return lambda: list(contextual_dependency_score(pfs(), grid, self.config.ablation).T.numpy())
+        return lambda: list(self.cds(grid, pfs()).T.numpy())
+
+    def cds(self, grid: SpanGrid, pfs: torch.Tensor) -> torch.Tensor:
+        """What [`score`] gives, from PFS: `[L, B]`."""
+        cds = contextual_dependency_score(pfs, grid, self.config.ablation)
+        return cds if self.config.weights is None else cds / even_score(grid, self.config.ablation)
 
     @torch.inference_mode()
     def run(self, documents: list[Ints], recorder: SpanRecorder) -> None:
@@ -168,12 +173,12 @@ class Engine:
     def _start(self, documents: list[Ints]) -> tuple[SpanGrid, Callable[[], torch.Tensor]]:
         """Starts the forward pass of a batch; the function returned waits for its PFS."""
         grid = SpanGrid([len(ids) for ids in documents], self.config)
-        recorder = SpanRecorder(grid, self.layers, self.heads, self.span_focus)
+        recorder = SpanRecorder(grid, self.layers, self.heads, self.span_focus, self.config.weights is not None)
         self.run(documents, recorder)
         if not self._asynchronous:
-            pfs = torch.stack([recorder.pfs[layer].cpu().double() for layer in self.layers])
+            pfs = torch.cat([recorder.pfs[layer].cpu().double() for layer in self.layers])
             return grid, lambda: pfs
-        on_device = torch.stack([recorder.pfs[layer] for layer in self.layers])
+        on_device = torch.cat([recorder.pfs[layer] for layer in self.layers])
         on_host = torch.empty(on_device.shape, dtype=on_device.dtype, pin_memory=True)
         on_host.copy_(on_device, non_blocking=True)
         done = torch.cuda.Event()

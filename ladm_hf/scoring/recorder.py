@@ -36,23 +36,30 @@ class ForwardDone(Exception):  # noqa: N818, it is no error
 
 
 class SpanRecorder:
-    """Collects the head-averaged PFS of every scored layer during one forward pass.
+    """Collects the PFS of every scored layer during one forward pass, averaged over heads or head by head.
 
     Args:
         grid ([`SpanGrid`]): spans of the documents in the batch.
         layers (`tuple[int, ...]`): layers to record.
         heads (`dict[int, list[int]]`): heads that count in each layer; a layer not named counts all of its heads.
         span_focus (`SpanFocus`): the backend.
+        by_head (`bool`, *optional*, defaults to `False`): keep the heads apart.
     """
 
     def __init__(
-        self, grid: SpanGrid, layers: tuple[int, ...], heads: dict[int, list[int]], span_focus: SpanFocus
+        self,
+        grid: SpanGrid,
+        layers: tuple[int, ...],
+        heads: dict[int, list[int]],
+        span_focus: SpanFocus,
+        by_head: bool = False,
     ) -> None:
         self.grid = grid
         self.layers = layers
         self.heads = heads
         self.span_focus = span_focus
-        # layer -> [B, R, S]
+        self.by_head = by_head
+        # layer -> [N, B, R, S], where N is 1 or the number of heads that count
         self.pfs: dict[int, Tensor] = {}
 
     def wants(self, layer: int) -> bool:
@@ -66,12 +73,14 @@ class SpanRecorder:
 
     def keep(self, layer: int, pfs: Tensor) -> None:
         """Takes the PFS of all heads, `[B, H, R, S]`."""
-        self.pfs[layer] = (_take(pfs, self.heads[layer]) if layer in self.heads else pfs).mean(1)
+        pfs = _take(pfs, self.heads[layer]) if layer in self.heads else pfs
+        self.pfs[layer] = pfs.transpose(0, 1) if self.by_head else pfs.mean(1)[None]
 
     def record(self, layer: int, q: Tensor, k: Tensor, scale: float, lse: Tensor | None, softcap: float | None) -> None:
         if layer in self.heads:
             q, k, lse = _select_heads(q, k, lse, self.heads[layer])
-        self.pfs[layer] = self.span_focus(q, k, self.grid, scale, lse, softcap).mean(1)
+        pfs = self.span_focus(q, k, self.grid, scale, lse, softcap)
+        self.pfs[layer] = pfs.transpose(0, 1) if self.by_head else pfs.mean(1)[None]
 
 
 def _select_heads(q: Tensor, k: Tensor, lse: Tensor | None, heads: list[int]) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -15,11 +15,13 @@ class DocumentScore:
     """The score of one document.
 
     Attributes:
-        score (`float`): CDS, the mean of `layer_scores`; non-negative, NaN unless `status` is `"ok"`.
+        score (`float`): CDS, the mean of `layer_scores`, or their weighted geometric mean where the calculator's heads
+            carry weights; non-negative, NaN unless `status` is `"ok"`.
         num_tokens (`int`): tokens that were scored, `max_length` at most for a truncated document; for a document
             without a score, its length in tokens (0 where it has none).
         status (`str`): `"ok"`, `"too_short"`, `"empty"`, `"null"` or `"error: ..."`.
-        layer_scores (`tuple[float, ...]`): CDS of each scored layer, in the order of `LadmScorer.scored_layers`.
+        layer_scores (`tuple[float, ...]`): CDS of each scored layer, in the order of `LadmScorer.scored_layers`; with
+            weights, `CDS / CDS_even` of each head, in the order of `LadmConfig.heads`.
     """
 
     score: float

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from ladm_hf.arrays import Floats
 from ladm_hf.config import LadmConfig
+from ladm_hf.ops.scores import document_score
 from ladm_hf.scoring.batching import OUT_OF_MEMORY
 from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.inputs import Tokens, checked_text
@@ -146,9 +147,8 @@ def score_rows(
                 for n, j in enumerate(batch):
                     layers[pieces[j][0]].append((lengths[j], None if results is None else results[n]))
                 bar.update(sum(lengths[j] for j in batch))
-    dtype = "" if engine is None else engine.dtype
     scores = [
-        _document_score(row, status, found, dtype) for row, status, found in zip(rows, statuses, layers, strict=True)
+        _document_score(row, status, found, engine) for row, status, found in zip(rows, statuses, layers, strict=True)
     ]
     for i, score in enumerate(scores):
         check(i, score.status)
@@ -175,7 +175,7 @@ def status_of(ids: Tokens, engine: Engine) -> str:
 
 
 def _document_score(
-    row: Tokens | str, status: str, found: list[tuple[int, Floats | None]], dtype: str
+    row: Tokens | str, status: str, found: list[tuple[int, Floats | None]], engine: Engine | None
 ) -> DocumentScore:
     """One score from the pieces of a document, each `(tokens, CDS by layer)`, weighted by their tokens."""
     num_tokens = 0 if isinstance(row, str) else len(row)
@@ -188,8 +188,9 @@ def _document_score(
         )
     weights = [length for length, _ in found]
     layers = np.average([result for _, result in found if result is not None], axis=0, weights=weights)
-    score = float(layers.mean())
+    assert engine is not None
+    score = document_score(layers, engine.config.weights)
     if not np.isfinite(score):
-        hint = "; try dtype='bfloat16' or 'float32'" if dtype == "float16" else ""
-        return DocumentScore(float("nan"), scored, f"error: the score is not finite in {dtype}{hint}")
+        hint = "; try dtype='bfloat16' or 'float32'" if engine.dtype == "float16" else ""
+        return DocumentScore(float("nan"), scored, f"error: the score is not finite in {engine.dtype}{hint}")
     return DocumentScore(score, scored, "ok", tuple(layers.tolist()))

@@ -21,7 +21,7 @@ from ladm_hf.calculators.calculator import DEFAULT, Calculator, resolve
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import BackendError, ConfigError, RowError
 from ladm_hf.ops import BACKENDS
-from ladm_hf.ops.scores import contextual_dependency_score
+from ladm_hf.ops.scores import document_score
 from ladm_hf.scoring.engine import Engine, prepare_worker
 from ladm_hf.scoring.inputs import Tokens, all_rows, checked_ids, read_batch
 from ladm_hf.scoring.journal import Journal, with_journal
@@ -198,8 +198,9 @@ class LadmScorer:
 
     @property
     def config(self) -> LadmConfig:
-        """The configuration in force: the one given, else the calculator's own, else the paper's."""
-        return self._options.config or self.calculator.config
+        """The configuration in force: what was given, the rest the calculator's own, else the paper's."""
+        asked = self._options.config
+        return self.calculator.config if asked is None else asked.over(self.calculator.config)
 
     @property
     def dtype(self) -> str:
@@ -357,12 +358,12 @@ class LadmScorer:
                 f"this document has no focus map: {status} (at least {self.config.min_tokens} tokens are needed)"
             )
         grid, pfs = engine.pfs([row])
-        layers = contextual_dependency_score(pfs, grid, self.config.ablation)[:, 0].tolist()
+        layers = engine.cds(grid, pfs)[:, 0].numpy()
         starts = np.full(grid.shape, -1, dtype=np.int64)
         for r, _, count in grid.query_spans(0):
             starts[r, :count] = grid.key_starts(0, r)
         mean = np.where(grid.present[0], pfs.mean(0)[0].numpy(), np.nan).astype(np.float32)
-        score = DocumentScore(float(np.mean(layers)), len(row), "ok", tuple(layers))
+        score = DocumentScore(document_score(layers, self.config.weights), len(row), "ok", tuple(layers.tolist()))
         return FocusMap(mean, grid.query_starts[0], starts, grid.span_length, offsets, score)
 
     # Rows
