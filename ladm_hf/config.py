@@ -212,9 +212,7 @@ def _head_pairs(heads: Iterable[Any]) -> tuple[tuple[int, int], ...]:
     return tuple(pairs)
 
 
-def _weighted_heads(
-    heads: Any, weights: Iterable[Any]
-) -> tuple[tuple[tuple[int, int], ...], tuple[float, ...]]:
+def _weighted_heads(heads: Any, weights: Iterable[Any]) -> tuple[tuple[tuple[int, int], ...], tuple[float, ...]]:
     """Heads in order, each with its weight."""
     if heads is None:
         raise ConfigError("weights need heads: name the (layer, head) pair that each weight is for")

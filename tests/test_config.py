@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -65,3 +66,30 @@ def test_json_file(tmp_path) -> None:
     for unreadable in (tmp_path / "none.json", tmp_path):
         with pytest.raises(ConfigError, match="cannot read"):
             LadmConfig.from_json_file(unreadable)
+
+
+def test_what_is_left_out_is_taken_from_the_calculator() -> None:
+    own = LadmConfig(heads=[(3, 1), (2, 0)], weights=[1, 2], ablation="no_std").over(LadmConfig.paper())
+    assert own.heads == ((2, 0), (3, 1))
+    assert own.weights == (2.0, 1.0)
+    shorter = LadmConfig(max_length=4096)
+    assert shorter.given == {"max_length"}
+    assert shorter.over(own) == dataclasses.replace(own, max_length=4096)
+    assert LadmConfig(ablation=None).over(own).ablation is None
+    assert LadmConfig(heads=[(0, 0)]).over(own).weights is None
+    assert LadmConfig.paper().over(own) == LadmConfig()
+
+
+@pytest.mark.parametrize(
+    ("heads", "weights"),
+    [(None, [1]), ([(0, 0)], [1, 2]), ([(0, 0), (0, 0)], [1, 1]), ([(0, 0)], [0]), ([(0, 0)], "x")],
+)
+def test_weights_must_fit_the_heads(heads, weights) -> None:
+    with pytest.raises(ConfigError, match="weights"):
+        LadmConfig(heads=heads, weights=weights)
+
+
+def test_weights_survive_a_file(tmp_path) -> None:
+    config = LadmConfig(heads=[(0, 1), (0, 0)], weights=[0.5, 1.0], max_length=4096)
+    (tmp_path / "ladm_config.json").write_text(json.dumps(config.to_dict()))
+    assert LadmConfig.from_json_file(tmp_path / "ladm_config.json") == config

@@ -91,7 +91,7 @@ def resolve(model: str | os.PathLike[str] | PreTrainedModel | None, revision: st
         return Calculator(
             name=model.name_or_path or type(model).__name__,
             identity=_hash_model(model),
-            config=LadmConfig(),
+            config=LadmConfig.paper(),
             model=model,
         )
     name = os.fspath(model)
@@ -120,7 +120,7 @@ def _check_model(path: Path, name: str) -> None:
 def _default_config(path: Path, name: str) -> LadmConfig:
     file = path / CONFIG_FILE
     check_no_pointers(path, name, [CONFIG_FILE])
-    return LadmConfig.from_json_file(file) if file.is_file() else LadmConfig()
+    return (LadmConfig.from_json_file(file) if file.is_file() else LadmConfig()).over(LadmConfig.paper())
 
 
 def _content(path: Path, name: str) -> str:

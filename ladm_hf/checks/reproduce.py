@@ -116,7 +116,7 @@ def reproduce(
         if "input_ids" not in data.column_names:
             raise ColumnError(f"{dataset} has no column 'input_ids', only {', '.join(data.column_names)}")
         # The published scores are of the ids as they are, at the paper's geometry, whatever the calculator says.
-        scorer = LadmScorer(model, config=LadmConfig(), text_column=None, device=device, dtype=dtype)
+        scorer = LadmScorer(model, config=LadmConfig.paper(), text_column=None, device=device, dtype=dtype)
         scores = _scores(scorer, data, len(reference))
     return Comparison(tuple(scores), reference, tolerance, scorer.calculator.identity, dataset)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Mapping
@@ -71,6 +70,12 @@ def score(
     d_cds: Annotated[
         int | None, typer.Option(help="Stride between query spans, in spans.", show_default=f"{ITS_OWN}4")
     ] = None,
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper", help="The paper's score over all heads and factors, whatever the calculator's calibration."
+        ),
+    ] = False,
     ablation: Annotated[
         Ablation | None, typer.Option(help="Factors to leave out of the score.", show_default=f"{ITS_OWN}none")
     ] = None,
@@ -124,7 +129,7 @@ def score(
     made = {
         "model": model, "revision": model_revision, "text_column": text_column or None,
         "input_ids_column": input_ids_column or None, "dtype": dtype, "device": device, "backend": backend,
-        "max_batch_tokens": max_batch_tokens, "on_error": on_error, "config_file": config,
+        "max_batch_tokens": max_batch_tokens, "on_error": on_error, "config_file": config, "paper": paper,
         "geometry": {key: value for key, value in geometry.items() if value is not None},
     }  # fmt: skip
     rows = {"split": split, "name": name, "revision": revision, "limit": limit}
@@ -137,16 +142,14 @@ def score(
     )  # fmt: skip
 
 
-def _scorer(*, config_file: str | None, geometry: dict[str, Any], **options: Any) -> LadmScorer:
+def _scorer(*, config_file: str | None, geometry: dict[str, Any], paper: bool, **options: Any) -> LadmScorer:
     """The scorer of the command line."""
     from ladm_hf.config import LadmConfig
     from ladm_hf.scoring.scorer import LadmScorer
 
-    made = LadmScorer(**options)
-    if config_file is None and not geometry:
-        return made
-    base = made.config if config_file is None else LadmConfig.from_json_file(config_file)
-    return LadmScorer(**options, config=dataclasses.replace(base, **geometry))
+    base = LadmConfig() if config_file is None else LadmConfig.from_json_file(config_file)
+    given = {name: getattr(base, name) for name in base.given} | geometry
+    return LadmScorer(**options, config=LadmConfig.paper(**given) if paper else LadmConfig(**given))
 
 
 def _estimate(data: str, scorer: dict[str, Any], rows: dict[str, Any]) -> None:

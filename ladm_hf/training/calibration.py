@@ -266,7 +266,7 @@ def calibrate(
             "calibration needs max_heads >= 1, folds >= 2 and per_domain >= 2, got "
             f"max_heads={max_heads}, folds={folds}, per_domain={per_domain}"
         )
-    config = replace(config or LadmConfig(), heads=None, ablation=None)
+    config = replace((config or LadmConfig()).over(LadmConfig.paper()), heads=None, ablation=None, weights=None)
     units = source_units(documents)
     fold_of = _folds(documents, units, folds, seed)
     windows: list[LabelledWindow] = []
@@ -328,8 +328,8 @@ def write_calibration(model: str | Path, calibration: Calibration) -> Path:
     folder = Path(model).expanduser()
     if not folder.is_dir():
         raise ConfigError(f"{str(model)!r} is not a local folder: download the calculator, then calibrate the copy")
-    default = LadmConfig().to_dict()
-    values = {key: value for key, value in calibration.config.to_dict().items() if value != default[key]}
+    default = LadmConfig.paper().to_dict()
+    values = {key: value for key, value in calibration.config.to_dict().items() if value != default.get(key)}
     path = folder / CONFIG_FILE
     path.write_text(json.dumps({**values, "calibration": calibration.record()}, indent=1) + "\n", encoding="utf-8")
     return path

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from dataclasses import replace
 
 import httpx
 import huggingface_hub
@@ -20,8 +21,24 @@ def test_the_bundled_calculator_carries_its_calibration() -> None:
     calculator = resolve("ladm-nano")
     assert calculator.config.heads is not None
     assert LadmScorer().config == calculator.config
-    assert LadmScorer(config=LadmConfig()).config == LadmConfig()
-    assert sum(file.stat().st_size for file in BUNDLED["ladm-nano"].iterdir()) < 16 << 20
+    assert LadmScorer(config=LadmConfig()).config == calculator.config
+    assert sum(file.stat().st_size for file in BUNDLED["ladm-nano"].iterdir()) < 32 << 20
+
+
+def test_a_config_that_changes_the_geometry_keeps_the_calibration() -> None:
+    calibrated = resolve("ladm-nano").config
+    for given in ({"span_length": 16}, {"max_length": 4096}, {"overflow": "windows"}):
+        config = LadmScorer(config=LadmConfig(**given)).config
+        assert config == replace(calibrated, **given)
+
+
+def test_the_papers_score_is_asked_for_by_name() -> None:
+    config = LadmScorer(config=LadmConfig.paper(max_length=4096)).config
+    assert (config.heads, config.ablation, config.weights, config.max_length) == (None, None, None, 4096)
+
+
+def test_other_heads_do_not_inherit_the_weights() -> None:
+    assert LadmScorer(config=LadmConfig(heads=[(3, 0), (3, 1)])).config.weights is None
 
 
 def test_environment_names_the_default(monkeypatch: pytest.MonkeyPatch, llama_folder) -> None:
@@ -55,7 +72,7 @@ def test_identity_of_a_live_model_is_its_content(llama) -> None:
 def test_a_folder_brings_its_own_configuration(llama_folder) -> None:
     (llama_folder / "ladm_config.json").write_text('{"span_length": 16, "heads": [[2, 1]]}')
     assert LadmScorer(llama_folder).config == LadmConfig(span_length=16, heads=((2, 1),))
-    assert LadmScorer(llama_folder, config=SMALL).config == SMALL
+    assert LadmScorer(llama_folder, config=SMALL).config == replace(SMALL, heads=((2, 1),))
     (llama_folder / "ladm_config.json").write_text('{"span": 16}')
     with pytest.raises(ConfigError, match="'span'"):
         resolve(llama_folder)

@@ -3,11 +3,12 @@ from __future__ import annotations
 import math
 import statistics
 
+import numpy as np
 import pytest
 import torch
 
 from ladm_hf.config import LadmConfig
-from ladm_hf.ops.scores import aggregated_focus_score, contextual_dependency_score
+from ladm_hf.ops.scores import aggregated_focus_score, contextual_dependency_score, document_score, even_score
 from ladm_hf.ops.spans import SpanGrid
 
 CONFIG = LadmConfig(span_length=4, d_afs=2, d_cds=3, max_length=500)
@@ -44,3 +45,17 @@ def test_absent_pairs_do_not_count_even_as_nan() -> None:
     filled = torch.where(torch.as_tensor(grid.present), pfs, torch.tensor(math.nan, dtype=torch.float64))
     assert torch.equal(contextual_dependency_score(filled, grid), contextual_dependency_score(pfs, grid))
     assert (aggregated_focus_score(filled, grid)[1, len(grid.query_spans(1)) :] == 0).all()
+
+
+def test_an_even_head_scores_one_at_any_length() -> None:
+    for length in (2305, 4096, 10_000):
+        grid = SpanGrid(length)
+        pfs = 128 * 128 / torch.as_tensor(grid.query_starts, dtype=torch.float64)[0, :, None].expand(*grid.shape)
+        ratio = contextual_dependency_score(pfs[None], grid, "no_std") / even_score(grid, "no_std")
+        torch.testing.assert_close(ratio, torch.ones_like(ratio))
+
+
+def test_weighted_heads_are_read_by_a_geometric_mean() -> None:
+    cds = np.array([0.5, 0.01, 0.0])
+    assert document_score(cds, None) == pytest.approx(0.17)
+    assert document_score(cds, (2.0, 1.0, 1.0)) == pytest.approx((0.5**2 * 0.01 * 1e-6) ** 0.25)
