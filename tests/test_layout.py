@@ -39,7 +39,7 @@ FILES = {
     "integrations": "datatrove evaluate ray_data",
     "ops": "blockwise causal chunked device fused hopper naive pointwise scores spans",
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",
-    "report": "page plots",
+    "report": "heat_maps page plots",
     "runs": "chunks estimate folder lock monitor prepare prepared progress runner",
     "scoring": "attention batching engine inputs journal layers llama recorder results rows scorer",
     "selection": "bands notes options pool ranking result selection table",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ladm_hf.cli.options import OptionsFile, Seed, Split, Strategy, TextColumn, save_options
+from ladm_hf.cli.options import OptionsFile, Seed, Split, Strategy, save_options
 
 
 def select(
@@ -78,12 +79,15 @@ def select(
     dropped_text: Annotated[
         bool, typer.Option(help="Also write the long columns of the dropped rows, which the pool still has.")
     ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the selection in OUTPUT.")] = False,
     options: OptionsFile = None,
 ) -> None:
     """Keep the best documents of every domain, to a token budget. Writes data/, dropped/ and selection.json."""
     from ladm_hf.selection.options import parse_shares
+    from ladm_hf.selection.result import check_free
     from ladm_hf.selection.selection import select as select_rows
 
+    replaced = check_free(output, overwrite=overwrite)
     selection = select_rows(
         scored,
         budget_tokens=budget,
@@ -100,9 +104,11 @@ def select(
         ties=ties,
         split=split,
     )
-    folder = selection.save(output, dropped="all" if dropped_text else "scores")
+    folder = selection.save(output, dropped="all" if dropped_text else "scores", overwrite=overwrite)
     save_options(context, folder)
     print(selection.summary())
+    if replaced:
+        print(f"\nReplaced {replaced}.")
     print(f"\nWritten to {folder}: data/ (kept), dropped/ (with reasons), selection.json")
 
 
@@ -116,21 +122,34 @@ def report(
         bool,
         typer.Option(help="Draw which spans attend to which in the best and the worst document (two forward passes)."),
     ] = True,
-    model: Annotated[str, typer.Option(help="Calculator of the heat maps.")] = "ladm-nano",
-    text_column: TextColumn = "text",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Calculator of the heat maps.", show_default="that of the run, with its configuration"),
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of the text.", show_default="that of the run, else text")
+    ] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "LADM selection report",
     options: OptionsFile = None,
 ) -> None:
     """Draw a selection: figures as PNG, and index.html, one page that needs no other file."""
+    from ladm_hf.errors import LadmError
+    from ladm_hf.report.heat_maps import scorer_of_run
     from ladm_hf.report.page import report as write_report
+    from ladm_hf.selection.result import Selection
 
-    scorer = None
+    loaded = Selection.load(selection)
+    scorer, reason = None, ""
     if heat_maps:
-        from ladm_hf.scoring.scorer import LadmScorer
-
-        scorer = LadmScorer(model)
+        try:
+            scorer = scorer_of_run(loaded.run, model)
+        except LadmError as error:
+            reason = f"No focus maps: {error}."
+            print(f"ladm: {reason}", file=sys.stderr)
+    known = loaded.run and loaded.run.identity.get("text_column")
     page = write_report(
-        selection, output or Path(selection) / "report", scorer=scorer, text_column=text_column, title=title
-    )
+        loaded, output or Path(selection) / "report", scorer=scorer, no_scorer=reason,
+        text_column=text_column or known or "text", title=title,
+    )  # fmt: skip
     save_options(context, page.parent)
     print(f"Written to {page}")

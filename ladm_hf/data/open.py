@@ -295,6 +295,9 @@ def _in_folder(fs: Any, root: str, url: str, name: str | None, hub: Any) -> dict
         raise InputError(
             f"the scoring run in {url} has not finished: give `ladm score` the same arguments to resume it"
         )
+    if fs.exists(f"{root}/run.json"):
+        # beside it lie logs and a report
+        root = f"{root}/data"
     if hub is None and os.path.isdir(root) and (name is not None or _has_configs(Path(root))):
         return _by_card(url, name)
     splits = files_of_folder(fs, root)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ladm_hf.errors import InputError, LadmError
+from ladm_hf.errors import InputError
 from ladm_hf.report import plots
+from ladm_hf.report.heat_maps import draw_heat_maps
 from ladm_hf.selection.selection import DROP_REASONS, Selection
 from ladm_hf.text import one_line
 from ladm_hf.version import __version__
@@ -34,8 +34,6 @@ OPENING_CHARS = 500
 DOCUMENTS_EACH = 2
 MAX_TABLE_ROWS = 200
 MAX_REASONS = 30
-# A focus map made by the calculator that scored the data repeats the score to about this.
-SAME_SCORE = 0.01
 
 
 def report(
@@ -43,6 +41,7 @@ def report(
     output: str | os.PathLike[str],
     *,
     scorer: LadmScorer | None = None,
+    no_scorer: str = "",
     text_column: str = "text",
     title: str = "LADM selection report",
 ) -> Path:
@@ -53,7 +52,9 @@ def report(
         output (`str` or path): folder for `index.html` and `figures/*.png`. Its other files are left alone.
         scorer ([`LadmScorer`], *optional*):
             The calculator for the focus maps of the best and the worst document; without it there are none. Two
-            forward passes: a minute or so on a CPU for documents of 32k tokens.
+            forward passes: a minute or so on a CPU for documents of 32k tokens. Where its score is not the data's, no
+            map is drawn; see [`scorer_of_run`].
+        no_scorer (`str`, *optional*): why there is none, for the page.
         text_column (`str`, *optional*, defaults to `"text"`): column of the documents' text.
         title (`str`, *optional*): title of the page.
 
@@ -69,7 +70,9 @@ def report(
     output = Path(output).expanduser()
     chosen = _documents(selection, text_column)
     figures = _selection_figures(selection)
-    heat_maps, no_heat_maps = _heat_maps(scorer, chosen)
+    drawn, no_heat_maps = draw_heat_maps(scorer, chosen)
+    heat_maps = [_drawn(figure, **words) for figure, words in drawn]
+    no_heat_maps = no_scorer or no_heat_maps
     page = _template().render(
         title=title,
         version=__version__,
@@ -189,11 +192,11 @@ def _documents(selection: Selection, text_column: str) -> list[_Document]:
 
 
 def _text(selection: Selection, row: int, text_column: str) -> str | None:
-    kept = len(selection.selected)
-    dataset = selection.selected if row < kept else selection.dropped
-    if text_column not in dataset.column_names:
-        return None
-    value = dataset.select_columns([text_column]).with_format(None)[row if row < kept else row - kept][text_column]
+    kept = len(selection.selected_rows)
+    if row < kept:
+        value = selection.selected_rows.value(row, text_column)
+    else:
+        value = selection.dropped_rows.value(row - kept, text_column)
     return value if isinstance(value, str) else None
 
 
@@ -204,47 +207,13 @@ def _opening(text: str) -> str:
     return shown + ("…" if len(text) > OPENING_CHARS else "")
 
 
-def _heat_maps(scorer: LadmScorer | None, documents: Sequence[_Document]) -> tuple[list[_Figure], str]:
-    """Focus maps of the best and the worst document, or why there are none."""
-    if scorer is None:
-        return (
-            [],
-            "No calculator was given for focus maps: report(..., scorer=LadmScorer()) or `ladm report` draws them.",
-        )
-    texts = [document for document in documents if document.text]
-    if not texts:
-        return [], "There is no text here to draw focus maps of."
-    maps, problems = [], []
-    for name, document in {"best": texts[0], "worst": texts[-1]}.items():
-        try:
-            focus_map = scorer.focus_map(document.text or "")
-        except LadmError as error:
-            problems.append(f"No focus map of the {name} document: {error}")
-            continue
-        here = focus_map.score.score
-        caption = (
-            f"{document.rank}. How much each query span attends to each distant span before it; the score is made of "
-            "this. Colours end at the 99th percentile."
-        )
-        if abs(here - document.value) > SAME_SCORE * abs(document.value):
-            caption += (
-                f" This map is by {scorer.calculator.name}, whose score of the document is {here:.4g}; the data's "
-                f"{document.value:.4g} comes from another calculator, configuration or text."
-            )
-        title = f"{name.capitalize()} document: score {here:.4g}, {focus_map.score.num_tokens:,} tokens"
-        figure = plots.focus_heatmap(focus_map, title=title)
-        maps.append(_drawn(figure, f"focus_{name}", title, caption))
-        if len(texts) == 1:
-            break
-    return maps, " ".join(problems)
-
-
 def _numbers(selection: Selection) -> list[tuple[str, str]]:
     """The figures at the head of the page."""
-    pool = len(selection.selected) + len(selection.dropped)
+    kept = len(selection.selected_rows)
+    pool = kept + len(selection.dropped_rows)
     budget = selection.budget_tokens
     numbers = [
-        (f"documents kept of {pool:,}", f"{len(selection.selected):,}"),
+        (f"documents kept of {pool:,}", f"{kept:,}"),
         ("tokens kept" + (f" of a budget of {budget:,}" if budget else ""), f"{selection.selected_tokens:,}"),
         ("strategy", selection.strategy),
         ("domains" + (f" (column {selection.by})" if selection.by else ""), f"{len(selection.table):,}"),

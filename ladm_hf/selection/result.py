@@ -117,6 +117,10 @@ class Selection:
             (`int64`, -1 where not known), `kept` (`bool`) and `reason` (`string`, null where kept); the rows kept
             come first.
         """
+        return self._frame
+
+    @cached_property
+    def _frame(self) -> pa.Table:
         score_column = self.options.get("score_column", SCORE)
         parts = []
         for rows, kept in ((self.selected_rows, True), (self.dropped_rows, False)):
@@ -192,12 +196,14 @@ class Selection:
             lines.append("  ".join([first, *rest]).rstrip())
         return "\n".join([*lines, "", *self.notes])
 
-    def save(self, folder: str | os.PathLike[str], *, dropped: Literal["all", "scores"] = "all") -> Path:
+    def save(
+        self, folder: str | os.PathLike[str], *, dropped: Literal["all", "scores"] = "all", overwrite: bool = False
+    ) -> Path:
         """Writes the selection to a folder that `load_dataset`, [`Selection.load`], `ladm report` and `ladm publish`
         read.
 
         The folder gets `data/train-*.parquet` (the rows kept), `dropped/dropped-*.parquet` and, last,
-        `selection.json`. An earlier selection there is replaced; other files are left alone.
+        `selection.json`. Other files are left alone.
 
         Args:
             folder (`str` or path): where to.
@@ -205,18 +211,15 @@ class Selection:
                 `"scores"` leaves out the dropped rows' long columns (texts longer than 1,000 characters on average,
                 lists, and whatever holds them), which the pool still has.
 
+            overwrite (`bool`, *optional*, defaults to `False`): replace a selection that the folder holds.
+
         Raises:
-            InputError: the folder holds other data under one of those names.
+            InputError: the folder holds a selection, or other data under one of those names.
         """
         if dropped not in ("all", "scores"):
             raise ConfigError(f"dropped must be 'all' or 'scores', got {dropped!r}")
         folder = Path(folder).expanduser()
-        if not (folder / SELECTION_FILE).exists():
-            for name in ("data", "dropped"):
-                if (folder / name).exists():
-                    raise InputError(
-                        f"{folder / name} is there already and was not written by a selection: choose another folder"
-                    )
+        check_free(folder, overwrite=overwrite)
         try:
             self._write(folder, dropped)
         except OSError as error:
@@ -286,6 +289,42 @@ class Selection:
         counts = "input_ids" if self.tokens == "document" else self.tokens
         names = [self.by or "", counts, self.options.get("score_column", SCORE), DROP_REASON]
         return {name.split(".")[0] for name in names} | set(names)
+
+
+def check_free(folder: str | os.PathLike[str], *, overwrite: bool = False) -> str:
+    """Refuses a folder that a selection must not be written to.
+
+    Args:
+        folder (`str` or path): where to.
+        overwrite (`bool`, *optional*, defaults to `False`): take one that holds a selection.
+
+    Returns:
+        `str`: what would be replaced, in words; empty where nothing would.
+
+    Raises:
+        InputError: the folder holds a selection, or other data under one of a selection's names.
+    """
+    folder = Path(folder).expanduser()
+    if not (folder / SELECTION_FILE).exists():
+        for name in ("data", "dropped"):
+            if (folder / name).exists():
+                raise InputError(
+                    f"{folder / name} is there already and was not written by a selection: choose another folder"
+                )
+        return ""
+    try:
+        values = json.loads((folder / SELECTION_FILE).read_text(encoding="utf-8"))
+        budget = f" to a budget of {values['budget_tokens']:,} tokens" if values["budget_tokens"] else ""
+        what = f"a selection by {values['strategy']}{budget} that keeps {values['selected_tokens']:,} tokens"
+    except (OSError, ValueError, KeyError, TypeError):
+        what = "a selection that cannot be read"
+    if (folder / "report" / "index.html").is_file():
+        what += "; the report beside it describes that one"
+    if not overwrite:
+        raise InputError(
+            f"{folder} holds {what}: choose another folder, or replace it with --overwrite (overwrite=True)"
+        )
+    return what
 
 
 _SAVED_FIELDS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import json
 import math
@@ -12,9 +13,10 @@ import pytest
 from datasets import Dataset, disable_progress_bars
 from typer.testing import CliRunner
 
-from ladm_hf import LadmConfig, LadmScorer, select
+from ladm_hf import LadmConfig, LadmError, LadmScorer, Selection, score_dataset, select
 from ladm_hf.cli.app import app
 from ladm_hf.errors import InputError
+from ladm_hf.report.heat_maps import scorer_of_run
 from ladm_hf.report.page import report
 
 disable_progress_bars()
@@ -115,7 +117,7 @@ def test_a_saved_selection_is_reported_alike_and_lost_texts_are_said_to_be(tmp_p
     whole = report(selection, tmp_path / "a").read_text(encoding="utf-8")
     folder = selection.save(tmp_path / "selection")
     assert report(folder, tmp_path / "b").read_text(encoding="utf-8") == whole
-    selection.save(folder, dropped="scores")
+    selection.save(folder, dropped="scores", overwrite=True)
     assert "Its text is not kept here." in Page(report(folder, tmp_path / "c")).text
     # the page names the column it looks for nowhere else
     assert "Opening" not in Page(report(selection, tmp_path / "d", text_column="body")).text
@@ -164,6 +166,7 @@ def test_focus_maps_of_the_best_and_the_worst_document(tmp_path):
     other = scored.map(lambda row: {"ladm_score": row["ladm_score"] * 2})
     page = Page(report(select(other, budget_tokens=600), tmp_path / "other", scorer=scorer))
     assert "comes from another calculator" in page.text
+    assert len(page.images) == 3
     short = Dataset.from_dict({**scored.to_dict(), "text": ["too short", "", "also"]})
     page = Page(report(select(short, budget_tokens=600), tmp_path / "short", scorer=scorer))
     assert "No focus map of the best document" in page.text
@@ -200,3 +203,50 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="the report cannot be written"):
         report(select(pool_of(20), budget_tokens=9), tmp_path / "file")
+
+
+@pytest.fixture(scope="module")
+def selected_run(tmp_path_factory):
+    """A selection from a run whose configuration is not the calculator's own, and the scores of its documents."""
+    folder = tmp_path_factory.mktemp("run")
+    texts = [
+        f"Chapter {i}. The river and the {name} met again. " * 40 for i, name in enumerate(["sea", "town", "king"])
+    ]
+    pool = Dataset.from_dict({"body": texts, "domain": ["a"] * 3})
+    scorer = LadmScorer(config=LadmConfig(span_length=8, heads=((0, 0),), max_length=512), text_column="body")
+    scored = score_dataset(pool, folder / "scored", scorer, progress=False)
+    select(folder / "scored", budget_tokens=600).save(folder / "selected")
+    return folder / "selected", scored["ladm_score"][:]
+
+
+def test_the_command_draws_heat_maps_with_the_configuration_and_calculator_of_the_run(selected_run):
+    folder, scores = selected_run
+    result = CliRunner().invoke(app, ["report", str(folder)])
+    assert result.exit_code == 0, result.output
+    page = Page(folder / "report" / "index.html")
+    assert len(page.images) == 5
+    # a document has one score on the page
+    for name, score, image in zip(("Best", "Worst"), (max(scores), min(scores)), page.images[3:], strict=True):
+        assert f"{name} document: score {score:.4g}, " in (image["alt"] or "")
+        assert f"Score {score:.4g}, " in page.text
+    assert "The river and the" in page.text
+
+
+def test_no_heat_map_is_drawn_by_another_calculator_than_that_of_the_run(selected_run, tmp_path):
+    folder, _ = selected_run
+    selection = Selection.load(folder)
+    other = dataclasses.replace(
+        selection.run, calculator=None, identity={**selection.run.identity, "model": "content:abc"}
+    )
+    with pytest.raises(LadmError, match=r"scored by content:abc .* name the calculator with --model"):
+        scorer_of_run(other)
+    assert scorer_of_run(None).calculator.name == "ladm-nano"
+    assert scorer_of_run(selection.run).config.span_length == 8
+    assert scorer_of_run(selection.run, "ladm-nano").dtype == selection.run.identity["dtype"]
+    dataclasses.replace(selection, run=other).save(tmp_path / "other")
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "other")])
+    assert result.exit_code == 0, result.output
+    assert "No focus maps: the data were scored by content:abc" in result.output
+    page = Page(tmp_path / "other" / "report" / "index.html")
+    assert "No focus maps: the data were scored by content:abc" in page.text
+    assert len(page.images) == 3

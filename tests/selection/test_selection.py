@@ -548,7 +548,12 @@ def test_a_saved_selection_comes_back_the_same(tmp_path):
 
     (folder / "notes.txt").write_text("mine")
     shorter = select(pool, budget_tokens=3000)
-    shorter.save(folder, dropped="scores")
+    with pytest.raises(
+        InputError, match=r"holds a selection by exact to a budget of 9,000 tokens that keeps .*overwrite"
+    ):
+        shorter.save(folder, dropped="scores")
+    assert Selection.load(folder).budget_tokens == 9000
+    shorter.save(folder, dropped="scores", overwrite=True)
     again = Selection.load(folder)
     assert again.budget_tokens == 3000
     assert "text" not in again.dropped.column_names
@@ -583,7 +588,7 @@ def test_paths_may_hold_the_characters_of_a_glob(tmp_path):
     dataset_of(random_rows(80)).to_parquet(folder / "data" / "part-[0].parquet")
     for path in (folder, folder / "data" / "part-[0].parquet"):
         selection = select(path, budget_tokens=9000)
-        selection.save(folder / "top")
+        selection.save(folder / "top", overwrite=True)
         assert Selection.load(folder / "top").selected["id"][:] == selection.selected["id"][:]
 
 
@@ -702,13 +707,17 @@ def test_the_command_selects_and_says_what_it_did(tmp_path):
     assert selection.budget_tokens == 9000
     assert selection.options["shares"] == {"A": 1.0, "B": 2.0}
     assert pq.read_table(output / "data").num_rows == len(selection.selected)
-    result = CliRunner().invoke(app, ["select", str(tmp_path / "scored"), str(output), "--budget", "lots"])
+    result = CliRunner().invoke(app, ["select", str(tmp_path / "scored"), str(tmp_path / "other"), "--budget", "lots"])
     assert result.exit_code == 1
     assert "error: a token budget is a number such as" in result.output
-    result = CliRunner().invoke(
-        app, ["select", str(tmp_path / "scored"), str(output), "-s", "top-k", "-k", "1", "--by", ""]
-    )
+    again = ["select", str(tmp_path / "scored"), str(output), "-s", "top-k", "-k", "1", "--by", ""]
+    result = CliRunner().invoke(app, again)
+    assert result.exit_code == 1
+    assert "replace it with --overwrite" in result.output
+    assert Selection.load(output).budget_tokens == 9000
+    result = CliRunner().invoke(app, [*again, "--overwrite"])
     assert result.exit_code == 0, result.output
+    assert "Replaced a selection by exact to a budget of 9,000 tokens that keeps" in result.output
     assert len(Selection.load(output).selected) == 1
 
 
