@@ -34,8 +34,8 @@ FILES = {
     "calculators": "calculator files hub loading token_ids",
     "checks": "demo environment reproduce",
     "cli": "app checks options publish score select terminal train",
-    "data": "columns content data_files files hub inference json_lines open parquet rows run_record schemas shards "
-    "sources streams temporary writer",
+    "data": "columns content data_files files hub inference json_lines loaded open parquet repositories "
+    "rows run_record schemas shards sources streams temporary writer",
     "integrations": "datatrove evaluate ray_data",
     "ops": "blockwise causal chunked device fused hopper naive pointwise scores spans",
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",

@@ -8,6 +8,7 @@ and selections are no part of it.
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ladm_hf.data.content import COMPRESSIONS, format_in
+from ladm_hf.data.content import COMPRESSIONS, format_in, register_compressions
 from ladm_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -168,3 +169,19 @@ def _log_left_out(root: str, paths: Sequence[str]) -> None:
         logger.warning(
             "left out of %s: %s%s. To read them, give their path or a glob.", root, ", ".join(paths[:_NAMED]), more
         )
+
+
+def load_with_datasets(files: DataFiles, name: str, *, streaming: bool) -> Any:
+    """Files in a format that only `datasets` reads, as a `Dataset` or an `IterableDataset`.
+
+    Raises:
+        InputError: they cannot be read; the message begins with `name`.
+    """
+    from datasets import load_dataset
+
+    register_compressions()
+    urls = {"train": [glob.escape(url) for url in files.urls]}
+    try:
+        return load_dataset(files.format, data_files=urls, split="train", streaming=streaming, **files.options)
+    except Exception as error:  # the loader raises whatever the format's reader raises
+        raise InputError(f"{name} cannot be read as {files.format}: {type(error).__name__}: {error}") from error

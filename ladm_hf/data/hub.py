@@ -1,10 +1,27 @@
-"""What a refusal of the Hub means, in words that say what to do."""
+"""Names of the Hub's repositories, and what a refusal of the Hub means, in words that say what to do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be that of a repository on the Hub: `owner/name`, by the Hub's own rules."""
+    return "/" in name and is_repo_name(name)
+
+
+def is_repo_name(name: str) -> bool:
+    """Whether a name can be that of a repository on the Hub, with an owner or, as the oldest are, without."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def access_refused(error: BaseException, what: str) -> str | None:

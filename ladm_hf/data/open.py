@@ -7,27 +7,23 @@ Hub id                                          -> DataFiles where they lie, or 
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ladm_hf.data.columns import to_rows
-from ladm_hf.data.content import explain, format_in, known_content, read_unpacked_head, register_compressions
-from ladm_hf.data.data_files import DataFiles, files_of_folder, format_of, splits_of
-from ladm_hf.data.hub import LOG_IN
+from ladm_hf.data.content import explain, format_in, known_content, read_unpacked_head
+from ladm_hf.data.data_files import DataFiles, files_of_folder, format_of, load_with_datasets, splits_of
+from ladm_hf.data.hub import is_repo_name
 from ladm_hf.data.json_lines import JsonLinesSource
 from ladm_hf.data.parquet import ParquetSource
+from ladm_hf.data.repositories import has_configs, splits_of_repository
 from ladm_hf.data.sources import DatasetSource, Source
 from ladm_hf.data.streams import StreamSource
 from ladm_hf.errors import InputError
@@ -39,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 _MAGIC = "*?["
 _HUB_URL = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/|$)")
-_HUB_REVISION = re.compile(r"hf://datasets/[^@]+@([^/]+)/")
 
 
 @dataclass(frozen=True)
@@ -136,87 +131,26 @@ def source_of(found: Split) -> Source:
     content, source = found.content, None
     if isinstance(content, Dataset):
         return DatasetSource(content)
-    if isinstance(content, DataFiles) and content.format in _READERS:
-        source = _READERS[content.format](content.fs, list(content.paths), found.name)
+    if isinstance(content, DataFiles) and content.format in READERS:
+        source = READERS[content.format](content.fs, list(content.paths), found.name)
     else:
-        stream = content if isinstance(content, IterableDataset) else _loaded(content, found.name, streaming=True)
+        stream = (
+            content if isinstance(content, IterableDataset) else load_with_datasets(content, found.name, streaming=True)
+        )
         source = StreamSource(stream, None if content is stream and found.hub is None else found.name)
     source.hub = found.hub
     return source
 
 
-_READERS: dict[str, Any] = {"parquet": ParquetSource, "json": JsonLinesSource}
-
-
-def _loaded(files: DataFiles, name: str, *, streaming: bool) -> Any:
-    from datasets import load_dataset
-
-    register_compressions()
-    urls = {"train": [glob.escape(url) for url in files.urls]}
-    try:
-        return load_dataset(files.format, data_files=urls, split="train", streaming=streaming, **files.options)
-    except Exception as error:  # the loader raises whatever the format's reader raises
-        raise InputError(f"{name} cannot be read as {files.format}: {type(error).__name__}: {error}") from error
-
-
-def open_documents(data: Any, split: str | None = None, streaming: bool = False) -> Any:
-    """Rows as `datasets` holds them, read as they are for scoring: lines that are none are left out, with a warning.
-
-    Args:
-        data, split: see [`find_data`].
-        streaming (`bool`, *optional*): an `IterableDataset` instead of a `Dataset`, which is kept in the cache of
-            `datasets`.
-    """
-    from datasets import Dataset, Features, IterableDataset, load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    found = find_data(data, split=split)
-    content = found.content
-    if isinstance(content, Dataset):
-        return content.to_iterable_dataset() if streaming else content
-    if isinstance(content, IterableDataset):
-        if streaming or found.hub is None:
-            return content
-        return load_dataset(str(found.hub["id"]), revision=found.hub["revision"], split=found.split)
-    if content.format not in _READERS:
-        return _loaded(content, found.name, streaming=streaming)
-    source = source_of(found)
-    survey = source.survey((), sys.maxsize)
-    rows = partial(_rows_of, found, survey.layout, int(survey.positions[-1]), source.fingerprint())
-    features = Features.from_arrow_schema(survey.schema)
-    if streaming:
-        return IterableDataset.from_generator(rows, features=features)
-    try:
-        return Dataset.from_generator(rows, features=features)
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from None
-        raise
-
-
-def _rows_of(found: Split, layout: dict[str, Any], size: int, fingerprint: str) -> Iterator[dict[str, Any]]:
-    """The rows of files; the fingerprint of their content is there so that `datasets` caches no others."""
-    source = source_of(found)
-    source.adopt(layout)
-    left_out = 0
-    for part in source.read(0, size):
-        # a text that is no valid UTF-8 is no text to learn from
-        rows = to_rows(part.table, invalid=lambda raw: None)
-        yield from (row for n, row in enumerate(rows) if n not in part.problems)
-        left_out += len(part.problems)
-    if left_out:
-        logger.warning("%d lines of %s are no JSON objects and are left out", left_out, found.name)
-
-
-# Paths
+READERS: dict[str, Any] = {"parquet": ParquetSource, "json": JsonLinesSource}
 
 
 def _at_path(path: str, split: str | None, name: str | None, revision: str | None) -> dict[str, Split]:
     local = Path(path).expanduser()
     if "://" not in path and not local.exists() and not any(c in path for c in _MAGIC):
         # the oldest data sets of the Hub have no owner
-        if _is_repo_name(path) and not format_of(path):
-            return _on_hub(path, name, revision)
+        if is_repo_name(path) and not format_of(path):
+            return _in_repository(path, name, revision)
         raise InputError(f"no file, folder or glob {path!r} here; a Hub data set is 'owner/name'")
     url = path if "://" in path else str(local)
     at = _HUB_URL.match(path)
@@ -298,12 +232,17 @@ def _in_folder(fs: Any, root: str, url: str, name: str | None, hub: Any) -> dict
     if fs.exists(f"{root}/run.json"):
         # beside it lie logs and a report
         root = f"{root}/data"
-    if hub is None and os.path.isdir(root) and (name is not None or _has_configs(Path(root))):
-        return _by_card(url, name)
+    if hub is None and os.path.isdir(root) and (name is not None or has_configs(Path(root))):
+        return _in_repository(url, name, None)
     splits = files_of_folder(fs, root)
     if not splits:
         raise InputError(f"no parquet or JSON-lines file at {url!r}, nor one in another format: {_EXPECTED}")
     return {split: Split(split, files, url, hub) for split, files in splits.items()}
+
+
+def _in_repository(path: str, name: str | None, revision: str | None) -> dict[str, Split]:
+    splits, hub = splits_of_repository(path, name, revision)
+    return {split: Split(split, content, path, hub) for split, content in splits.items()}
 
 
 def _saved(path: str) -> dict[str, Split]:
@@ -317,86 +256,6 @@ def _saved(path: str) -> dict[str, Split]:
         ) from error
     parts = saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
     return {str(split): Split(str(split), rows, path) for split, rows in parts.items()}
-
-
-# Cards and the Hub
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name can be that of a repository on the Hub: `owner/name`, by the Hub's own rules."""
-    return "/" in name and _is_repo_name(name)
-
-
-def _is_repo_name(name: str) -> bool:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
-def _has_configs(folder: Path) -> bool:
-    """Whether a data set card beside the files says which files make which split."""
-    card = folder / "README.md"
-    return card.is_file() and re.search(r"^configs:", card.read_text("utf-8", "replace"), re.MULTILINE) is not None
-
-
-def _by_card(folder: str, name: str | None) -> dict[str, Split]:
-    try:
-        return _by_builder(folder, name, None)
-    except InputError:
-        raise
-    except Exception as error:  # the loader raises whatever a card makes it raise
-        raise InputError(
-            f"the data set card of {folder} does not lead to its files: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _on_hub(repo_id: str, name: str | None, revision: str | None) -> dict[str, Split]:
-    try:
-        splits = _by_builder(repo_id, name, revision)
-    except InputError:
-        raise
-    except Exception as error:  # the loader raises whatever the Hub's client and the format's reader raise
-        raise InputError(
-            f"{repo_id!r} is neither a path here nor a data set that the Hub gives: {type(error).__name__}: {error}. "
-            f"Check the name, its --name and --revision and the network; for private or gated data, {LOG_IN}."
-        ) from error
-    return splits
-
-
-def _by_builder(path: str, name: str | None, revision: str | None) -> dict[str, Split]:
-    """The files of a Hub data set, or of a folder with a card, where they lie; another format than parquet and JSON
-    is streamed row by row."""
-    from datasets import load_dataset, load_dataset_builder
-
-    builder = load_dataset_builder(path, name, revision=revision)
-    by_split = {str(split): [str(file) for file in files] for split, files in (builder.config.data_files or {}).items()}
-    first = next((file for files in by_split.values() for file in files), "")
-    at = _HUB_REVISION.match(first)
-    hub = None if os.path.isdir(path) else {"id": path, "revision": at[1] if at else revision}
-    kinds = {kind.__name__.lower() for kind in type(builder).__mro__} & set(_READERS)
-    if not kinds or not first:
-        register_compressions()
-        streams = load_dataset(path, name, revision=revision, streaming=True)
-        return {str(split): Split(str(split), rows, path, hub) for split, rows in streams.items()}
-    fs, _ = fsspec.url_to_fs(first)
-    return {
-        split: Split(split, DataFiles(fs, tuple(fs._strip_protocol(file) for file in files), min(kinds)), path, hub)
-        for split, files in by_split.items()
-    }
-
-
-def load_files(files: Sequence[Path], split: str) -> Dataset:
-    """Parquet files as one data set, also where they hold no row, which `load_dataset` does not take."""
-    from datasets import Dataset, load_dataset
-
-    if not any(pq.read_metadata(file).num_rows for file in files):
-        return Dataset(pq.read_table(files[0]))
-    return load_dataset("parquet", data_files={split: [glob.escape(str(file)) for file in files]}, split=split)
 
 
 def from_table(table: pa.Table) -> Dataset:

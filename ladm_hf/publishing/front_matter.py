@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from ladm_hf.data.open import is_hub_id
+from ladm_hf.data.hub import is_hub_id
 from ladm_hf.version import __version__
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ladm_hf.data.hub import access_refused
-from ladm_hf.data.open import is_hub_id
+from ladm_hf.data.hub import access_refused, is_hub_id
 from ladm_hf.errors import PublishError
 from ladm_hf.publishing.bundle import MANIFEST, Bundle
 from ladm_hf.publishing.card import build_card, card_diff

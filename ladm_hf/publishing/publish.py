@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ladm_hf.data.hub import access_refused, chain
-from ladm_hf.data.open import is_hub_id
+from ladm_hf.data.hub import access_refused, chain, is_hub_id
 from ladm_hf.data.run_record import RunRecord
 from ladm_hf.data.shards import SHARD_BYTES
 from ladm_hf.data.temporary import temporary_folder

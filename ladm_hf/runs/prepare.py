@@ -24,7 +24,8 @@ from tqdm.auto import tqdm
 from ladm_hf.calculators.calculator import DEFAULT, Calculator, resolve
 from ladm_hf.calculators.token_ids import made_with
 from ladm_hf.data.files import storage_errors
-from ladm_hf.data.open import load_files, open_source
+from ladm_hf.data.loaded import load_files
+from ladm_hf.data.open import open_source
 from ladm_hf.data.sources import Source
 from ladm_hf.data.temporary import remove_abandoned, temporary_folder
 from ladm_hf.data.writer import GroupWriter

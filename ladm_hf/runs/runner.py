@@ -34,7 +34,8 @@ import pyarrow.parquet as pq
 from ladm_hf.calculators.token_ids import check_made_with
 from ladm_hf.data.columns import document_column, documents, lengths, pick, root_column, to_rows
 from ladm_hf.data.files import OPTIONS_FILE, storage_errors, write_atomically
-from ladm_hf.data.open import load_files, open_source
+from ladm_hf.data.loaded import load_files
+from ladm_hf.data.open import open_source
 from ladm_hf.data.run_record import RunRecord
 from ladm_hf.data.sources import DatasetSource, Rows, Source
 from ladm_hf.data.writer import GroupWriter

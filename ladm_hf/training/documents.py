@@ -18,7 +18,7 @@ import numpy.typing as npt
 import xxhash
 
 from ladm_hf.arrays import Bools
-from ladm_hf.data.open import open_documents
+from ladm_hf.data.loaded import open_documents
 from ladm_hf.errors import ColumnError, InputError
 
 if TYPE_CHECKING:

@@ -18,7 +18,9 @@ from launches import dataset, parquet, rows
 
 from ladm_hf.data import columns, sources
 from ladm_hf.data.data_files import DataFiles
-from ladm_hf.data.open import find_splits, is_hub_id, open_documents, open_source
+from ladm_hf.data.hub import is_hub_id
+from ladm_hf.data.loaded import open_documents
+from ladm_hf.data.open import find_splits, open_source
 from ladm_hf.data.parquet import ParquetSource
 from ladm_hf.data.sources import Source, Survey
 from ladm_hf.errors import ColumnError, InputError
@@ -383,8 +385,28 @@ def test_a_card_beside_the_files_says_which_splits_and_configurations_there_are(
     card = "configs:\n- config_name: first\n  data_files: one/*\n- config_name: second\n  data_files: two/*\n"
     (tmp_path / "README.md").write_text(f"---\n{card}---\n")
     assert everything_text(open_source(tmp_path, name="second")) == ["two/b.jsonl"]
-    with pytest.raises(InputError, match="first"):
+    with pytest.raises(InputError, match="has several configurations: name one of first, second with --name"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["hologram", "{hologram: {}}", "{_type: Hologram}"])
+def test_a_card_that_names_unknown_features_still_leads_to_the_files(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: str
+) -> None:
+    split_of(["one/a.jsonl", "two/b.jsonl"], tmp_path)
+    parts = "".join(
+        f"  - split: {split}\n    path: {folder}/*\n" for split, folder in (("first", "one"), ("second", "two"))
+    )
+    files = f"configs:\n- config_name: default\n  data_files:\n{parts}"
+    (tmp_path / "README.md").write_text(
+        f"---\n{files}dataset_info:\n  features:\n  - name: text\n    dtype: {dtype}\n---\n"
+    )
+    assert everything_text(open_source(tmp_path, split="second")) == ["two/b.jsonl"]
+    assert "is read for its files alone" in caplog.text
+    with pytest.raises(InputError, match="name one of first, second"):
+        open_source(tmp_path)
+    with pytest.raises(InputError, match="no configuration 'other': name one of default"):
+        open_source(tmp_path, name="other")
 
 
 def test_files_left_out_of_a_folder_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
