@@ -22,6 +22,7 @@ from ladm_hf.data.columns import (
     in_row_order,
     leaves,
     leaves_of,
+    may_hold_json,
     nested_type,
     to_objects,
     with_positions,
@@ -136,7 +137,7 @@ def _there(schema: pa.Schema, name: str) -> bool:
         return True
     above = (name.rsplit(".", n)[0] for n in range(1, 1 + name.count(".")))
     kinds = [schema.field(up).type if up in schema.names else nested_type(schema, up) for up in above]
-    return any(kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind)) for kind in kinds)
+    return any(kind is not None and may_hold_json(kind) for kind in kinds)
 
 
 def _check(schema: pa.Schema, name: str, what: str = "") -> None:
