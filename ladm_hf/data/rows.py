@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ladm_hf.arrays import Bools
-from ladm_hf.data.columns import nested_type, pick, root_column
+from ladm_hf.data.columns import nested_type, pick, root_column, to_objects
 from ladm_hf.data.open import find_data, from_table, source_of
 from ladm_hf.data.shards import write_shards, write_tables
 from ladm_hf.data.sources import Source
@@ -201,10 +201,10 @@ class SourceRows:
             return None
         if self._source.unit == "rows" and (self._extra is None or column not in self._extra.column_names):
             place = row if self._kept is None else int(np.flatnonzero(self._kept)[row])
-            return next(iter(self._source.read(place, place + 1, [column]))).table[column][0].as_py()
+            return to_objects(next(iter(self._source.read(place, place + 1, [column]))).table[column])[0]
         for table in self.tables([column]):
             if row < table.num_rows:
-                return table[column][row].as_py()
+                return to_objects(table[column].slice(row, 1))[0]
             row -= table.num_rows
         raise IndexError(row)
 

@@ -22,6 +22,8 @@ from ladm_hf.version import __version__
 
 RUN_FILE = "run.json"
 FORMAT = 1
+# What the user is told to run where a run was started from Python.
+SAME_CALL = "the same call of score_dataset()"
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class RunRecord:
             "model": self.model,
             "config": {key: value for key, value in self.config.items() if value is not None},
             "versions": {"ladm_hf": self.version} if self.version else {},
-            "command": self.command,
+            "command": "" if self.command == SAME_CALL else self.command,
         }
         return {key: value for key, value in facts.items() if value}
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from ladm_hf.publishing.front_matter import package_version, section
 from ladm_hf.selection.selection import select
-from ladm_hf.text import cell, command_line, escape, fence
+from ladm_hf.text import cell, command_line, counted, escape, fence
 
 if TYPE_CHECKING:
     from datasets import DatasetInfo
@@ -135,7 +135,9 @@ def _commands(run: Mapping[str, Any], selection: Selection | None) -> str:
         options = {"by": None, **selection.options}
         if options.get("shares") == "proportional":
             del options["shares"]
-        lines.append(command_line("select", select, ["SCORED", "SELECTED"], options))
+        lines.append(
+            command_line("select", select, [selection.pool or "SCORED", selection.folder or "SELECTED"], options)
+        )
     return "\n".join(lines)
 
 
@@ -146,8 +148,8 @@ def _summary(run: Mapping[str, Any], selection: Selection | None, splits: Mappin
     origin = f" from {cell(source)}" if source else ""
     method = "[LADM](https://arxiv.org/abs/2503.02502), by how much their later parts attend to distant earlier parts"
     if selection is None:
-        return f"{rows:,} documents{origin}, scored by {method}."
-    return f"{rows:,} long documents{origin}, chosen for training on long context by {method}."
+        return f"{counted(rows, 'document')}{origin}, scored by {method}."
+    return f"{counted(rows, 'long document')}{origin}, chosen for training on long context by {method}."
 
 
 def _snippet(repo_id: str, config_name: str, splits: list[str]) -> str:

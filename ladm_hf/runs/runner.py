@@ -36,7 +36,7 @@ from ladm_hf.data.columns import document_column, documents, lengths, pick, root
 from ladm_hf.data.files import OPTIONS_FILE, storage_errors, write_atomically
 from ladm_hf.data.loaded import load_files
 from ladm_hf.data.open import open_source
-from ladm_hf.data.run_record import RunRecord
+from ladm_hf.data.run_record import SAME_CALL, RunRecord
 from ladm_hf.data.sources import DatasetSource, Rows, Source
 from ladm_hf.data.writer import GroupWriter
 from ladm_hf.errors import ConfigError, InputError, ResumeError, RowError, RunError
@@ -206,7 +206,7 @@ class _Launch:
         self.scorer = scorer
         self.ranks = ranks
         self.progress = progress
-        self.command = command or "the same call of score_dataset()"
+        self.command = command or SAME_CALL
         self.options = options
         self.source: Source
         self.record: RunRecord | None = None

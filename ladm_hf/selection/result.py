@@ -67,6 +67,8 @@ class Selection:
         options (`dict`): the arguments of [`select`] that give this selection again.
         notes (`list[str]`): what a reader should know, in sentences.
         run ([`RunRecord`], *optional*): the `run.json` of the scoring run, where the pool was its folder.
+        pool (`str`, *optional*): path or Hub id of the scored rows, as it was given.
+        folder (`str`, *optional*): the folder it was loaded from.
     """
 
     selected_rows: AnyRows
@@ -83,6 +85,8 @@ class Selection:
     options: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     run: RunRecord | None = None
+    pool: str | None = None
+    folder: str | None = None
 
     @cached_property
     def selected(self) -> Dataset:
@@ -274,13 +278,21 @@ class Selection:
         fields["table"] = [DomainTally.from_dict(row) for row in values["table"]]
         fields["strata"] = [BandTally.from_dict(row) for row in values["strata"]]
         run = RunRecord.from_dict(values["run"], folder / SELECTION_FILE) if values.get("run") else None
-        return cls(selected_rows=rows["data"], dropped_rows=rows["dropped"], run=run, **fields)
+        return cls(
+            selected_rows=rows["data"],
+            dropped_rows=rows["dropped"],
+            run=run,
+            pool=values.get("pool"),
+            folder=str(folder),
+            **fields,
+        )
 
     def _to_json(self) -> str:
         values = {"format": _FORMAT, "ladm_hf_version": __version__, "selected_tokens": self.selected_tokens}
         values |= {name: getattr(self, name) for name in _SAVED_FIELDS}
         for name in ("table", "strata"):
             values[name] = [row.to_dict() for row in getattr(self, name)]
+        values["pool"] = self.pool
         values["run"] = None if self.run is None else self.run.to_dict()
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 

@@ -22,6 +22,7 @@ Rows without a score are never kept, and no row is rescored: another budget cost
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +154,7 @@ def select(
         percent=percent,
         options={name: value for name, value in options.items() if value is not None},
         run=run,
+        pool=os.fspath(scored) if isinstance(scored, (str, os.PathLike)) else None,
     )
     selection.notes.extend(notes_of(selection))
     return selection

@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 import yaml
+from conftest import run_record
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard
 from hypothesis import HealthCheck, given, settings
@@ -253,3 +254,31 @@ def test_rendered_by_a_commonmark_library_names_are_shown_as_they_are():
         "\\|",
     ):
         assert name in parser.cells
+
+
+def test_the_card_names_calculator_source_and_commands_by_their_real_values(tmp_path):
+    pool = rows(["web"] * 6)
+    (tmp_path / "scored" / "data").mkdir(parents=True)
+    pool.to_parquet(tmp_path / "scored" / "data" / "train-00000-of-00001.parquet")
+    identity = {**run_record().identity, "model": "user/calculator@c0ffee"}
+    run = run_record(
+        identity=identity, calculator="user/calculator", calculator_revision="c0ffee", command="ladm score pool scored",
+        hub={"id": "user/pool", "revision": "v1"},
+    )  # fmt: skip
+    run.save(tmp_path / "scored")
+    selection = select(tmp_path / "scored", budget_tokens=500)
+    selection.save(tmp_path / "selected")
+    loaded = Selection.load(tmp_path / "selected")
+    text = build_card(loaded.run, loaded).text
+    command = f"ladm select {tmp_path / 'scored'} {tmp_path / 'selected'} --budget 500"
+    assert f"ladm score pool scored\n{command}\n" in text
+    assert "user/calculator (revision c0ffee, dtype float32)" in text
+    assert "user/pool (revision v1" in text
+    # a run that was started from Python has no command line
+    call = run_record(command="the same call of score_dataset()")
+    assert "the same call" not in build_card(call, loaded).text
+
+
+def test_one_document_is_not_called_documents():
+    assert "1 document, scored" in build_card({}, data=rows(["x"])).text
+    assert "1 long document, chosen" in build_card({}, select(rows(["x"]), budget_tokens=500)).text

@@ -289,3 +289,20 @@ def test_a_pool_of_files_is_neither_held_in_memory_nor_copied_into_the_home_fold
     assert int(done.stdout) << 10 < size
     assert sum(file.stat().st_size for file in home.rglob("*") if file.is_file()) < size / 20
     assert pq.read_table(tmp_path / "out" / "data").num_rows == 100
+
+
+def test_texts_that_are_no_valid_unicode_are_selected_saved_and_reported(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(rows())
+    broken = pa.array([b"From the \xff coast"] * 30, pa.binary()).view(pa.string())
+    pq.write_table(table.set_column(1, "text", broken), tmp_path / "pool.parquet")
+    folder = select(tmp_path / "pool.parquet", budget_tokens=BUDGET).save(tmp_path / "selection")
+    assert "From the \ufffd coast" in report(folder, tmp_path / "report").read_text(encoding="utf-8")
+
+
+def test_feature_types_of_a_newer_datasets_serve_by_their_arrow_types(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(rows())
+    features = {name: {"_type": "Hologram"} for name in table.column_names}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "pool.parquet")
+    selection = select(tmp_path / "pool.parquet", budget_tokens=BUDGET)
+    assert Selection.load(selection.save(tmp_path / "selection")).selected.to_list() == selection.selected.to_list()
