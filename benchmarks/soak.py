@@ -51,7 +51,7 @@ def source_file(data: str | None, documents: int, folder: Path) -> Path:
         chance = random.Random(0)
         return write(path, [chance.randrange(20, 3000) for _ in range(documents)])
     source = open_source(data)
-    size = int(source.survey(["text"], 1).positions[-1])
+    size = int(source.scan(["text"], 1).positions[-1])
     tables = [found.table for found in source.read(0, size)]
     pq.write_table(pa.concat_tables(tables).slice(0, documents), path)
     return path

@@ -13,7 +13,7 @@
     ├── MissingExtraError    an optional dependency is not installed           (ImportError)
     ├── PublishError         the Hub did not take, or does not show, what was published
     │   └── HubUnavailableError     it stayed silent, busy or broken for all tries
-    └── RunError             a run over a data set cannot start or go on
+    └── RunError             a run over a dataset cannot start or continue
         ├── ResumeError      the output holds a run with other settings
         │   └── RunRecordError      its run.json cannot be read                 (also an InputError)
         ├── RunLockedError   another launch is writing the same output
@@ -79,7 +79,7 @@ class MissingExtraError(LadmError, ImportError):
 
 
 class RunError(LadmError, RuntimeError):
-    """A run over a data set cannot start or go on; what is finished is kept."""
+    """A run over a dataset cannot start or continue; what is finished is kept."""
 
 
 class ResumeError(RunError):
@@ -95,4 +95,4 @@ class RunLockedError(RunError):
 
 
 class StorageError(RunError):
-    """The output cannot be written; the message says what was kept and how to go on."""
+    """The output cannot be written; the message says what was kept and how to continue."""

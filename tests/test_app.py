@@ -149,10 +149,10 @@ def test_a_reference_that_tells_little_says_so(
     views: ModuleType, shown: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     focus, _ = shown[-1]
-    for natural, told in (([3.0, 4.0], True), ([1.0, 2.5], False)):
+    for natural, apart in (([3.0, 4.0], True), ([1.0, 2.5], False)):
         group = {"num_tokens": 2900, "natural": natural, "spliced": [2.0, 2.9]}
         monkeypatch.setitem(views.REFERENCE, "groups", [group])
-        assert ("hardly tells them apart" in views.score_panel(focus, "ladm-nano")) is not told
+        assert ("hardly tells them apart" in views.score_panel(focus, "ladm-nano")) is not apart
 
 
 def test_a_tokenizer_without_offsets_is_said_to_have_none(views: ModuleType, shown: tuple[Any, ...]) -> None:

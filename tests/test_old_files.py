@@ -94,9 +94,9 @@ def test_the_status_of_old_runs_is_told(old: Path) -> None:
     assert (unfinished.state, unfinished.chunks_done, unfinished.chunks, unfinished.rows) == ("stopped", 2, 5, 4)
     assert unfinished.tokens == sum(tokens for _, _, tokens, _ in expected()[:4])
     assert unfinished.fraction == pytest.approx((491.25 + 514) / 2390.5)
-    told = ladm("score", "--status", old / "unfinished")
-    assert "stopped" in told
-    assert "2 of 5 chunks" in told
+    shown = ladm("score", "--status", old / "unfinished")
+    assert "stopped" in shown
+    assert "2 of 5 chunks" in shown
 
 
 def test_an_unfinished_run_goes_on_and_keeps_its_finished_chunks(old: Path) -> None:

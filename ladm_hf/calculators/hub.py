@@ -66,5 +66,5 @@ def _hub_error(error: Exception, name: str, at: str, revision: str | None) -> Ex
         return HubError(f"{name!r} cannot be kept: {error}. Set HF_HOME to a folder that can be written")
     # the clients of the Hub raise the errors of requests, httpx or their successors, not all of them OSError
     if isinstance(error, OSError) or "http" in type(error).__module__:
-        return HubError(f"the network failed while fetching {name!r}{at}; run again to go on where it stopped: {error}")
+        return HubError(f"the network failed while fetching {name!r}{at}; run again to resume: {error}")
     return error

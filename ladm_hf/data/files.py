@@ -45,7 +45,7 @@ def write_atomically(path: Path, text: str, *, sync: bool = True) -> None:
 
 @contextlib.contextmanager
 def storage_errors(path: Path, what: str) -> Iterator[None]:
-    """Turns the errors of a full or read-only file system into one that says how to go on."""
+    """Turns the errors of a full or read-only file system into one that says how to continue."""
     try:
         yield
     except OSError as error:

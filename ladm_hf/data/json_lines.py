@@ -21,7 +21,7 @@ from ladm_hf.data import sources
 from ladm_hf.data.columns import BYTES_PER_TOKEN, document_column, nested_type
 from ladm_hf.data.content import compression_in, known_content, open_unpacked, read_unpacked_head, reading, shown
 from ladm_hf.data.inference import Inference, replace_surrogates, text_problem, to_table
-from ladm_hf.data.sources import FileSource, Rows, Survey
+from ladm_hf.data.sources import FileSource, Rows, SourceScan
 from ladm_hf.errors import InputError
 
 # Of a file that is not looked through, so much of its beginning tells the columns.
@@ -64,11 +64,11 @@ class JsonLinesSource(FileSource):
                 count -= len(lines)
         self._handle = None
 
-    def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
+    def scan(self, candidates: Sequence[str], max_tokens: int) -> SourceScan:
         ends = [] if self._end is None else [self._end]
         sizes = [*(self._size(path) for path in self.paths[: len(self.paths) - len(ends)]), *ends]
         self._offsets = np.cumsum([0, *sizes]).astype(np.int64)
-        self._whole = self.local and sum(sizes) <= sources.SURVEY_BYTES
+        self._whole = self.local and sum(sizes) <= sources.SCAN_BYTES
         positions: list[int] = []
         costs: list[float] = []
         total = 0.0
@@ -94,7 +94,9 @@ class JsonLinesSource(FileSource):
         else:
             positions, costs = [*positions, int(self._offsets[-1])], [*costs, total]
         self._column = document_column(self._schema, candidates) if candidates else ""
-        return Survey(self._schema, np.array(positions, np.int64), np.array(costs), self._layout(), exact=self._whole)
+        return SourceScan(
+            self._schema, np.array(positions, np.int64), np.array(costs), self._layout(), exact=self._whole
+        )
 
     def _check_content(self, file: int) -> None:
         """Refuses a file that holds something else than lines, before its bytes are taken for one endless line."""
@@ -116,8 +118,8 @@ class JsonLinesSource(FileSource):
             problem += "; convert it to UTF-8, for instance with `iconv -f LATIN1 -t UTF-8`"
         return f"no line of {self.paths[file]}, which begins with {shown(head)}, is a JSON object: {problem}"
 
-    def adopt(self, layout: dict[str, Any]) -> None:
-        super().adopt(layout)
+    def restore_layout(self, layout: dict[str, Any]) -> None:
+        super().restore_layout(layout)
         self._column, self._whole = layout["column"], layout["whole"]
 
     def _layout(self) -> dict[str, Any]:

@@ -45,9 +45,9 @@ def open_documents(data: Any, split: str | None = None, streaming: bool = False)
     if content.format not in READERS:
         return load_with_datasets(content, found.name, streaming=streaming)
     source = source_of(found)
-    survey = source.survey((), sys.maxsize)
-    rows = partial(_rows_of, found, survey.layout, int(survey.positions[-1]), source.fingerprint())
-    features = Features.from_arrow_schema(survey.schema)
+    scan = source.scan((), sys.maxsize)
+    rows = partial(_rows_of, found, scan.layout, int(scan.positions[-1]), source.fingerprint())
+    features = Features.from_arrow_schema(scan.schema)
     if streaming:
         return IterableDataset.from_generator(rows, features=features)
     try:
@@ -61,7 +61,7 @@ def open_documents(data: Any, split: str | None = None, streaming: bool = False)
 def _rows_of(found: Split, layout: dict[str, Any], size: int, fingerprint: str) -> Iterator[dict[str, Any]]:
     """The rows of files; the fingerprint of their content is there so that `datasets` caches no others."""
     source = source_of(found)
-    source.adopt(layout)
+    source.restore_layout(layout)
     left_out = 0
     for part in source.read(0, size):
         # a text that is no valid UTF-8 is no text to learn from

@@ -13,7 +13,7 @@ from ladm_hf.data import sources
 from ladm_hf.data.columns import BYTES_PER_TOKEN, conform, document_column, pick, root_column
 from ladm_hf.data.content import explain, read_head
 from ladm_hf.data.schemas import FileSchema, join_schemas
-from ladm_hf.data.sources import Cost, FileSource, Rows, Survey, rows_per_table
+from ladm_hf.data.sources import Cost, FileSource, Rows, SourceScan, rows_per_table
 from ladm_hf.errors import InputError
 
 
@@ -49,7 +49,7 @@ class ParquetSource(FileSource):
                 self.paths = self.paths[:number]
                 return
 
-    def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
+    def scan(self, candidates: Sequence[str], max_tokens: int) -> SourceScan:
         files = self._of_each(self._footer)
         self._schema = join_schemas(files)
         column = document_column(self._schema, candidates) if candidates else ""
@@ -62,14 +62,14 @@ class ParquetSource(FileSource):
                 np.append(positions[kept], self._limit),
                 np.append(cost[kept], np.interp(self._limit, positions, cost)),
             )
-        if column and self.local and size <= sources.SURVEY_BYTES:
+        if column and self.local and size <= sources.SCAN_BYTES:
             rows = Cost(max_tokens)
             for found in self.read(0, int(self._offsets[-1]), [root_column(self._schema, column)]):
                 rows.add(pick(found.table, column))
             self._open = None
             positions, cost = rows.cumulative()
-            return Survey(self._schema, positions, cost, self._layout())
-        return Survey(self._schema, positions, cost, self._layout(), exact=False)
+            return SourceScan(self._schema, positions, cost, self._layout())
+        return SourceScan(self._schema, positions, cost, self._layout(), exact=False)
 
     def _fingerprint_of(self, path: str) -> bytes:
         file = self._footer(path)

@@ -275,7 +275,7 @@ def rows_of_source(source: Source, marks: Sequence[str]) -> SourceRows:
     """All rows of a source."""
     try:
         # the roots of nested columns come last: they may be text that holds JSON
-        survey = source.survey([*marks, "text", *(mark.split(".")[0] for mark in marks if "." in mark)], 1)
+        scan = source.scan([*marks, "text", *(mark.split(".")[0] for mark in marks if "." in mark)], 1)
     except ColumnError as error:
         schema = source.schema
         if schema is None:
@@ -283,7 +283,7 @@ def rows_of_source(source: Source, marks: Sequence[str]) -> SourceRows:
         raise ColumnError(
             f"no column {marks[0]!r} in {source.name}; its columns are {', '.join(map(repr, schema.names)) or 'none'}"
         ) from error
-    return SourceRows(source, int(survey.positions[-1]), survey.schema)
+    return SourceRows(source, int(scan.positions[-1]), scan.schema)
 
 
 def _features(schema: pa.Schema, fields: Sequence[pa.Field], extra: pa.Schema) -> dict[bytes, bytes]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import xxhash
 
 from ladm_hf.data.files import write_atomically
-from ladm_hf.data.sources import Source, Survey
+from ladm_hf.data.sources import Source, SourceScan
 from ladm_hf.errors import RunRecordError
 from ladm_hf.version import __version__
 
@@ -39,7 +39,7 @@ class RunRecord:
         edges (`tuple[int, ...]` of `C + 1`): where the chunks begin and end, ascending from 0.
         costs (`tuple[float, ...]` of `C`): estimated tokens of each chunk.
         schema (`pa.Schema`): columns of the source.
-        layout (mapping): JSON values that let another process read the source without surveying it.
+        layout (mapping): JSON values that let another process read the source without scanning it.
         run_id (`str`): what the records of the run's chunks name it by.
         hub (mapping, *optional*): `id` and `revision` of the Hub data set that was scored.
         row_starts (`tuple[int, ...]` of `C`, *optional*): number of the first row of each chunk, where scores alone
@@ -127,7 +127,7 @@ class RunRecord:
     def new(
         cls,
         source: Source,
-        survey: Survey,
+        scan: SourceScan,
         identity: dict[str, Any],
         edges: Sequence[int],
         *,
@@ -137,15 +137,15 @@ class RunRecord:
         """The record of a run that begins.
 
         Args:
-            source ([`Source`]), survey ([`Survey`]): what is scored.
+            source ([`Source`]), scan ([`SourceScan`]): what is scored.
             identity (`dict`): what determines the scores, each by a name for people.
             edges (sequence of `int`): where the chunks begin and end, in units of the source.
             calculator, calculator_revision (`str`, *optional*): see [`RunRecord`].
         """
         return cls(
             input=source.name, split=identity["split"], identity=identity, unit=source.unit, edges=tuple(edges),
-            costs=tuple(np.diff(np.interp(edges, survey.positions, survey.cost)).tolist()), schema=survey.schema,
-            layout=survey.layout, run_id=run_id(identity, edges), hub=source.hub,
+            costs=tuple(np.diff(np.interp(edges, scan.positions, scan.cost)).tolist()), schema=scan.schema,
+            layout=scan.layout, run_id=run_id(identity, edges), hub=source.hub,
             row_starts=tuple(source.row_starts(edges)) if identity["scores_only"] else None,
             calculator=calculator, calculator_revision=calculator_revision,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), version=__version__,

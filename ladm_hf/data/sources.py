@@ -1,7 +1,7 @@
 """What a run reads: rows in order, cut anywhere, without holding them in memory.
 
 A [`Source`] numbers its content in *units*: rows, or bytes for JSON lines, where a row belongs to the range in which it
-begins. `survey()` looks at the data once and says what it costs; `read(start, stop)` gives the rows of a range.
+begins. `scan()` looks at the data once and says what it costs; `read(start, stop)` gives the rows of a range.
 Reading ranges in ascending order costs one pass, since the reader stays open between them.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TABLE_BYTES = 8 << 20
 MAX_TABLE_ROWS = 1024
 # Local data up to this size is looked through row by row before a run; beyond it sizes are taken from file footers.
-SURVEY_BYTES = 16 << 30
+SCAN_BYTES = 16 << 30
 # A text column up to this size goes into the fingerprint whole, a longer one by samples.
 HASH_BYTES = 64 << 20
 HASH_SAMPLES = 256
@@ -57,14 +57,14 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Survey:
+class SourceScan:
     """What a source holds.
 
     Attributes:
         schema (`pa.Schema`): the columns.
         positions (`int64` array): units at which the cost is known, from 0 to the size of the source.
         cost (`float64` array): estimated tokens before each position.
-        layout (`dict`): JSON values that let another process read the source without surveying it.
+        layout (`dict`): JSON values that let another process read the source without scanning it.
         exact (`bool`): the positions are all those at which a row begins that are worth a cut.
     """
 
@@ -95,7 +95,7 @@ class Source:
         found: pa.Schema | None = self._schema
         return found
 
-    def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
+    def scan(self, candidates: Sequence[str], max_tokens: int) -> SourceScan:
         """Looks at the data.
 
         Args:
@@ -105,8 +105,8 @@ class Source:
         """
         raise NotImplementedError
 
-    def adopt(self, layout: dict[str, Any]) -> None:
-        """Takes over the `layout` of another process's survey."""
+    def restore_layout(self, layout: dict[str, Any]) -> None:
+        """Takes over the `layout` of another process's scan."""
 
     def limit_rows(self, count: int) -> None:
         """Leaves out all rows but the first `count`, before anything is read."""
@@ -172,13 +172,13 @@ class DatasetSource(Source):
                 digest.update(content_hash(self.dataset[row : row + 1]))
         return digest.hexdigest()
 
-    def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
+    def scan(self, candidates: Sequence[str], max_tokens: int) -> SourceScan:
         column = document_column(self._schema, candidates)
         cost = Cost(max_tokens)
         for found in self.read(0, len(self.dataset), [root_column(self._schema, column)]):
             cost.add(pick(found.table, column))
         positions, cumulative = cost.cumulative()
-        return Survey(self._schema, positions, cumulative, {})
+        return SourceScan(self._schema, positions, cumulative, {})
 
     @property
     def _schema(self) -> pa.Schema:
@@ -245,7 +245,7 @@ class FileSource(SequentialSource):
     def local(self) -> bool:
         return "file" in _protocols(self.fs)
 
-    def adopt(self, layout: dict[str, Any]) -> None:
+    def restore_layout(self, layout: dict[str, Any]) -> None:
         self._schema = schema_of(layout)
         self._offsets = np.array(layout["offsets"], dtype=np.int64)
 

@@ -18,7 +18,7 @@ from ladm_hf.data.sources import (
     Cost,
     Rows,
     SequentialSource,
-    Survey,
+    SourceScan,
     schema_layout,
     schema_of,
 )
@@ -34,7 +34,7 @@ P = TypeVar("P", pa.Table, list[dict[str, Any]])
 
 
 class StreamSource(SequentialSource):
-    """Rows of an `IterableDataset`. Surveying it is one pass over the stream; every process streams it again.
+    """Rows of an `IterableDataset`. Scanning it is one pass over the stream; every process streams it again.
 
     Where the stream names its features, its tables are taken as they are; else its rows are Python objects, whose
     columns are inferred as those of JSON lines are.
@@ -59,7 +59,7 @@ class StreamSource(SequentialSource):
     def limit_rows(self, count: int) -> None:
         self.dataset = self.dataset.take(count)
 
-    def survey(self, candidates: Sequence[str], max_tokens: int) -> Survey:
+    def scan(self, candidates: Sequence[str], max_tokens: int) -> SourceScan:
         cost = Cost(max_tokens)
         if self._typed:
             assert self._schema is not None
@@ -76,7 +76,7 @@ class StreamSource(SequentialSource):
             self._column = document_column(self._schema, candidates)
         positions, cumulative = cost.cumulative()
         layout = {"rows": self._rows, "column": self._column, **schema_layout(self._schema)}
-        return Survey(self._schema, positions, cumulative, layout)
+        return SourceScan(self._schema, positions, cumulative, layout)
 
     def _tables(self) -> Iterator[pa.Table]:
         """The stream as tables, where its features are known."""
@@ -134,7 +134,7 @@ class StreamSource(SequentialSource):
         self._rows, self._hash = rows, digest.hexdigest()
 
     def fingerprint(self) -> str:
-        """A hash of all rows: one pass over the stream, unless it has been surveyed."""
+        """A hash of all rows: one pass over the stream, unless it has been scanned."""
         if not self._hash:
             hashed = (
                 self._hashed(self._tables(), content_hash)
@@ -145,7 +145,7 @@ class StreamSource(SequentialSource):
                 pass
         return self._hash
 
-    def adopt(self, layout: dict[str, Any]) -> None:
+    def restore_layout(self, layout: dict[str, Any]) -> None:
         self._schema, self._rows, self._column = schema_of(layout), layout["rows"], layout.get("column", "")
 
     def read(self, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[Rows]:
@@ -154,7 +154,7 @@ class StreamSource(SequentialSource):
         if stop == self._rows and self._open is not None:
             _, at, reader, rest = self._open
             if rest is not None or next(reader, None) is not None:
-                raise InputError(f"{self.name} goes on after {at:,} rows: it is longer than it was")
+                raise InputError(f"{self.name} continues after {at:,} rows: it is longer than it was")
 
     def _found_rows(self) -> Iterator[Rows]:
         assert self._schema is not None

@@ -240,9 +240,11 @@ def _length_caption(selection: Selection) -> str:
         "of score and length among the documents kept": of_selected,
         "of being kept and length": of_kept,
     }
-    told = ", ".join(f"{what} {value:+.2f}" for what, value in means.items() if value is not None)
+    shown = ", ".join(f"{what} {value:+.2f}" for what, value in means.items() if value is not None)
     ranked = "Ranked within length bands, each with its part of the budget. " if selection.strata else ""
-    return f"{ranked}Mean rank correlation within domains: {told}. Near 0, no length is preferred. " if told else ranked
+    return (
+        f"{ranked}Mean rank correlation within domains: {shown}. Near 0, no length is preferred. " if shown else ranked
+    )
 
 
 def _budget_table(selection: Selection) -> dict[str, Any]:

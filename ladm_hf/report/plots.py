@@ -409,7 +409,7 @@ def focus_heatmap(focus_map: FocusMap, *, title: str | None = None) -> Figure:
 
 @_styled
 def to_png(figure: Figure, *, dpi: int = 200) -> bytes:
-    """A figure as PNG, twice 700 pixels wide unless told otherwise; the same figure gives the same bytes."""
+    """A figure as PNG, twice 700 pixels wide by default; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ladm_hf.data.sources import Survey
+from ladm_hf.data.sources import SourceScan
 from ladm_hf.errors import ColumnError
 
 if TYPE_CHECKING:
@@ -24,27 +24,27 @@ SCORE_FIELDS = (
 SCORE_COLUMNS = tuple(field.name for field in SCORE_FIELDS)
 
 
-def balanced_edges(survey: Survey, chunks: int | None = None) -> list[int]:
+def balanced_edges(scan: SourceScan, chunks: int | None = None) -> list[int]:
     """Units at which to cut a source into pieces of about equal cost.
 
     Args:
-        survey ([`Survey`]): cost by position.
+        scan ([`SourceScan`]): cost by position.
         chunks (`int`, *optional*): how many pieces; fewer where there are not so many rows.
 
     Returns:
         `list[int]`: ascending, from 0 to the size of the source.
     """
-    size, total = int(survey.positions[-1]), float(survey.cost[-1])
+    size, total = int(scan.positions[-1]), float(scan.cost[-1])
     if size == 0:
         return [0, 0]
     wanted = chunks or int(np.clip(np.ceil(total / CHUNK_TOKENS), MIN_CHUNKS, MAX_CHUNKS))
     targets = np.linspace(0.0, total, wanted + 1)[1:-1]
-    if survey.exact:
-        after = np.clip(np.searchsorted(survey.cost, targets), 1, len(survey.cost) - 1)
-        nearer = targets - survey.cost[after - 1] < survey.cost[after] - targets
-        cuts = survey.positions[after - nearer]
+    if scan.exact:
+        after = np.clip(np.searchsorted(scan.cost, targets), 1, len(scan.cost) - 1)
+        nearer = targets - scan.cost[after - 1] < scan.cost[after] - targets
+        cuts = scan.positions[after - nearer]
     else:
-        cuts = np.round(np.interp(targets, survey.cost, survey.positions)).astype(np.int64)
+        cuts = np.round(np.interp(targets, scan.cost, scan.positions)).astype(np.int64)
     inner: list[int] = sorted({int(cut) for cut in cuts} - {0, size})
     return [0, *inner, size]
 
@@ -58,7 +58,7 @@ def output_schema(schema: pa.Schema, scorer: LadmScorer, scores_only: bool) -> p
     taken = [name for name in SCORE_COLUMNS if name in schema.names]
     if taken:
         raise ColumnError(
-            f"the data have a column {taken[0]!r} already: remove or rename it, or write the scores alone with "
+            f"the data has a column {taken[0]!r} already: remove or rename it, or write the scores alone with "
             "--scores-only (scores_only=True)"
         )
     metadata = dict(schema.metadata or {})

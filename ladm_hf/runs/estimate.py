@@ -107,7 +107,7 @@ def estimate(
     """Scores a few documents of several chunks, without keeping their scores, and extrapolates.
 
     Args:
-        source ([`Source`]), column (`str`), schema (`pa.Schema`): the data, already surveyed.
+        source ([`Source`]), column (`str`), schema (`pa.Schema`): the data, already scanned.
         scorer ([`LadmScorer`]): is loaded first, which does not count.
         edges, costs (sequences): the chunks and their estimated tokens.
         done (collection of `int`, *optional*): chunks that are finished.

@@ -140,15 +140,15 @@ def prepare_files(
     remove_abandoned(TEMPORARY, folder.path)
     if folder.path.exists() and any(folder.path.iterdir()):
         raise RunError(f"{folder.path} is not empty: choose a new folder")
-    survey = source.survey([text_column], max_length)
+    scan = source.scan([text_column], max_length)
     job = _Job(
         source=source,
-        layout=survey.layout,
+        layout=scan.layout,
         calculator=calculator,
-        form=PaperForm.of(survey.schema, text_column, min_tokens, max_length, overflow, made_with(calculator)),
+        form=PaperForm.of(scan.schema, text_column, min_tokens, max_length, overflow, made_with(calculator)),
         folder=folder.path,
     )
-    edges = balanced_edges(survey, max(1 if num_proc == 1 else 4 * num_proc, int(survey.cost[-1] // CHUNK_TOKENS)))
+    edges = balanced_edges(scan, max(1 if num_proc == 1 else 4 * num_proc, int(scan.cost[-1] // CHUNK_TOKENS)))
     starts = source.row_starts(edges)
     chunks = [(*edge, first) for edge, first in zip(itertools.pairwise(edges), starts, strict=True)]
     with storage_errors(folder.path, "the result"):
@@ -210,7 +210,7 @@ def _start(job: _Job) -> None:
     """Takes over what the parent found, once for each worker."""
     global _worker_job
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    job.source.adopt(job.layout)
+    job.source.restore_layout(job.layout)
     _worker_job = job
 
 

@@ -38,7 +38,7 @@ class RunStatus:
     """The state of a run.
 
     Attributes:
-        state (`str`): `"running"`, `"finished"`, or `"stopped"`, from where the same command goes on.
+        state (`str`): `"running"`, `"finished"`, or `"stopped"`, which the same command resumes.
         chunks_done, chunks (`int`): finished chunks and all of them.
         fraction (`float`): share of the estimated tokens in finished chunks and in the rows done of running ones.
         rows, tokens (`int`): rows finished, and tokens scored in them.

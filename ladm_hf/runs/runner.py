@@ -1,6 +1,6 @@
 """`score_dataset`: a data set of any size into scored parquet, on any number of processes, losing nothing.
 
-    survey -> run.json: chunks of equal tokens, fixed -> every rank takes the next chunk nobody has
+    scan -> run.json: chunks of equal tokens, fixed -> every rank takes the next chunk nobody has
     chunk -> rows -> scorer -> parquet under a temporary name -> checksum -> rename
     all chunks there -> their folder is renamed to data/
 
@@ -78,7 +78,7 @@ def score_dataset(
     restart: bool = False,
     progress: bool | None = None,
 ) -> Dataset:
-    """Scores a data set into `output_dir/data/*.parquet`, or goes on where a launch before stopped.
+    """Scores a data set into `output_dir/data/*.parquet`, or resumes the run that an earlier launch began.
 
     Under `torchrun` or `accelerate launch`, call it on every rank with the same arguments and a folder that all ranks
     share.
@@ -181,10 +181,10 @@ def estimate_scoring(
 ) -> Estimate | None:
     """How long [`score_dataset`] would take with one process; writes nothing. `None` where there is no token."""
     source = _opened(dataset, limit, split=split, name=name, revision=revision)
-    survey = source.survey(_candidates(scorer), most_tokens(scorer))
-    edges = balanced_edges(survey)
-    costs = np.diff(np.interp(edges, survey.positions, survey.cost)).tolist()
-    return estimate(source, scorer, document_column(survey.schema, _candidates(scorer)), survey.schema, edges, costs)
+    scan = source.scan(_candidates(scorer), most_tokens(scorer))
+    edges = balanced_edges(scan)
+    costs = np.diff(np.interp(edges, scan.positions, scan.cost)).tolist()
+    return estimate(source, scorer, document_column(scan.schema, _candidates(scorer)), scan.schema, edges, costs)
 
 
 def _opened(dataset: Any, limit: int | None, **options: str | None) -> Source:
@@ -242,7 +242,7 @@ class _Launch:
                     f"rank {self.ranks.index} was given other rows than rank 0: a shuffle without a seed? "
                     "Every rank must build the same data set."
                 )
-            self.source.adopt(dict(self.run.layout))
+            self.source.restore_layout(dict(self.run.layout))
         self.source_schema = self.run.schema
         self.column = document_column(self.source_schema, _candidates(self.scorer))
         self.schema = output_schema(self.source_schema, self.scorer, self.run.scores_only)
@@ -278,7 +278,7 @@ class _Launch:
                 if jsonl and not self.folder.jsonl.is_file():
                     self._write_jsonl()
                 return None
-            self.source.adopt(dict(run.layout))
+            self.source.restore_layout(dict(run.layout))
         with storage_errors(self.folder.path, "run.json"):
             self.folder.reopen()
             self.folder.prepare(self.lock.launch)
@@ -293,17 +293,17 @@ class _Launch:
 
     def _plan(self, identity: dict[str, Any], chunks: int | None) -> RunRecord:
         """Looks at the data and fixes the chunks."""
-        survey = self.source.survey(_candidates(self.scorer), most_tokens(self.scorer))
-        output_schema(survey.schema, self.scorer, identity["scores_only"])
-        column = document_column(survey.schema, _candidates(self.scorer))
+        scan = self.source.scan(_candidates(self.scorer), most_tokens(self.scorer))
+        output_schema(scan.schema, self.scorer, identity["scores_only"])
+        column = document_column(scan.schema, _candidates(self.scorer))
         if column == self.scorer.input_ids_column:
-            check_made_with(survey.schema.metadata, self.scorer.calculator, column, self.source.name)
-        edges = balanced_edges(survey, chunks)
-        # a stream is hashed while it is surveyed
+            check_made_with(scan.schema.metadata, self.scorer.calculator, column, self.source.name)
+        edges = balanced_edges(scan, chunks)
+        # a stream is hashed while it is scanned
         identity = {**identity, "data": self.source.fingerprint()}
         calculator = self.scorer.calculator
         return RunRecord.new(
-            self.source, survey, identity, edges, calculator=calculator.origin,
+            self.source, scan, identity, edges, calculator=calculator.origin,
             calculator_revision=calculator.revision,
         )  # fmt: skip
 
@@ -472,7 +472,7 @@ class _Launch:
             temporary.unlink(missing_ok=True)
 
     def end(self, error: BaseException | None) -> None:
-        """Stops the signs of life, lets go of the lock and, where work is left, says how to go on."""
+        """Stops the signs of life, lets go of the lock and, where work is left, says how to resume."""
         if self.heart is not None:
             self.heart.end(error)
         if self.lock is None:
@@ -520,8 +520,8 @@ def _check_same(run: RunRecord, identity: dict[str, Any], chunks: int | None, fo
     if differences:
         lines = "\n".join(differences)
         raise ResumeError(
-            f"{folder.path} holds a run with other settings:\n{lines}\nUse the same settings to go on, another output "
-            f"folder, or --restart (restart=True) to throw away its {len(folder.records(run)):,} finished chunks."
+            f"{folder.path} holds a run with other settings:\n{lines}\nUse the same settings to resume it, another "
+            f"output folder, or --restart (restart=True) to throw away its {len(folder.records(run)):,} finished chunks."
         )
 
 

@@ -23,7 +23,7 @@ from ladm_hf.errors import NoFullAttentionError
 from ladm_hf.ops import causal, triton_problem
 from ladm_hf.ops.blockwise import blockwise_attention
 from ladm_hf.ops.causal import attention_and_focus, causal_attention
-from ladm_hf.scoring.layers import WORKS, LayerProbe, not_on_interface, note_layer
+from ladm_hf.scoring.layers import FAMILIES, LayerProbe, not_on_interface, note_layer
 from ladm_hf.scoring.recorder import ForwardDone, Recorder
 
 NAME = "ladm"
@@ -62,7 +62,7 @@ def ladm_attention(
         if attention_mask is not None and not _last_sees_all(attention_mask):
             raise NoFullAttentionError(
                 f"layer {layer} of this model masks a document of {query.shape[2]} tokens, though it sees a short one "
-                f"whole: it cannot be scored at this length. Set a smaller LadmConfig(max_length=...). {WORKS}"
+                f"whole: it cannot be scored at this length. Set a smaller LadmConfig(max_length=...). {FAMILIES}"
             )
         softcap = kwargs.get("softcap")
         if ladm_recorder.is_last(layer):

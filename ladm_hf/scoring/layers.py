@@ -13,7 +13,7 @@ from ladm_hf.config import LadmConfig
 from ladm_hf.errors import ConfigError, LadmError, NoFullAttentionError, UnsupportedModelError
 from ladm_hf.text import one_line
 
-WORKS = "Models of the Llama, Mistral, Qwen, Gemma, Phi-3, OLMo and GPT-NeoX families do."
+FAMILIES = "Models of the Llama, Mistral, Qwen, Gemma, Phi-3, OLMo and GPT-NeoX families do."
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def layer_plan(model: PreTrainedModel) -> LayerPlan:
     if probe.shared:
         raise UnsupportedModelError(
             f"layers of this {model_type!r} model share one attention module, which does not say which of them it "
-            f"works for, so their scores cannot be told apart. Use a model whose layers have their own. {WORKS}"
+            f"works for, so their scores cannot be told apart. Use a model whose layers have their own. {FAMILIES}"
         )
     total = getattr(model.config.get_text_config(), "num_hidden_layers", None) or max(probe.reasons) + 1
     scored = tuple(sorted(layer for layer, reason in probe.reasons.items() if reason is None))
@@ -92,7 +92,7 @@ def layer_plan(model: PreTrainedModel) -> LayerPlan:
             reasons = ", ".join(sorted(set(skipped.values())))
             raise NoFullAttentionError(
                 f"no layer of this {model_type!r} model sees the whole document ({reasons}), so there is nothing to "
-                f"score. Use a model with full attention in some layers. {WORKS}"
+                f"score. Use a model with full attention in some layers. {FAMILIES}"
             )
         # Every layer slides over the same document: up to the window they all see everything.
         scored, reach = tuple(sorted(probe.windows)), min(probe.windows.values())
@@ -133,7 +133,7 @@ def check_reach(plan: LayerPlan, num_tokens: int, model_type: str) -> None:
         raise NoFullAttentionError(
             f"every layer of this {model_type!r} model attends within a sliding window of {plan.reach} tokens, so none "
             f"sees the whole of a document of {num_tokens}. Set LadmConfig(max_length={plan.reach}) or less, or use a "
-            f"model with full attention in some layers. {WORKS}"
+            f"model with full attention in some layers. {FAMILIES}"
         )
 
 
@@ -196,5 +196,5 @@ def not_on_interface(model: PreTrainedModel, error: Exception | None = None) -> 
     )
     return UnsupportedModelError(
         f"model type {model.config.model_type!r} does not pass its queries and keys through transformers' attention "
-        f"interface, so its attention cannot be scored{reason}. {WORKS}"
+        f"interface, so its attention cannot be scored{reason}. {FAMILIES}"
     )

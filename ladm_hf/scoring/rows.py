@@ -121,7 +121,7 @@ def score_rows(
     Args:
         rows (`list`): what `checked_ids` or [`tokenize`] gave.
         load (callable): gives the engine, and is called only where there are token ids.
-        check (callable): is told the place and status of every row, and may raise.
+        check (callable): takes the place and status of every row, and may raise.
         progress (`bool`, *optional*): `None` shows a bar on a terminal when the work takes more than 2 s.
     """
     if not rows:

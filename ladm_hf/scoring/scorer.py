@@ -131,7 +131,7 @@ class LadmScorer:
             Padded tokens in a batch. Defaults to one document at a time on a CPU, and on a GPU to what half of its
             free memory holds. It is halved when memory runs out.
         on_error (`str`, *optional*, defaults to `"status"`):
-            `"status"` gives a bad row a status and NaN and goes on; `"raise"` raises [`RowError`] instead.
+            `"status"` gives a bad row a status and NaN and continues; `"raise"` raises [`RowError`] instead.
         journal (`str` or path, *optional*):
             Folder in which a call keeps finished rows, by the hash of their content, so that an interrupted
             `dataset.map(scorer, batched=True)` does not score them again. It changes neither scores nor fingerprint.

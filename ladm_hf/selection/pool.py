@@ -52,7 +52,7 @@ class Pool:
         code (`int64` array `[N]`): domain of each row, an index into `domains`.
         score (`float64` array `[N]`): NaN where there is none.
         tokens (`int64` array `[N]`): tokens of each row, -1 where that is not known.
-        status (`pa.ChunkedArray` `[N]`, *optional*): `ladm_status`; `None` where the data have no such column.
+        status (`pa.ChunkedArray` `[N]`, *optional*): `ladm_status`; `None` where the data has no such column.
     """
 
     rows: AnyRows

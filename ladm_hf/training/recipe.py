@@ -253,9 +253,9 @@ def train_calculator(
         output_dir (`str` or path): gets the model, `training.json` (recipe, versions, losses), `loss.png` where
             matplotlib is there, and `checkpoints/`.
         recipe ([`Recipe`], *optional*): what the result depends on.
-        base (`str` or path, *optional*): folder or Hub id of a model to go on from; `None` starts from scratch.
+        base (`str` or path, *optional*): folder or Hub id of a model to start from; `None` starts from scratch.
         architecture ([`Architecture`], *optional*): of a model from scratch.
-        resume (`bool`, *optional*, defaults to `False`): go on from the last checkpoint in `output_dir`.
+        resume (`bool`, *optional*, defaults to `False`): resume from the last checkpoint in `output_dir`.
         compile (`bool`, *optional*, defaults to `False`): compile the layers; worth it on a GPU.
         gradient_checkpointing (`bool`, *optional*, defaults to `False`): compute activations twice instead of keeping
             them; a 1B model needs it for windows of 32k.

@@ -64,7 +64,7 @@ def scorer_for(model: str) -> LadmScorer:
 
 
 def score(text: str | None, model: str | None) -> Iterator[tuple[Any, ...]]:
-    """Scores a document: status, score panel, heat map, spans and state, yielded while the work goes on."""
+    """Scores a document: status, score panel, heat map, spans and state, yielded as the work proceeds."""
     text, model = text or "", (model or "").strip() or MODELS[0]
     nothing = (FIRST, FIRST_MAP, FIRST_SPANS, None)
     if not text.strip():

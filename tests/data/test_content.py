@@ -42,7 +42,7 @@ COMPRESS = {
 
 def numbers(path: Any, **options: Any) -> list[Any]:
     source = open_source(path, **options)
-    end = int(source.survey(["text"], 512).positions[-1])
+    end = int(source.scan(["text"], 512).positions[-1])
     half = [found for low, high in ((0, end // 2), (end // 2, end)) for found in source.read(low, high)]
     return [n for found in half for n in found.table["n"].to_pylist()]
 

@@ -41,7 +41,7 @@ def test_any_cut_gives_every_line_once(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
     (tmp_path / ("b" + name)).write_bytes((tmp_path / name).read_bytes())
     source = open_source(str(tmp_path / "*"))
-    size = int(source.survey(["text"], 512).positions[-1])
+    size = int(source.scan(["text"], 512).positions[-1])
     assert size == 2 * len(text)
     whole = read(source, 0, size)
     assert [row["id"] for row in whole] == 2 * [row["id"] for row in rows()]
@@ -61,7 +61,7 @@ def test_bad_lines_stay_rows_and_are_told(tmp_path: Path) -> None:
         '{"text": null, "n": 3}', '{"text": ["a"]}', "\ufeff{}", '"text"', "[" * 100_000,
     ]  # fmt: skip
     source = open_source(write(tmp_path / "a.jsonl", lines))
-    size = int(source.survey(["text"], 512).positions[-1])
+    size = int(source.scan(["text"], 512).positions[-1])
     found = read(source, 0, size)
     assert [row["n"] for row in found] == [1, None, None, 2, None, 3, None, None, None, None]
     assert found[3]["text"] == "7"
@@ -77,22 +77,22 @@ def test_columns_of_several_types_become_text_and_structs_are_joined(tmp_path: P
         json.dumps({"text": "b", "mixed": [2], "meta": {"y": "z"}, "number": 2.5, "big": 2**70, "late": True}),
     ]
     source = open_source(write(tmp_path / "a.jsonl", lines))
-    survey = source.survey(["text"], 512)
-    found = read(source, 0, int(survey.positions[-1]))
+    scan = source.scan(["text"], 512)
+    found = read(source, 0, int(scan.positions[-1]))
     assert [row["mixed"] for row in found] == ["1", "[2]"]
     assert [row["meta"] for row in found] == [{"x": 1, "y": None}, {"x": None, "y": "z"}]
     assert [row["number"] for row in found] == [1.0, 2.5]
     assert [row["big"] for row in found] == ["1", str(2**70)]
     assert [row["none"] for row in found] == ["{}", None]
     assert [row["late"] for row in found] == [None, True]
-    pq.write_table(pa.Table.from_pylist(found, survey.schema), tmp_path / "writable.parquet")
+    pq.write_table(pa.Table.from_pylist(found, scan.schema), tmp_path / "writable.parquet")
 
 
 def test_types_that_differ_between_parts_are_reconciled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_lines.sources, "MAX_TABLE_ROWS", 2)
     lines = [json.dumps({"text": "a", "v": v}) for v in (1, 2, None, 2.5, "x", {"k": 1})]
     source = open_source(write(tmp_path / "a.jsonl", lines))
-    size = int(source.survey(["text"], 512).positions[-1])
+    size = int(source.scan(["text"], 512).positions[-1])
     assert [row["v"] for row in read(source, 0, size)] == ["1", "2", None, "2.5", "x", '{"k": 1}']
 
 
@@ -105,7 +105,7 @@ def test_what_is_no_unicode_costs_only_itself(tmp_path: Path) -> None:
     ]
     for column, told in (("text", 1), ("meta.x", 1)):
         source = open_source(write(tmp_path / "a.jsonl", lines))
-        size = int(source.survey([column], 512).positions[-1])
+        size = int(source.scan([column], 512).positions[-1])
         found = read(source, 0, size)
         assert [row["meta"]["x"] for row in found] == ["good", "?", "\U0001f600", None]
         assert [row["text"] for row in found] == ["a", "b", "\U0001f600", "?"]
@@ -124,7 +124,7 @@ def test_large_integers_beside_fractions_become_text(
         for n, value in enumerate((large, 1.5, -large))
     ]
     source = open_source(write(tmp_path / "a.jsonl", lines))
-    found = read(source, 0, int(source.survey(["text"], 512).positions[-1]))
+    found = read(source, 0, int(source.scan(["text"], 512).positions[-1]))
     assert [row["id"] for row in found] == [str(large), "1.5", str(-large)]
     assert [row["plain"] for row in found] == [large] * 3
     assert [row["few"] for row in found] == [1.5, 2.0**53, 2.0**53]
@@ -139,7 +139,7 @@ def test_identifiers_keep_their_digits_though_pandas_wrote_some_as_fractions(tmp
     # a column with a gap is one of doubles
     assert '"id":1.15' in (tmp_path / "b.jsonl").read_text()
     source = open_source(str(tmp_path / "*.jsonl"))
-    found = read(source, 0, int(source.survey(["text"], 512).positions[-1]))
+    found = read(source, 0, int(source.scan(["text"], 512).positions[-1]))
     assert [row["id"] for row in found[:2]] == [str(number) for number in whole]
     assert float(found[2]["id"]) == pytest.approx(2**60)
     assert found[3]["id"] is None
@@ -151,27 +151,27 @@ def test_remote_files_are_not_read_through_but_checked(monkeypatch: pytest.Monke
     good = [json.dumps({"text": "word " * n}) for n in range(1, 60)]
     memory.pipe("/jsonl/a.jsonl", "\n".join(good).encode())
     source = open_source("memory://jsonl/a.jsonl")
-    survey = source.survey(["text"], 512)
-    assert survey.positions.tolist() == [0, len("\n".join(good))]
-    assert len(read(source, 0, int(survey.positions[-1]))) == 59
+    scan = source.scan(["text"], 512)
+    assert scan.positions.tolist() == [0, len("\n".join(good))]
+    assert len(read(source, 0, int(scan.positions[-1]))) == 59
     before = source.fingerprint()
     memory.pipe("/jsonl/a.jsonl", "\n".join([*good[:-1], json.dumps({"text": "b", "new": 1})]).encode())
     source = open_source("memory://jsonl/a.jsonl")
     assert source.fingerprint() != before
-    survey = source.survey(["text"], 512)
+    scan = source.scan(["text"], 512)
     with pytest.raises(InputError, match="column 'new'"):
-        read(source, 0, int(survey.positions[-1]))
+        read(source, 0, int(scan.positions[-1]))
 
 
 def test_files_that_are_not_json_lines_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="JSON array"):
-        open_source(write(tmp_path / "a.json", ['[{"text": "a"}]'])).survey(["text"], 512)
+        open_source(write(tmp_path / "a.json", ['[{"text": "a"}]'])).scan(["text"], 512)
     with pytest.raises(ColumnError, match="none"):
-        open_source(write(tmp_path / "b.jsonl", [])).survey(["text"], 512)
+        open_source(write(tmp_path / "b.jsonl", [])).scan(["text"], 512)
     gone = open_source(write(tmp_path / "c.jsonl", ["{}"]))
     (tmp_path / "c.jsonl").unlink()
     with pytest.raises(InputError, match="cannot read .*c.jsonl"):
-        gone.survey(["text"], 512)
+        gone.scan(["text"], 512)
 
 
 @pytest.mark.parametrize("rows_per_part", [1, 50, 1024])
@@ -183,8 +183,8 @@ def test_objects_with_ever_new_keys_are_kept_as_json_text(
     kept = {f"k{k}": k for k in range(200)}
     lines = [json.dumps({"text": "a", "meta": m, "deep": {"refs": [m]}, "wide": kept}) for m in meta]
     source = open_source(write(tmp_path / "a.jsonl", lines))
-    survey = source.survey(["text"], 512)
-    found = read(source, 0, int(survey.positions[-1]))
+    scan = source.scan(["text"], 512)
+    found = read(source, 0, int(scan.positions[-1]))
     assert [json.loads(row["meta"]) for row in found] == meta
     assert [json.loads(row["deep"])["refs"] for row in found] == [[m] for m in meta]
     assert all(row["wide"] == kept for row in found)

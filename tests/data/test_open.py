@@ -22,7 +22,7 @@ from ladm_hf.data.hub import is_hub_id
 from ladm_hf.data.loaded import open_documents
 from ladm_hf.data.open import find_splits, open_source
 from ladm_hf.data.parquet import ParquetSource
-from ladm_hf.data.sources import Source, Survey
+from ladm_hf.data.sources import Source, SourceScan
 from ladm_hf.errors import ColumnError, InputError
 from ladm_hf.runs.chunks import balanced_edges
 
@@ -30,8 +30,8 @@ IDS = [row["id"] for row in rows()]
 
 
 def everything(source: Source) -> list[Any]:
-    survey = source.survey(["text"], 512)
-    return ids(source, 0, int(survey.positions[-1]))
+    scan = source.scan(["text"], 512)
+    return ids(source, 0, int(scan.positions[-1]))
 
 
 def ids(source: Source, start: int, stop: int, columns: list[str] | None = None) -> list[Any]:
@@ -71,7 +71,7 @@ def test_every_kind_of_input_gives_the_same_rows_in_the_same_order(tmp_path: Pat
 def test_ranges_join_to_the_whole_in_any_order(tmp_path: Path, edges: list[int]) -> None:
     for kind, data in inputs(tmp_path).items():
         source = open_source(data)
-        source.survey(["text"], 512)
+        source.scan(["text"], 512)
         ranges = list(itertools.pairwise(edges))
         assert [i for start, stop in ranges for i in ids(source, start, stop)] == IDS, kind
         backwards = [ids(source, start, stop) for start, stop in reversed(ranges)]
@@ -81,16 +81,16 @@ def test_ranges_join_to_the_whole_in_any_order(tmp_path: Path, edges: list[int])
 def test_another_process_reads_with_the_layout_alone(tmp_path: Path) -> None:
     for kind, data in inputs(tmp_path).items():
         source = open_source(data)
-        survey = source.survey(["text"], 512)
+        scan = source.scan(["text"], 512)
         other = pickle.loads(pickle.dumps(open_source(data)))
-        other.adopt(survey.layout)
+        other.restore_layout(scan.layout)
         assert ids(other, 3, 9) == IDS[3:9], kind
 
 
 def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
     for kind, data in inputs(tmp_path).items():
         source = open_source(data)
-        source.survey(["text"], 512)
+        source.scan(["text"], 512)
         (found,) = source.read(2, 4, ["id"])
         assert found.table.column_names == ["id"], kind
 
@@ -116,19 +116,19 @@ def test_fingerprints_of_large_data_take_samples(tmp_path: Path, monkeypatch: py
 
 
 def test_chunks_cost_about_the_same(tmp_path: Path) -> None:
-    survey = open_source(dataset()).survey(["text"], 512)
-    edges = balanced_edges(survey, 6)
-    costs = np.diff(np.interp(edges, survey.positions, survey.cost))
+    scan = open_source(dataset()).scan(["text"], 512)
+    edges = balanced_edges(scan, 6)
+    costs = np.diff(np.interp(edges, scan.positions, scan.cost))
     assert len(costs) == 6
-    assert costs.max() - costs.min() <= 2 * np.diff(survey.cost).max()
+    assert costs.max() - costs.min() <= 2 * np.diff(scan.cost).max()
 
 
 def test_costs_from_footers_alone_cover_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "SURVEY_BYTES", 0)
+    monkeypatch.setattr(sources, "SCAN_BYTES", 0)
     source = open_source(parquet(tmp_path / "one.parquet"))
-    survey = source.survey(["text"], 512)
-    assert survey.positions.tolist() == [0, 7, 14, 21, 24]
-    edges = balanced_edges(survey, 5)
+    scan = source.scan(["text"], 512)
+    assert scan.positions.tolist() == [0, 7, 14, 21, 24]
+    edges = balanced_edges(scan, 5)
     assert edges[0] == 0
     assert edges[-1] == 24
     assert [i for start, stop in itertools.pairwise(edges) for i in ids(source, start, stop)] == IDS
@@ -136,12 +136,12 @@ def test_costs_from_footers_alone_cover_all_rows(tmp_path: Path, monkeypatch: py
 
 def test_token_ids_count_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pa.table({"input_ids": [[1] * 10, None, [1] * 700, []]})
-    survey = open_source(Dataset(table)).survey(["text", "input_ids"], 512)
-    assert np.diff(survey.cost).tolist() == [11, 1, 513, 1]
+    scan = open_source(Dataset(table)).scan(["text", "input_ids"], 512)
+    assert np.diff(scan.cost).tolist() == [11, 1, 513, 1]
     pq.write_table(table, tmp_path / "ids.parquet")
-    monkeypatch.setattr(sources, "SURVEY_BYTES", 0)
+    monkeypatch.setattr(sources, "SCAN_BYTES", 0)
     # a null or empty list counts as one value in the footer
-    assert open_source(tmp_path / "ids.parquet").survey(["input_ids"], 512).cost[-1] == 4 + 712
+    assert open_source(tmp_path / "ids.parquet").scan(["input_ids"], 512).cost[-1] == 4 + 712
     fixed = pa.chunked_array([pa.array([[1, 2]], pa.list_(pa.int64(), 2))])
     assert columns.lengths(fixed).tolist() == [2]
     assert columns.lengths(pa.chunked_array([[1.5]])).tolist() == [0]
@@ -150,26 +150,26 @@ def test_token_ids_count_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_nested_columns_are_found() -> None:
     data = Dataset.from_list([{"meta": {"text": "abcd" * 8, "deep": {"n": 1}}}, {"meta": None}])
     source = open_source(data)
-    survey = source.survey(["text", "meta.text"], 512)
-    assert np.diff(survey.cost).tolist() == [9, 1]
+    scan = source.scan(["text", "meta.text"], 512)
+    assert np.diff(scan.cost).tolist() == [9, 1]
     (found,) = source.read(0, 2)
     assert columns.pick(found.table, "meta.deep.n").to_pylist() == [1, None]
     with pytest.raises(ColumnError, match="meta.nothing"):
-        source.survey(["meta.nothing", "meta.text.more", "none.text"], 512)
+        source.scan(["meta.nothing", "meta.text.more", "none.text"], 512)
 
 
 def test_files_with_other_columns_are_filled_or_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "id": [1]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": ["b"], "more": [2.5]}), tmp_path / "b.parquet")
     source = open_source(tmp_path / "*.parquet")
-    source.survey(["text"], 512)
+    source.scan(["text"], 512)
     assert [row for found in source.read(0, 2) for row in found.table.to_pylist()] == [
         {"text": "a", "id": 1, "more": None},
         {"text": "b", "id": None, "more": 2.5},
     ]
     pq.write_table(pa.table({"text": [1]}), tmp_path / "c.parquet")
     with pytest.raises(InputError, match=r"'text' is string in .*a.parquet but int64 in .*c.parquet.*write one"):
-        open_source(tmp_path / "*.parquet").survey(["text"], 512)
+        open_source(tmp_path / "*.parquet").scan(["text"], 512)
 
 
 def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
         3: "found int",
     }.items():
         with pytest.raises(InputError, match=message):
-            open_source(data).survey(["text"], 512)
+            open_source(data).scan(["text"], 512)
     with pytest.raises(InputError, match="no split 'dev'"):
         open_source(DatasetDict({"train": dataset(1)}), split="dev")
     with pytest.raises(InputError, match="several splits"):
@@ -215,7 +215,7 @@ def test_a_name_that_the_hub_can_have_is_asked_for_there(name: str) -> None:
 
 def test_a_file_that_shrinks_is_told(tmp_path: Path) -> None:
     source = open_source(parquet(tmp_path / "one.parquet"))
-    source.survey(["text"], 512)
+    source.scan(["text"], 512)
     parquet(tmp_path / "one.parquet", 10)
     with pytest.raises(InputError, match="shorter than it was"):
         ids(source, 0, 24)
@@ -224,11 +224,11 @@ def test_a_file_that_shrinks_is_told(tmp_path: Path) -> None:
 def test_a_stream_that_grows_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "MAX_TABLE_ROWS", 8)
     before, after = (IterableDataset.from_generator(rows, gen_kwargs={"count": count}) for count in (24, 30))
-    surveyed = open_source(before)
-    layout = surveyed.survey(["text"], 512).layout
+    scanned = open_source(before)
+    layout = scanned.scan(["text"], 512).layout
     longer = open_source(after)
-    assert longer.fingerprint() != surveyed.fingerprint() == open_source(before).fingerprint()
-    longer.adopt(layout)
+    assert longer.fingerprint() != scanned.fingerprint() == open_source(before).fingerprint()
+    longer.restore_layout(layout)
     assert len(ids(longer, 0, 12)) == 12
     with pytest.raises(InputError, match="longer than it was"):
         ids(longer, 12, 24)
@@ -320,9 +320,9 @@ def test_a_name_that_is_not_on_the_hub_says_what_to_check(monkeypatch: pytest.Mo
 
 
 def test_edges_of_nothing_and_of_one_row() -> None:
-    nothing = Survey(pa.schema([]), np.zeros(1, np.int64), np.zeros(1), {})
+    nothing = SourceScan(pa.schema([]), np.zeros(1, np.int64), np.zeros(1), {})
     assert balanced_edges(nothing, 4) == [0, 0]
-    one = Survey(pa.schema([]), np.array([0, 1]), np.array([0.0, 5.0]), {})
+    one = SourceScan(pa.schema([]), np.array([0, 1]), np.array([0.0, 5.0]), {})
     assert balanced_edges(one, 4) == [0, 1]
 
 
@@ -432,5 +432,5 @@ def test_any_format_and_any_number_of_paths(tmp_path: Path) -> None:
 
 
 def everything_text(source: Source) -> list[Any]:
-    survey = source.survey(["text"], 512)
-    return [v for found in source.read(0, int(survey.positions[-1])) for v in found.table["text"].to_pylist()]
+    scan = source.scan(["text"], 512)
+    return [v for found in source.read(0, int(scan.positions[-1])) for v in found.table["text"].to_pylist()]

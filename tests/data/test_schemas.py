@@ -25,9 +25,9 @@ def write(folder: Path, *columns: Any, metadata: dict[bytes, bytes] | None = Non
 
 def read(path: Path) -> tuple[pa.Schema, list[Any]]:
     source = open_source(path)
-    survey = source.survey(["text"], 512)
-    tables = [found.table for found in source.read(0, int(survey.positions[-1]))]
-    return survey.schema, [value for table in tables for value in table["x"].to_pylist()]
+    scan = source.scan(["text"], 512)
+    tables = [found.table for found in source.read(0, int(scan.positions[-1]))]
+    return scan.schema, [value for table in tables for value in table["x"].to_pylist()]
 
 
 @pytest.mark.parametrize(

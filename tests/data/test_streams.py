@@ -25,7 +25,7 @@ def rows_of(values: list[Any], key: str = "meta") -> Iterator[dict[str, Any]]:
 
 def read(values: list[Any], cut: int = 3) -> list[Any]:
     source = open_source(IterableDataset.from_generator(functools.partial(rows_of, values)))
-    end = int(source.survey(["text"], 512).positions[-1])
+    end = int(source.scan(["text"], 512).positions[-1])
     return [row["meta"] for low, high in ((0, cut), (cut, end)) for found in source.read(low, high)
             for row in found.table.to_pylist()]  # fmt: skip
 
@@ -48,18 +48,18 @@ def test_what_is_no_text_is_told_as_in_json_lines() -> None:
         yield from ({"text": text, "n": np.arange(2)} for text in ("a", 7, None, "\ud800"))
 
     source = open_source(IterableDataset.from_generator(rows))
-    survey = source.survey(["text"], 512)
+    scan = source.scan(["text"], 512)
     (found,) = source.read(0, 4)
     assert found.problems == {1: "error: expected a string, found int", 3: "error: the text is not valid Unicode"}
     assert found.table["n"].to_pylist() == [[0, 1]] * 4
     assert source.fingerprint() == open_source(IterableDataset.from_generator(rows)).fingerprint()
-    assert len(survey.cost) == 5
+    assert len(scan.cost) == 5
 
 
 def test_named_features_are_kept() -> None:
     features = Features({"text": Value("large_string"), "meta": Value("int16")})
     dataset = IterableDataset.from_generator(functools.partial(rows_of, [1, 2, 3]), features=features)
-    assert open_source(dataset).survey(["text"], 512).schema.equals(features.arrow_schema)
+    assert open_source(dataset).scan(["text"], 512).schema.equals(features.arrow_schema)
 
 
 def test_objects_with_ever_new_keys_are_kept_as_json_and_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -82,7 +82,7 @@ def test_errors_of_a_stream_say_where_unless_they_are_the_callers() -> None:
     for kind, expected in ((pa.ArrowInvalid, InputError), (ZeroDivisionError, ZeroDivisionError)):
         source = open_source(IterableDataset.from_generator(functools.partial(broken, kind)))
         with pytest.raises(expected, match="beyond row 1: ArrowInvalid: gone" if expected is InputError else "gone"):
-            source.survey(["text"], 512)
+            source.scan(["text"], 512)
 
 
 @pytest.mark.parametrize("ending", ["zst", "lz4", "gz"])
@@ -91,8 +91,8 @@ def test_other_formats_are_unpacked_and_named(tmp_path: Path, ending: str) -> No
     with pa.output_stream(tmp_path / f"a.csv.{ending}", compression=codec) as file:
         file.write(b"text,n\none,1\ntwo,x\n")
     source = open_source(tmp_path / f"a.csv.{ending}")
-    assert source.survey(["text"], 512).schema.names == ["text", "n"]
+    assert source.scan(["text"], 512).schema.names == ["text", "n"]
     assert [row["n"] for found in source.read(0, 2) for row in found.table.to_pylist()] == ["1", "x"]
     (tmp_path / "c.csv").write_bytes(b"\xff\xfetext\n\x00")
     with pytest.raises(InputError, match=r"c\.csv cannot be read beyond row 0"):
-        open_source(tmp_path / "c.csv").survey(["text"], 512)
+        open_source(tmp_path / "c.csv").scan(["text"], 512)

@@ -69,7 +69,7 @@ def test_what_lies_beyond_the_limit_is_not_opened(kind: str, tmp_path: Path) -> 
 
 
 def test_a_large_file_is_not_looked_through_for_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ladm_hf.data.sources.SURVEY_BYTES", 0)
+    monkeypatch.setattr("ladm_hf.data.sources.SCAN_BYTES", 0)
     for kind in ("parquet", "jsonl"):
         scored = score_dataset(
             source(kind, tmp_path / kind), tmp_path / f"{kind}-out", scorer(), limit=11, progress=False
