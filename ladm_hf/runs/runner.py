@@ -521,7 +521,7 @@ def _check_same(run: RunRecord, identity: dict[str, Any], chunks: int | None, fo
         lines = "\n".join(differences)
         raise ResumeError(
             f"{folder.path} holds a run with other settings:\n{lines}\nUse the same settings to resume it, another "
-            f"output folder, or --restart (restart=True) to throw away its {len(folder.records(run)):,} finished chunks."
+            f"output folder, or --restart (restart=True) to discard its {len(folder.records(run)):,} finished chunks."
         )
 
 
