@@ -16,6 +16,7 @@ from pathlib import Path
 import xxhash
 
 from ladm_hf.data.content import is_lfs_pointer
+from ladm_hf.data.files import hash_file
 from ladm_hf.errors import CalculatorError
 
 CONFIG_FILE = "ladm_config.json"
@@ -101,8 +102,4 @@ def hash_folder(path: Path, patterns: Sequence[str] = CONTENT) -> str:
 @functools.lru_cache(maxsize=256)
 def _hash_file(path: str, size: int, mtime: int) -> str:
     """Content hash, computed once for each size and modification time."""
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+    return hash_file(Path(path))

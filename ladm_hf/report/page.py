@@ -21,7 +21,7 @@ from ladm_hf.errors import InputError
 from ladm_hf.report import plots
 from ladm_hf.report.heat_maps import draw_heat_maps
 from ladm_hf.selection.selection import DROP_REASONS, Selection
-from ladm_hf.text import one_line
+from ladm_hf.text import one_line, shortened
 from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
@@ -202,9 +202,8 @@ def _text(selection: Selection, row: int, text_column: str) -> str | None:
 
 def _opening(text: str) -> str:
     """The beginning of a text, characters that a page cannot show replaced."""
-    start = text[:OPENING_CHARS].strip()
-    shown = "".join(c if c.isprintable() or c in "\n\t" else " " for c in start.replace("\r\n", "\n"))
-    return shown + ("…" if len(text) > OPENING_CHARS else "")
+    start = text.strip()[: OPENING_CHARS + 1].replace("\r\n", "\n")
+    return shortened("".join(c if c.isprintable() or c in "\n\t" else " " for c in start), OPENING_CHARS)
 
 
 def _numbers(selection: Selection) -> list[tuple[str, str]]:

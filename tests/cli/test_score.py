@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from conftest import ROOT
 from datasets import Dataset, load_dataset
 from typer.testing import CliRunner
@@ -93,3 +94,21 @@ def test_prepared_data_without_a_document_have_the_code_too(tmp_path: Path) -> N
     done = CliRunner().invoke(app, ["prepare", str(tmp_path / "in.parquet"), str(tmp_path / "out")])
     assert done.exit_code == 3
     assert "no document was kept" in done.output
+
+
+def test_the_options_beside_a_run_repeat_it(tmp_path: Path) -> None:
+    assert score(tmp_path, [GOOD] * 2, "--restart", "--chunks", "1").exit_code == 0
+    options = tmp_path / "out" / "options.yaml"
+    values = yaml.safe_load(options.read_text())
+    assert (values["span_length"], values["chunks"], values["text_column"]) == (16, 1, "text")
+    # what was discarded once is not discarded again
+    assert "restart" not in values
+    # the same run, which is finished
+    done = CliRunner().invoke(app, ["score", "--options", str(options)])
+    assert done.exit_code == 0, done.output
+    assert "finished" in done.stdout
+    again = CliRunner().invoke(app, ["score", "--options", str(options), "--span-length", "8"])
+    assert again.exit_code == 1
+    assert "config.span_length: 16 there, 8 now" in again.output
+    # and the file still tells the run that is there
+    assert yaml.safe_load(options.read_text()) == values

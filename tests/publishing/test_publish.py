@@ -362,8 +362,21 @@ def test_rows_that_differ_are_found(fake_hub, monkeypatch):
 
 
 def test_much_data_is_read_back_in_part(fake_hub, monkeypatch):
-    monkeypatch.setattr("ladm_hf.publishing.verify.READ_BACK_WHOLE", 10)
+    asked = []
+
+    def load(*arguments, streaming, **options):
+        asked.append(streaming)
+        return load_dataset(*arguments, streaming=streaming, **options)
+
+    monkeypatch.setattr("datasets.load_dataset", load)
     publish_here(scored_rows(200))
+    monkeypatch.setattr("ladm_hf.publishing.verify.READ_BACK_WHOLE", 10)
+    publish_here(scored_rows(210))
+    # whole, then the first rows of a stream
+    assert asked == [False, True]
+    monkeypatch.setattr("ladm_hf.publishing.verify._differences", lambda *arguments: iter(["row 3 differs"]))
+    with pytest.raises(PublishError, match="row 3 differs"):
+        publish_here(scored_rows(220))
 
 
 def test_the_token_is_nowhere(fake_hub, tmp_path, caplog, capfd, monkeypatch):
