@@ -34,10 +34,9 @@ def describe_environment() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             lines[package] = "not installed"
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    lines["accelerators"] = (
-        ", ".join(f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB, sm_{gpu.major}{gpu.minor})" for gpu in gpus)
-        or ("Apple MPS" if torch.backends.mps.is_available() else "none")
-    )  # fmt: skip
+    lines["accelerators"] = ", ".join(
+        f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB, sm_{gpu.major}{gpu.minor})" for gpu in gpus
+    ) or ("Apple MPS" if torch.backends.mps.is_available() else "none")
     lines["attention"] = describe("cuda" if gpus else "cpu")
     try:
         calculator = resolve(None)

@@ -123,23 +123,44 @@ def score(
     if input is None or (output is None and not estimate):
         raise typer.BadParameter("score needs INPUT and OUTPUT, or INPUT --estimate, or --status OUTPUT")
     geometry = {
-        "span_length": span_length, "d_afs": d_afs, "d_cds": d_cds, "ablation": ablation, "max_length": max_length,
+        "span_length": span_length,
+        "d_afs": d_afs,
+        "d_cds": d_cds,
+        "ablation": ablation,
+        "max_length": max_length,
         "overflow": overflow,
-    }  # fmt: skip
+    }
     made = {
-        "model": model, "revision": model_revision, "text_column": text_column or None,
-        "input_ids_column": input_ids_column or None, "dtype": dtype, "device": device, "backend": backend,
-        "max_batch_tokens": max_batch_tokens, "on_error": on_error, "config_file": config, "paper": paper,
+        "model": model,
+        "revision": model_revision,
+        "text_column": text_column or None,
+        "input_ids_column": input_ids_column or None,
+        "dtype": dtype,
+        "device": device,
+        "backend": backend,
+        "max_batch_tokens": max_batch_tokens,
+        "on_error": on_error,
+        "config_file": config,
+        "paper": paper,
         "geometry": {key: value for key, value in geometry.items() if value is not None},
-    }  # fmt: skip
+    }
     rows = {"split": split, "name": name, "revision": revision, "limit": limit}
     if output is None or estimate:
         _estimate(input, made, rows)
         return
     _score(
-        input, output, made, rows, chunks=chunks, scores_only=scores_only, jsonl=jsonl, restart=restart,
-        progress=False if quiet else None, command=rerun_command(context.params), options=options_text(context),
-    )  # fmt: skip
+        input,
+        output,
+        made,
+        rows,
+        chunks=chunks,
+        scores_only=scores_only,
+        jsonl=jsonl,
+        restart=restart,
+        progress=False if quiet else None,
+        command=rerun_command(context.params),
+        options=options_text(context),
+    )
 
 
 def _scorer(*, config_file: str | None, geometry: dict[str, Any], paper: bool, **options: Any) -> LadmScorer:

@@ -148,8 +148,12 @@ def report(
             print(f"ladm: {reason}", file=sys.stderr)
     known = loaded.run and loaded.run.identity.get("text_column")
     page = write_report(
-        loaded, output or Path(selection) / "report", scorer=scorer, no_scorer=reason,
-        text_column=text_column or known or "text", title=title,
-    )  # fmt: skip
+        loaded,
+        output or Path(selection) / "report",
+        scorer=scorer,
+        no_scorer=reason,
+        text_column=text_column or known or "text",
+        title=title,
+    )
     save_options(context, page.parent)
     print(f"Written to {page}")

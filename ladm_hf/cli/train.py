@@ -94,20 +94,46 @@ def train_calculator(
 ) -> None:
     """Train a calculator on your documents, new or from a model. Several GPUs: accelerate launch -m ladm_hf."""
     given = {
-        "steps": steps, "batch_tokens": batch_tokens, "micro_batch_tokens": micro_batch_tokens,
-        "learning_rate": learning_rate, "schedule": schedule, "focus_layers": tuple(focus_layer or ()) or None,
-        "focus_weight": focus_weight, "lm_weight": lm_weight, "lm_positions": lm_positions, "held_out": held_out,
-    }  # fmt: skip
+        "steps": steps,
+        "batch_tokens": batch_tokens,
+        "micro_batch_tokens": micro_batch_tokens,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "focus_layers": tuple(focus_layer or ()) or None,
+        "focus_weight": focus_weight,
+        "lm_weight": lm_weight,
+        "lm_positions": lm_positions,
+        "held_out": held_out,
+    }
     mix = {
-        "natural": natural, "interleaved": interleaved, "spliced": spliced, "joined": joined, "min_chunk": min_chunk,
-        "max_chunk": max_chunk, "same_domain": same_domain, "same_source": same_source, "renamed": renamed,
-    }  # fmt: skip
+        "natural": natural,
+        "interleaved": interleaved,
+        "spliced": spliced,
+        "joined": joined,
+        "min_chunk": min_chunk,
+        "max_chunk": max_chunk,
+        "same_domain": same_domain,
+        "same_source": same_source,
+        "renamed": renamed,
+    }
     path = _train(
-        data, output, base=base, paper=paper, stages=stage, given=given, mix=mix, seed=seed, text_column=text_column,
-        streaming=streaming, resume=resume, compile=compile_layers, gradient_checkpointing=gradient_checkpointing,
-        save_steps=save_steps, workers=workers,
+        data,
+        output,
+        base=base,
+        paper=paper,
+        stages=stage,
+        given=given,
+        mix=mix,
+        seed=seed,
+        text_column=text_column,
+        streaming=streaming,
+        resume=resume,
+        compile=compile_layers,
+        gradient_checkpointing=gradient_checkpointing,
+        save_steps=save_steps,
+        workers=workers,
         architecture={"vocab_size": vocab_size, "num_hidden_layers": layers, "hidden_size": hidden_size},
-    )  # fmt: skip
+    )
     save_options(context, path)
     print(f"Written: {path}. Next: {next_command(path, data, held_out, seed, text_column, focus_layer)}")
 
@@ -151,9 +177,18 @@ def calibrate(
 ) -> None:
     """Choose the heads and factors that tell natural documents from splices; writes ladm_config.json into MODEL."""
     calibration, path = _calibrate(
-        model, data, held_out=held_out, max_heads=max_heads, layers=layer, folds=folds, per_domain=per_domain,
-        settings=setting, seed=seed, text_column=text_column, device=device,
-    )  # fmt: skip
+        model,
+        data,
+        held_out=held_out,
+        max_heads=max_heads,
+        layers=layer,
+        folds=folds,
+        per_domain=per_domain,
+        settings=setting,
+        seed=seed,
+        text_column=text_column,
+        device=device,
+    )
     print(
         f"heads (layer, head)  {', '.join(map(str, calibration.config.heads or ()))}\n"
         f"factors              {calibration.config.ablation or 'all'}\n"

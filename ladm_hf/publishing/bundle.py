@@ -253,10 +253,13 @@ def _manifest(bundle: Bundle) -> str:
     }
     if selection is not None:
         record["selection"] = {
-            "strategy": selection.strategy, "by": selection.by, "budget_tokens": selection.budget_tokens,
-            "selected_tokens": selection.selected_tokens, "options": selection.options,
+            "strategy": selection.strategy,
+            "by": selection.by,
+            "budget_tokens": selection.budget_tokens,
+            "selected_tokens": selection.selected_tokens,
+            "options": selection.options,
             "table": [row.to_dict() for row in selection.table],
-        }  # fmt: skip
+        }
     return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n"
 
 

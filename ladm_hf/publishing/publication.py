@@ -193,9 +193,14 @@ class Publication:
                 self._upload([change for change in changes if hasattr(change, "upload_info")])
                 self.asked_to_commit = True
                 commit = self.repo.api.create_commit(
-                    self.repo.id, changes, repo_type="dataset", revision=self.revision, parent_commit=head,
-                    commit_message=self.message, commit_description=self._description(),
-                )  # fmt: skip
+                    self.repo.id,
+                    changes,
+                    repo_type="dataset",
+                    revision=self.revision,
+                    parent_commit=head,
+                    commit_message=self.message,
+                    commit_description=self._description(),
+                )
                 return str(commit.oid)
             except Exception as error:
                 if access_refused(error, self.repo.id):
@@ -283,10 +288,16 @@ class Publication:
 
     def _card(self, old: str) -> str:
         card = build_card(
-            self.bundle.run, self.bundle.selection, data=self.bundle.info, repo_id=self.repo.id,
-            config_name=self.bundle.config_name, source_card=self.source_card, existing=old or None,
-            figures=self.bundle.figures, **self.card_options,
-        )  # fmt: skip
+            self.bundle.run,
+            self.bundle.selection,
+            data=self.bundle.info,
+            repo_id=self.repo.id,
+            config_name=self.bundle.config_name,
+            source_card=self.source_card,
+            existing=old or None,
+            figures=self.bundle.figures,
+            **self.card_options,
+        )
         return str(card).replace(self.repo.api.token, "hf_***") if self.repo.api.token else str(card)
 
     def _read_source_card(self) -> str | None:
@@ -305,6 +316,7 @@ class Publication:
         except (EntryNotFoundError, GatedRepoError, RepositoryNotFoundError) as error:
             logger.warning(
                 "the card of %s could not be read (%s): its language and licence are not carried over; give them",
-                source, type(error).__name__,
-            )  # fmt: skip
+                source,
+                type(error).__name__,
+            )
             return None

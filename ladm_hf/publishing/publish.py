@@ -113,16 +113,31 @@ def publish(
     again = "call publish() again with the same arguments"
     if isinstance(source, (str, Path)) and not figures:
         options = {
-            "private": private, "create_pr": create_pr, "revision": revision, "tag": tag, "config_name": config_name,
-            "commit_message": commit_message, "source_dataset": source_dataset, "language": language,
-            "license": license, "pretty_name": pretty_name, "figures": figures is None, "read_back": read_back,
-        }  # fmt: skip
+            "private": private,
+            "create_pr": create_pr,
+            "revision": revision,
+            "tag": tag,
+            "config_name": config_name,
+            "commit_message": commit_message,
+            "source_dataset": source_dataset,
+            "language": language,
+            "license": license,
+            "pretty_name": pretty_name,
+            "figures": figures is None,
+            "read_back": read_back,
+        }
         again = command_line("publish", publish, [source, repo_id], options)
     with temporary_folder("ladm-publish-") as work:
         bundle = make_bundle(
-            source, work, config_name=config_name, run=run, source_dataset=source_dataset, figures=figures,
-            shard_bytes=shard_bytes, token=token,
-        )  # fmt: skip
+            source,
+            work,
+            config_name=config_name,
+            run=run,
+            source_dataset=source_dataset,
+            figures=figures,
+            shard_bytes=shard_bytes,
+            token=token,
+        )
         publication = Publication(
             repo=Repository(HfApi(token=token), repo_id, retry or RetryPolicy()),
             bundle=bundle,
@@ -132,10 +147,12 @@ def publish(
             tag=tag,
             message=commit_message or f"Publish {bundle.num_rows:,} rows with LADM",
             card_options={
-                "language": language, "license": license, "pretty_name": pretty_name,
+                "language": language,
+                "license": license,
+                "pretty_name": pretty_name,
                 "command": redacted(command, token),
             },
-        )  # fmt: skip
+        )
         with _publish_errors(publication, again):
             if dry_run:
                 sys.stdout.write(publication.preview())

@@ -55,9 +55,11 @@ def scorer_of_run(run: RunRecord | None, model: str | None = None) -> LadmScorer
     known = run.calculator or name or None
     revision = (run.calculator_revision or commit or None) if known and model in (None, known) and name else None
     scorer = LadmScorer(
-        model or known or DEFAULT, revision=revision, config=LadmConfig.from_dict(run.config),
+        model or known or DEFAULT,
+        revision=revision,
+        config=LadmConfig.from_dict(run.config),
         dtype=str(run.identity.get("dtype") or "auto"),
-    )  # fmt: skip
+    )
     if identity and scorer.calculator.identity != identity:
         raise LadmError(
             f"the data were scored by {run.model['id']} ({identity}), and {model or known or DEFAULT} is "

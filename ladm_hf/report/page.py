@@ -125,19 +125,25 @@ def _drawn(figure: Figure, name: str, title: str, caption: str) -> _Figure:
 
 def _selection_figures(selection: Selection) -> list[_Figure]:
     mix = _drawn(
-        plots.domain_mix(selection), "domain_mix", "Domain mix",
+        plots.domain_mix(selection),
+        "domain_mix",
+        "Domain mix",
         "Share of each domain in the tokens of the whole pool (grey) and of the documents kept (blue).",
-    )  # fmt: skip
+    )
     if not any(row.scored_documents for row in selection.table):
         return [mix]
     by_domain = _drawn(
-        plots.score_by_domain(selection), "score_by_domain", "Scores by domain",
+        plots.score_by_domain(selection),
+        "score_by_domain",
+        "Scores by domain",
         "Histogram of the scored documents of each domain, each row to its own height. Blue: kept.",
-    )  # fmt: skip
+    )
     length = _drawn(
-        plots.score_against_length(selection), "score_against_length", "Score and length",
+        plots.score_against_length(selection),
+        "score_against_length",
+        "Score and length",
         f"{_length_caption(selection)}At most {plots.MAX_POINTS:,} documents are drawn; the correlation is over all.",
-    )  # fmt: skip
+    )
     return [by_domain, mix, length]
 
 
@@ -248,9 +254,19 @@ def _length_caption(selection: Selection) -> str:
 
 def _budget_table(selection: Selection) -> dict[str, Any]:
     columns = [
-        "domain", "documents", "tokens", "share", "budget", "kept", "kept tokens", "cut", "mean", "mean kept",
-        "score and length", "kept and length",
-    ]  # fmt: skip
+        "domain",
+        "documents",
+        "tokens",
+        "share",
+        "budget",
+        "kept",
+        "kept tokens",
+        "cut",
+        "mean",
+        "mean kept",
+        "score and length",
+        "kept and length",
+    ]
     table = sorted(selection.table, key=lambda row: (-row.tokens, row.domain))
     rows = [
         [
@@ -290,8 +306,16 @@ def _strata_table(selection: Selection) -> dict[str, Any] | None:
         for band in selection.strata[:MAX_TABLE_ROWS]
     ]
     columns = [
-        "domain", "length in tokens", "bands united", "documents", "tokens", "budget", "kept", "kept tokens", "cut",
-    ]  # fmt: skip
+        "domain",
+        "length in tokens",
+        "bands united",
+        "documents",
+        "tokens",
+        "budget",
+        "kept",
+        "kept tokens",
+        "cut",
+    ]
     if len(selection.strata) > MAX_TABLE_ROWS:
         rows.append([f"{len(selection.strata) - MAX_TABLE_ROWS:,} more", *["…"] * (len(columns) - 1)])
     return {"columns": columns, "rows": rows, "total": None, "text": []}

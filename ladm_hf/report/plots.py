@@ -393,9 +393,14 @@ def focus_heatmap(focus_map: FocusMap, *, title: str | None = None) -> Figure:
     half = (query_step or focus_map.span_length) / 2
     middles = focus_map.query_starts + focus_map.span_length / 2
     drawn = axes.imshow(
-        image, cmap=colours, vmin=0, vmax=ceiling, aspect="auto", interpolation="nearest",
+        image,
+        cmap=colours,
+        vmin=0,
+        vmax=ceiling,
+        aspect="auto",
+        interpolation="nearest",
         extent=(0, image.shape[1] * key_step, middles[-1] - half, middles[0] + half),
-    )  # fmt: skip
+    )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set(xlabel=FOCUS_ACROSS, ylabel=FOCUS_UP)

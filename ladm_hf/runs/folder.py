@@ -178,8 +178,11 @@ class RunFolder:
                 with open(temporary, "rb") as file:
                     os.fsync(file.fileno())
                 record = {
-                    **figures, "run": run.run_id, "size": temporary.stat().st_size, "hash": hash_file(temporary),
-                }  # fmt: skip
+                    **figures,
+                    "run": run.run_id,
+                    "size": temporary.stat().st_size,
+                    "hash": hash_file(temporary),
+                }
                 write_atomically(self.hidden / "chunks" / f"{chunk:05d}.json", json.dumps(record))
                 os.replace(temporary, target)
                 sync_folder(self.pending)

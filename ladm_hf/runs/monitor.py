@@ -27,9 +27,14 @@ class Heartbeat:
     """The thread beside the work: reports, the log of the rank and, on rank 0, the bar."""
 
     def __init__(
-        self, folder: RunFolder, run: RunRecord, launch: str, ranks: Ranks, lock: RunLock | None,
+        self,
+        folder: RunFolder,
+        run: RunRecord,
+        launch: str,
+        ranks: Ranks,
+        lock: RunLock | None,
         progress: bool | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.thread = threading.Thread(target=self._beat, name="ladm-heartbeat", daemon=True)
         self.folder, self.run, self.launch, self.ranks, self.lock = folder, run, launch, ranks, lock
         self.total = float(sum(run.costs))
@@ -91,10 +96,17 @@ class Heartbeat:
 
     def report(self) -> None:
         values = {
-            "state": self.state, "host": socket.gethostname(), "pid": os.getpid(), "launch": self.launch,
-            "began": self.began, "chunk": self.chunk, "cost": self.cost, "done": self.done, "tokens": self.tokens,
+            "state": self.state,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "launch": self.launch,
+            "began": self.began,
+            "chunk": self.chunk,
+            "cost": self.cost,
+            "done": self.done,
+            "tokens": self.tokens,
             "chunks": self.chunks,
-        }  # fmt: skip
+        }
         self.folder.report(self.ranks.index, values)
 
     def show(self, *, now: bool = False) -> None:

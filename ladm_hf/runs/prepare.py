@@ -113,10 +113,16 @@ def prepare_dataset(
         RunError: the folder is not empty.
     """
     files = prepare_files(
-        open_source(dataset, split=split, name=name, revision=revision), resolve(model, model_revision), output_dir,
-        text_column=text_column, min_tokens=min_tokens, max_length=max_length, overflow=overflow, num_proc=num_proc,
+        open_source(dataset, split=split, name=name, revision=revision),
+        resolve(model, model_revision),
+        output_dir,
+        text_column=text_column,
+        min_tokens=min_tokens,
+        max_length=max_length,
+        overflow=overflow,
+        num_proc=num_proc,
         progress=progress,
-    )  # fmt: skip
+    )
     return load_files(files, "train")
 
 
@@ -162,8 +168,9 @@ def prepare_files(
     if unreadable:
         logger.warning(
             "%d rows of %s are left out, because their text cannot be read: `ladm score` gives each its reason",
-            unreadable, source.name,
-        )  # fmt: skip
+            unreadable,
+            source.name,
+        )
     return sorted(folder.data.iterdir())
 
 

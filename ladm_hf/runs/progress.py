@@ -189,9 +189,13 @@ class ProgressBar:
         self.bar: tqdm[Any] | None = None
         if self.show and self.stream.isatty():
             self.bar = tqdm(
-                total=round(self.total), unit="tok", unit_scale=True, desc="LADM", file=self.stream,
+                total=round(self.total),
+                unit="tok",
+                unit_scale=True,
+                desc="LADM",
+                file=self.stream,
                 bar_format="{desc} {percentage:3.0f} %|{bar}| {postfix}",
-            )  # fmt: skip
+            )
 
     def update(self, pace: Pace, chunks: str, *, now: bool = False) -> None:
         """Shows a pace, and the chunks in words."""

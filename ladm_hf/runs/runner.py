@@ -116,9 +116,19 @@ def score_dataset(
         StorageError: the disk is full or cannot be written.
     """
     run_scoring(
-        dataset, output_dir, scorer, split=split, name=name, revision=revision, limit=limit, chunks=num_chunks,
-        scores_only=scores_only, jsonl=jsonl, restart=restart, progress=progress,
-    )  # fmt: skip
+        dataset,
+        output_dir,
+        scorer,
+        split=split,
+        name=name,
+        revision=revision,
+        limit=limit,
+        chunks=num_chunks,
+        scores_only=scores_only,
+        jsonl=jsonl,
+        restart=restart,
+        progress=progress,
+    )
     folder = RunFolder(output_dir)
     status = run_status(folder.path)
     if not status.num_scored:
@@ -303,9 +313,13 @@ class _Launch:
         identity = {**identity, "data": self.source.fingerprint()}
         calculator = self.scorer.calculator
         return RunRecord.new(
-            self.source, scan, identity, edges, calculator=calculator.origin,
+            self.source,
+            scan,
+            identity,
+            edges,
+            calculator=calculator.origin,
             calculator_revision=calculator.revision,
-        )  # fmt: skip
+        )
 
     def _is_complete(self, run: RunRecord) -> bool:
         if not self.folder.data.is_dir():
@@ -324,9 +338,16 @@ class _Launch:
         if not self.ranks.is_main or self.progress is False or left < LONG_WORK or self.scorer.on_error == "raise":
             return
         found = estimate(
-            self.source, self.scorer, self.column, self.source_schema, self.run.edges, self.run.costs, done=done,
-            processes=self.ranks.world, rank=self.ranks.local,
-        )  # fmt: skip
+            self.source,
+            self.scorer,
+            self.column,
+            self.source_schema,
+            self.run.edges,
+            self.run.costs,
+            done=done,
+            processes=self.ranks.world,
+            rank=self.ranks.local,
+        )
         if found is not None:
             self._say(f"estimate: {found}")
 
@@ -372,9 +393,14 @@ class _Launch:
                 errors.update(collections.Counter(status for status in texts if status.startswith("error")))
                 self.heart.advance(scored, cost)
         return {
-            "rows": rows, "tokens": tokens, "statuses": statuses, "errors": errors.most_common(KEPT_ERRORS),
-            "seconds": time.monotonic() - began, "rank": self.ranks.index, "host": socket.gethostname(),
-        }  # fmt: skip
+            "rows": rows,
+            "tokens": tokens,
+            "statuses": statuses,
+            "errors": errors.most_common(KEPT_ERRORS),
+            "seconds": time.monotonic() - began,
+            "rank": self.ranks.index,
+            "host": socket.gethostname(),
+        }
 
     def _parts(self, chunk: int) -> Iterator[tuple[Rows, float]]:
         """The rows of a chunk in parts that take some seconds each, with their estimated cost."""
