@@ -245,10 +245,23 @@ class JsonLinesSource(FileSource):
             )
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose keys must differ: of two values of one key, one would be lost."""
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} appears more than once")
+    return row
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
 def _parse(line: bytes) -> tuple[dict[str, Any] | None, str]:
     """The object on a line, or `None` and why there is none."""
     try:
-        row = json.loads(line)
+        # as json.loads does, which would make a decoder for every line
+        row = _DECODER.decode(line.decode(json.detect_encoding(line), "surrogatepass"))
     except (ValueError, RecursionError) as error:
         return None, f"the line is not valid JSON ({error})"
     if not isinstance(row, dict):

@@ -71,6 +71,15 @@ def test_bad_lines_stay_rows_and_are_told(tmp_path: Path) -> None:
         assert any(word in problem for problem in told)
 
 
+def test_a_key_that_appears_twice_is_named(tmp_path: Path) -> None:
+    lines = ['{"text": "a", "n": 1}', '{"text": "b", "text": "c", "n": 2}', '{"text": "d", "meta": {"x": 1, "x": 2}}']
+    source = open_source(write(tmp_path / "a.jsonl", lines))
+    told = problems(source, int(source.scan(["text"], 512).positions[-1]))
+    assert [key in problem for key, problem in zip(("'text'", "'x'"), told, strict=True)] == [True, True]
+    with pytest.raises(InputError, match="no line of .*b.jsonl.*the key 'text' appears more than once"):
+        open_source(write(tmp_path / "b.jsonl", lines[1:2])).scan(["text"], 512)
+
+
 def test_columns_of_several_types_become_text_and_structs_are_joined(tmp_path: Path) -> None:
     lines = [
         json.dumps({"text": "a", "mixed": 1, "meta": {"x": 1}, "number": 1, "big": 1, "none": {}}),
