@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ladm_hf.stats import area_under_curve, spearman
+from ladm_hf.stats import area_under_curve, correlation_by_group, spearman
 
 
 def test_area_under_the_curve_is_the_share_of_pairs_in_order() -> None:
@@ -28,3 +28,16 @@ def test_rank_correlation_gives_equal_values_the_mean_of_their_ranks() -> None:
 @pytest.mark.parametrize(("x", "y"), [([], []), ([1.0], [2.0]), ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])])
 def test_nothing_to_rank_has_no_rank_correlation(x: list[float], y: list[float]) -> None:
     assert np.isnan(spearman(x, y))
+
+
+def test_rank_correlation_by_group_is_that_of_each_group() -> None:
+    rng = np.random.default_rng(2)
+    x, y = rng.integers(0, 9, 200).astype(float), rng.integers(0, 9, 200)
+    group = rng.integers(0, 5, 200)
+    x[group == 4] = 1.0
+    group[:2] = 5
+    found = correlation_by_group(x, y, group, 8)
+    for n in range(4):
+        assert found[n] == pytest.approx(spearman(x[group == n], y[group == n]))
+    # all alike, two values, and no value at all
+    assert np.isnan(found[4:]).all()

@@ -306,3 +306,41 @@ def test_feature_types_of_a_newer_datasets_serve_by_their_arrow_types(tmp_path: 
     pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "pool.parquet")
     selection = select(tmp_path / "pool.parquet", budget_tokens=BUDGET)
     assert Selection.load(selection.save(tmp_path / "selection")).selected.to_list() == selection.selected.to_list()
+
+
+def test_large_selections_of_files_are_written_in_several_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = FORMS["parquet"](tmp_path / "pool")
+    monkeypatch.setattr("ladm_hf.data.sources.MAX_TABLE_ROWS", 3)
+    monkeypatch.setattr("ladm_hf.data.shards.SHARD_BYTES", 4000)
+    selection = select(pool, budget_tokens=BUDGET)
+    folder = selection.save(tmp_path / "selection")
+    files = sorted(file.name for file in (folder / "dropped").iterdir())
+    assert len(files) > 1
+    assert files == [f"dropped-{i:05d}-of-{len(files):05d}.parquet" for i in range(len(files))]
+    again = Selection.load(folder)
+    assert again.dropped.to_list() == selection.dropped.to_list()
+    assert again.selected.to_list() == selection.selected.to_list()
+
+
+def test_the_data_of_a_selection_may_be_selected_from_into_its_own_folder(tmp_path: Path) -> None:
+    folder = select(FORMS["parquet"](tmp_path / "pool"), budget_tokens=BUDGET).save(tmp_path / "selection")
+    kept = ids(Selection.load(folder).selected)
+    smaller = select(folder / "data", budget_tokens=BUDGET // 2)
+    smaller.save(folder, overwrite=True)
+    again = Selection.load(folder)
+    assert set(ids(again.selected)) < set(kept)
+    assert len(again.selected) + len(again.dropped) == len(kept)
+
+
+def test_what_would_be_replaced_is_said(tmp_path: Path) -> None:
+    selection = select(Dataset.from_list(rows()), strategy="top-k", k=2)
+    folder = selection.save(tmp_path / "selection")
+    report(folder, folder / "report")
+    with pytest.raises(InputError, match=r"a selection by top-k that keeps .*the report beside it describes that one"):
+        selection.save(folder)
+    (folder / "selection.json").write_text("{")
+    with pytest.raises(InputError, match="a selection that cannot be read"):
+        selection.save(folder)
+    assert Selection.load(selection.save(folder, overwrite=True)).table == selection.table
