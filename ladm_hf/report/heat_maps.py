@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ladm_hf.config import LadmConfig
+from ladm_hf.config import PAPER, LadmConfig
 from ladm_hf.errors import LadmError
 from ladm_hf.report import plots
 
@@ -57,7 +57,7 @@ def scorer_of_run(run: RunRecord | None, model: str | None = None) -> LadmScorer
     scorer = LadmScorer(
         model or known or DEFAULT,
         revision=revision,
-        config=LadmConfig.from_dict(run.config),
+        config=LadmConfig.from_dict({**PAPER, **run.config}),
         dtype=str(run.identity.get("dtype") or "auto"),
     )
     if identity and scorer.calculator.identity != identity:

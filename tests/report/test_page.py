@@ -6,14 +6,17 @@ import dataclasses
 import html.parser
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run_record
 from datasets import Dataset, disable_progress_bars
 from typer.testing import CliRunner
 
 from ladm_hf import LadmConfig, LadmError, LadmScorer, Selection, score_dataset, select
+from ladm_hf.calculators.calculator import BUNDLED
 from ladm_hf.cli.app import app
 from ladm_hf.errors import InputError
 from ladm_hf.report.heat_maps import scorer_of_run
@@ -250,3 +253,16 @@ def test_no_heat_map_is_drawn_by_another_calculator_than_that_of_the_run(selecte
     page = Page(tmp_path / "other" / "report" / "index.html")
     assert "No focus maps: the data were scored by content:abc" in page.text
     assert len(page.images) == 3
+
+
+def test_the_configuration_of_a_run_wins_over_the_calibration_of_its_calculator(tmp_path):
+    folder = shutil.copytree(BUNDLED["ladm-nano"], tmp_path / "calculator")
+    calibration = {"heads": [[4, 0], [4, 1]], "weights": [1.0, 2.0], "max_length": 4096}
+    (folder / "ladm_config.json").write_text(json.dumps(calibration))
+    for config in (LadmConfig.paper(), LadmConfig(heads=((1, 0),), weights=None), None):
+        scorer = LadmScorer(folder, config=config)
+        options = {f"config.{name}": value for name, value in scorer.config.to_dict().items()}
+        identity = {"model": scorer.calculator.identity, "dtype": scorer.dtype, **options}
+        again = scorer_of_run(run_record(identity=identity, calculator=str(folder)))
+        assert again.config == scorer.config
+        assert again.identity == scorer.identity
