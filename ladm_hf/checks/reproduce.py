@@ -89,7 +89,7 @@ def reproduce(
     reference: Sequence[float] = PUBLISHED,
     retry: RetryPolicy | None = None,
 ) -> Comparison:
-    """Scores the paper's toy data set with the paper's calculator and compares with the published scores.
+    """Scores the paper's toy dataset with the paper's calculator and compares with the published scores.
 
     Args:
         model, dataset (`str`, *optional*): Hub ids; default to the paper's.
@@ -101,7 +101,7 @@ def reproduce(
 
     Raises:
         HubError, CalculatorError: data or calculator cannot be fetched.
-        InputError: the data set has fewer rows than there are reference scores, or no `input_ids`.
+        InputError: the dataset has fewer rows than there are reference scores, or no `input_ids`.
     """
     from ladm_hf.config import LadmConfig
     from ladm_hf.scoring.scorer import LadmScorer

@@ -307,7 +307,7 @@ def _pair(text: str, separator: str, first: Any, second: Any) -> tuple[Any, Any]
 
 
 def _texts(dataset: Iterable[Any], column: str) -> Iterable[str]:
-    """Texts of a data set, long ones cut, so that a few books do not decide the vocabulary."""
+    """Texts of a dataset, long ones cut, so that a few books do not decide the vocabulary."""
     for number, row in enumerate(dataset):
         if number >= TOKENIZER_TEXTS:
             return

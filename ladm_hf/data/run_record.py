@@ -41,7 +41,7 @@ class RunRecord:
         schema (`pa.Schema`): columns of the source.
         layout (mapping): JSON values that let another process read the source without scanning it.
         run_id (`str`): what the records of the run's chunks name it by.
-        hub (mapping, *optional*): `id` and `revision` of the Hub data set that was scored.
+        hub (mapping, *optional*): `id` and `revision` of the Hub dataset that was scored.
         row_starts (`tuple[int, ...]` of `C`, *optional*): number of the first row of each chunk, where scores alone
             are written.
         calculator (`str`, *optional*): the calculator by the name or folder it was asked for; not in 0.1.0's files.
@@ -103,7 +103,7 @@ class RunRecord:
     def dataset(self) -> dict[str, Any]:
         """The source for people: `id` and `revision` on the Hub, or the last part of its path as `name`."""
         hub = self.hub or {}
-        # only the run knows whether `my/pool` was a data set of the Hub or a path
+        # only the run knows whether `my/pool` was a dataset of the Hub or a path
         name = (self.input or str(self.identity.get("data") or "")).rstrip("/").rpartition("/")[2]
         parts = {
             "id": hub.get("id"), "name": None if hub else name or None,
@@ -210,7 +210,7 @@ class RunRecord:
 
 def _refusal(file: Path, reason: str) -> str:
     return (
-        f"{file} cannot be read as the record of a scoring run ({reason}): restore it, or begin anew with "
+        f"{file} cannot be read as the record of a scoring run ({reason}): restore it, or start over with "
         "`ladm score --restart`; if it is no run's, move it elsewhere"
     )
 

@@ -112,7 +112,7 @@ def make_bundle(
         config_name (`str`, *optional*, defaults to `"default"`): configuration of the published rows.
         run ([`RunRecord`] or mapping, *optional*): how the rows were scored; defaults to the folder's or the
             selection's `run.json`.
-        source_dataset (`str`, *optional*): Hub id of the data set that was scored; defaults to the one that
+        source_dataset (`str`, *optional*): Hub id of the dataset that was scored; defaults to the one that
             `run` names.
         figures (sequence of `(file, alt, caption)`, *optional*): images for the card; `None` draws a selection's.
         shard_bytes (`int`, *optional*): about the most bytes of one parquet file, before compression.
@@ -155,7 +155,7 @@ def make_bundle(
 
 
 def _with_source(run: Mapping[str, Any], source: str | None) -> dict[str, Any]:
-    """The run record with the id of the source data set, if it is known from anywhere."""
+    """The run record with the id of the source dataset, if it is known from anywhere."""
     named = run.get("dataset")
     record = dict(named) if isinstance(named, Mapping) else {"id": named} if named else {}
     if source:

@@ -1,4 +1,4 @@
-"""The data-set card: what the data is, how it was made and how to make it again, in a README that people edit too.
+"""The dataset card: what the data is, how it was made and how to make it again, in a README that people edit too.
 
 A card is YAML, see `front_matter`, and a body, in which our text is one block, see `card_block`. What people wrote in
 either is kept.
@@ -39,7 +39,7 @@ def build_card(
     figures: Iterable[Figure] = (),
     command: str | None = None,
 ) -> DatasetCard:
-    """The card of a scored or selected data set.
+    """The card of a scored or selected dataset.
 
     Args:
         run ([`RunRecord`] or mapping, *optional*):
@@ -54,7 +54,7 @@ def build_card(
         config_name (`str`, *optional*, defaults to `"default"`):
             Configuration that the rows are published under.
         source_card (`DatasetCard` or `str`, *optional*):
-            Card of the source data set, whose language and licence are carried over.
+            Card of the source dataset, whose language and licence are carried over.
         existing (`DatasetCard` or `str`, *optional*):
             The README to merge into; its own text and YAML are kept.
         language, license, pretty_name (`str`, *optional*):

@@ -1,4 +1,4 @@
-"""The YAML of a data-set card: what programs read.
+"""The YAML of a dataset card: what programs read.
 
 What describes the files (`configs`, `dataset_info`, `size_categories`, `ladm`) is ours, lists are united, and
 everything else is only filled in where it is missing.
@@ -108,7 +108,7 @@ def _with_other_splits(info: DatasetInfo, old: DatasetInfo | None, config: Mappi
 
 
 def dataset_info(data: Any) -> DatasetInfo:
-    """Features, rows and bytes of what is published; bytes of a data set in memory are those of its Arrow tables."""
+    """Features, rows and bytes of what is published; bytes of a dataset in memory are those of its Arrow tables."""
     from datasets import Dataset, DatasetDict, DatasetInfo, SplitDict, SplitInfo
 
     if isinstance(data, DatasetInfo):
@@ -131,7 +131,7 @@ def united(old: Any, new: Iterable[str]) -> list[str]:
 
 
 def hub_source(run: Mapping[str, Any]) -> list[str]:
-    """The Hub id of the data set that was scored, if that is known."""
+    """The Hub id of the dataset that was scored, if that is known."""
     source = section(run, "dataset").get("id")
     return [str(source)] if source and is_hub_id(str(source)) else []
 

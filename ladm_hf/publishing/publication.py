@@ -301,11 +301,14 @@ class Publication:
         return str(card).replace(self.repo.api.token, "hf_***") if self.repo.api.token else str(card)
 
     def _read_source_card(self) -> str | None:
-        """The README of the source data set: language and licence come from there."""
+        """The README of the source dataset: language and licence come from there."""
         source = (self.bundle.run.get("dataset") or {}).get("id")
         if not source:
             if not self.card_options.get("license"):
-                logger.warning("the source data set is not known, so no licence is carried over: name either of them")
+                logger.warning(
+                    "the source dataset is not known, so no licence is carried over: give --source or --license "
+                    "(source_dataset=, license=)"
+                )
             return None
         if not is_hub_id(str(source)):
             return None

@@ -52,7 +52,7 @@ def publish(
     shard_bytes: int = SHARD_BYTES,
     dry_run: bool = False,
 ) -> CommitInfo | None:
-    """Publishes a data set with its card, in one commit, and reads it back.
+    """Publishes a dataset with its card, in one commit, and reads it back.
 
     Calling it again with the same input changes nothing on the Hub; calling it after an interruption finishes the job
     without sending again what is there already.
@@ -61,7 +61,7 @@ def publish(
         source (`Dataset`, `DatasetDict`, [`Selection`] or path):
             What to publish; a path is a folder of `ladm score`, `ladm select` or `save_to_disk`, or with parquet files.
         repo_id (`str`):
-            `user/name` of the data set on the Hub; it is created if it does not exist.
+            `user/name` of the dataset on the Hub; it is created if it does not exist.
         private (`bool`, *optional*, defaults to `True`):
             Visibility. An existing repository of the other visibility is refused, not changed.
         revision (`str`, *optional*):
@@ -76,7 +76,7 @@ def publish(
         run ([`RunRecord`] or mapping, *optional*):
             How the rows were scored; defaults to the `run.json` found with them.
         source_dataset (`str`, *optional*):
-            Hub id of the data set that was scored, whose language and licence are carried over; defaults to the one
+            Hub id of the dataset that was scored, whose language and licence are carried over; defaults to the one
             that `run` names.
         language, license, pretty_name (`str`, *optional*): YAML values of the card that win over all others.
         figures (sequence of `(file, alt, caption)`, *optional*):
@@ -111,22 +111,14 @@ def publish(
         raise ConfigError("create_pr opens a pull request on main: leave revision out, or commit to the branch itself")
     token = token or get_token()
     again = "call publish() again with the same arguments"
-    if isinstance(source, (str, Path)) and not figures:
-        options = {
-            "private": private,
-            "create_pr": create_pr,
-            "revision": revision,
-            "tag": tag,
-            "config_name": config_name,
-            "commit_message": commit_message,
-            "source_dataset": source_dataset,
-            "language": language,
-            "license": license,
-            "pretty_name": pretty_name,
-            "figures": figures is None,
-            "read_back": read_back,
-        }
-        again = command_line("publish", publish, [source, repo_id], options)
+    if isinstance(source, (str, Path)) and run is None and command is None and not figures:
+        # fmt: off
+        again = command_line("publish", publish, [source, repo_id], {
+            "private": private, "create_pr": create_pr, "revision": revision, "tag": tag, "config_name": config_name,
+            "commit_message": commit_message, "source_dataset": source_dataset, "language": language,
+            "license": license, "pretty_name": pretty_name, "figures": figures is None, "read_back": read_back,
+        })
+        # fmt: on
     with temporary_folder("ladm-publish-") as work:
         bundle = make_bundle(
             source,

@@ -364,7 +364,7 @@ def _short(tokens: float) -> str:
 
 @_styled
 def focus_heatmap(focus_map: FocusMap, *, title: str | None = None) -> Figure:
-    """Who looks at whom in one document: PFS by the place of the query span and of the key span.
+    """Which spans attend to which in one document: PFS by the position of the query span and of the key span.
 
     Args:
         focus_map ([`FocusMap`]): from `LadmScorer.focus_map`.

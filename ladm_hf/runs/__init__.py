@@ -1,1 +1,1 @@
-"""Data sets of any size scored on any number of processes: [`score_dataset`]."""
+"""Datasets of any size scored on any number of processes: [`score_dataset`]."""

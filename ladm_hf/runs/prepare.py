@@ -86,7 +86,7 @@ def prepare_dataset(
         model_revision (`str`, *optional*):
             Its revision on the Hub.
         text_column (`str`, *optional*, defaults to `"text"`):
-            Column of the text; a dot goes into a struct.
+            Column of the text; a dot reaches into a struct.
         min_tokens (`int`, *optional*):
             Shorter documents and last windows are dropped. Defaults to the shortest that has a score, 2,305.
         max_length (`int`, *optional*):
@@ -96,7 +96,7 @@ def prepare_dataset(
         num_proc (`int`, *optional*, defaults to `1`):
             Worker processes.
         split, name, revision (`str`, *optional*):
-            Of a Hub data set; the split also of a `DatasetDict`.
+            Of a Hub dataset; the split also of a `DatasetDict`.
         progress (`bool`, *optional*):
             `None` shows a bar on a terminal.
 

@@ -1,4 +1,4 @@
-"""`score_dataset`: a data set of any size into scored parquet, on any number of processes, losing nothing.
+"""`score_dataset`: a dataset of any size into scored parquet, with any number of processes, losing nothing.
 
     scan -> run.json: chunks of equal tokens, fixed -> every rank takes the next chunk nobody has
     chunk -> rows -> scorer -> parquet under a temporary name -> checksum -> rename
@@ -78,7 +78,7 @@ def score_dataset(
     restart: bool = False,
     progress: bool | None = None,
 ) -> Dataset:
-    """Scores a data set into `output_dir/data/*.parquet`, or resumes the run that an earlier launch began.
+    """Scores a dataset into `output_dir/data/*.parquet`, or resumes the run that an earlier launch began.
 
     Under `torchrun` or `accelerate launch`, call it on every rank with the same arguments and a folder that all ranks
     share.
@@ -92,7 +92,7 @@ def score_dataset(
         scorer ([`LadmScorer`], *optional*):
             Defaults to `LadmScorer()`.
         split, name, revision (`str`, *optional*):
-            Split, configuration and revision of a Hub data set; the split also of a `DatasetDict`.
+            Split, configuration and revision of a Hub dataset; the split also of a `DatasetDict`.
         limit (`int`, *optional*):
             Score only the first `limit` rows: a trial, in a folder of its own.
         num_chunks (`int`, *optional*):
@@ -102,7 +102,7 @@ def score_dataset(
         jsonl (`bool`, *optional*, defaults to `False`):
             Writes `scores.jsonl` too, in the form of the published script: `index`, `chunked_index`, `score`, `meta`.
         restart (`bool`, *optional*, defaults to `False`):
-            Throws away the run in `output_dir` and begins anew.
+            Discards the run in `output_dir` and starts over.
         progress (`bool`, *optional*):
             `None` shows a bar on a terminal and lines now and then elsewhere; `False` shows nothing.
 
@@ -250,7 +250,7 @@ class _Launch:
             if isinstance(self.source, DatasetSource) and self.source.fingerprint() != self.run.identity["data"]:
                 raise InputError(
                     f"rank {self.ranks.index} was given other rows than rank 0: a shuffle without a seed? "
-                    "Every rank must build the same data set."
+                    "Every rank must build the same dataset."
                 )
             self.source.restore_layout(dict(self.run.layout))
         self.source_schema = self.run.schema
@@ -449,7 +449,7 @@ class _Launch:
     # After the work
 
     def assemble(self, jsonl: bool) -> None:
-        """Turns the finished chunks into the data set, on rank 0, once every rank has finished."""
+        """Turns the finished chunks into the dataset, on rank 0, once every rank has finished."""
         assert self.heart is not None
         self.heart.log("no chunk left, waiting for the other ranks")
         self.ranks.wait()
