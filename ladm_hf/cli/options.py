@@ -7,6 +7,7 @@ is written beside its result as `options.yaml`, so that `--options` repeats it.
 from __future__ import annotations
 
 import difflib
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -123,8 +124,11 @@ def options_text(context: typer.Context) -> str:
 
 
 def save_options(context: typer.Context, folder: Path) -> None:
-    """Writes `options.yaml` beside a result."""
-    write_atomically(folder / OPTIONS_FILE, options_text(context), sync=False)
+    """Writes `options.yaml` beside a result, which stays a result where that fails."""
+    try:
+        write_atomically(folder / OPTIONS_FILE, options_text(context), sync=False)
+    except OSError as error:
+        print(f"ladm: {folder / OPTIONS_FILE} cannot be written: {error}", file=sys.stderr)
 
 
 def _plain(value: Any) -> Any:

@@ -135,3 +135,14 @@ def test_a_missing_file_is_named(tmp_path: Path, monkeypatch) -> None:
     done = runner.invoke(app, ["select", "a", "b", "--options", str(tmp_path / "gone.yaml")])
     assert done.exit_code == 2
     assert "gone.yaml" in done.output
+
+
+def test_options_that_cannot_be_written_lose_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(options, "write_atomically", refuse)
+    done = runner.invoke(app, ["select", rows(tmp_path), str(tmp_path / "out"), "--budget", "6000", "--by", ""])
+    assert done.exit_code == 0, done.output
+    assert "options.yaml cannot be written: " in done.output
+    assert (tmp_path / "out" / "selection.json").is_file()
