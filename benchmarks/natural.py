@@ -29,9 +29,11 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
-from quality import Reader, over_batches
+from quality import Reader, load, over_batches
 
-from ladm_hf import LadmScorer, __version__
+from ladm_hf import __version__
+from ladm_hf.calculators.calculator import resolve
+from ladm_hf.ops.scores import document_score
 from ladm_hf.stats import area_under_curve
 from ladm_hf.training.documents import TokenizedDocument
 from ladm_hf.training.labelled import labelled_windows
@@ -143,9 +145,12 @@ def scores_of(
     ids = [item.ids for item in items]
     scores = {}
     for name, model in {"LADM": folder, **{Path(other).name: other for other in against}}.items():
-        found = LadmScorer(model, device=device).score_input_ids(ids, progress=True)
-        scores[name] = np.array([score.score for score in found])
-    path = LadmScorer(folder).calculator.path
+        config = resolve(model).config
+        scores[name] = np.empty(len(items))
+        for batch, found in load(model, config, device).score_all(ids):
+            assert found is not None, "out of memory"
+            scores[name][batch] = [document_score(cds, config.weights) for cds in found]
+    path = resolve(folder).path
     assert path is not None
     reader = Reader(path, device)
     losses: dict[str, Callable[[torch.Tensor], np.ndarray]] = {
@@ -275,7 +280,7 @@ def run(
         "ladm_hf": __version__,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "config": LadmScorer(folder).config.to_dict(),
+        "config": resolve(folder).config.to_dict(),
         "documents": len(documents),
         "sources": len({document.source for document in documents}),
         "windows": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
@@ -302,7 +307,7 @@ def main() -> None:
     options = parser.parse_args()
     from ladm_hf.training.documents import load_documents, tokenize_documents
 
-    tokenizer = LadmScorer(options.model).calculator.load_tokenizer()
+    tokenizer = resolve(options.model).load_tokenizer()
     documents = tokenize_documents(load_documents(options.data), tokenizer)
     result = run(documents, tokenizer, options.model, options.device, options.against, options.per_domain)
     options.output.parent.mkdir(parents=True, exist_ok=True)
