@@ -114,7 +114,7 @@ def changed(
     longer = text(np.asarray(document.ids[start : start + LENGTH + LENGTH // 16]))
     found = {"base": base}
     for unit in ("sentence", "paragraph", "stretch"):
-        found[f"shuffled {unit}s"] = tokens(shuffled(longer, unit, rng), LENGTH)
+        found[f"shuffled {unit}{'es' if unit == 'stretch' else 's'}"] = tokens(shuffled(longer, unit, rng), LENGTH)
     names = names_of(text(base))
     if len(names) >= 8:
         other = members[int(rng.integers(len(members)))]
@@ -228,6 +228,8 @@ def pool(items: Sequence[Item], scores: np.ndarray, best: float = 0.25) -> dict[
     rows = [row for row, item in enumerate(items) if item.kind == "pool"]
     natural = np.array([items[row].domain == "natural" for row in rows])
     size = np.array([items[row].num_chars for row in rows], dtype=float)
+    if natural.all() or not natural.any():
+        return {}
     size[natural] *= (1 - JUNK) / size[natural].sum()
     size[~natural] *= JUNK / size[~natural].sum()
     order = np.argsort(-scores[rows])

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quality import domains_markdown, interval, settings_markdown, settings_of
+from quality import domains_markdown, settings_markdown
 from quality import markdown as render_quality
 from table import render as render_gpu
 
@@ -87,32 +87,66 @@ def quality_summary(result: dict[str, Any]) -> str:
     return "\n".join(f"| {row[0].strip()} | {row[1].strip()} | {row[2].strip()} | {row[-1].strip()} |" for row in rows)
 
 
-def second_seed(result: dict[str, Any]) -> str:
-    """A second run of the recipe beside the calculator shipped, on the same windows."""
-    (_, own), *others = result["methods"].items()
-    shipped = dict(others)["LADM, ladm-nano"]
-    lines = ["| setting | shipped | second seed | difference |", "|---|---|---|---|"]
-    for key in [*settings_of(own), "all"]:
-        ahead = interval(shipped[key]["behind_first"], "+.3f")
-        shown = "mean of all" if key == "all" else key
-        lines.append(f"| {shown} | {shipped[key]['auc']:.3f} | {own[key]['auc']:.3f} | {ahead} |")
-    return "\n".join(lines)
-
-
-def paper_recipe(result: dict[str, Any]) -> str:
-    """Calculators that went through less than ladm-nano, each by its own configuration."""
-    (_, first), *_ = result["methods"].items()
-    names = settings_of(first)
-    lines = ["| calculator | mean | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
-    labels = {
-        "LADM, calibrated heads": "ladm-nano",
-        "LADM, stage-1": "stage 1",
-        "LADM, paper-recipe": "the paper's recipe",
+def natural(result: dict[str, Any]) -> str:
+    """Both halves, order, names and the pool, by score."""
+    pairs = {
+        "sentences shuffled": "shuffled sentences",
+        "paragraphs shuffled": "shuffled paragraphs",
+        "second half renamed": "renamed second half",
+        "second half of another of the source": "second half of the same source",
     }
-    for name, row in result["methods"].items():
-        cells = [f"{row[setting]['auc']:.2f}" for setting in names]
-        lines.append(f"| {labels[name]} | {interval(row['all'])} | " + " | ".join(cells) + " |")
+    lines = [
+        "| score | splices | degenerate | both | LADM is ahead by | " + " | ".join(pairs) + " | junk kept |",
+        "|---|---|---|---|---|" + "---|" * (len(pairs) + 1),
+    ]
+    for place, (name, entry) in enumerate(result["scores"].items()):
+        cells = [f"{entry['pairs'][kind]['share']:.2f}" for kind in pairs.values()]
+        low, high = entry["both halves"]["first_is_ahead_by"]
+        lines.append(
+            f"| {name} | {_with_interval(entry['splices'])} | {_with_interval(entry['degenerate'])} | "
+            f"{_with_interval(entry['both halves'])} | {f'{low:+.3f} to {high:+.3f}' if place else ''} | "
+            f"{' | '.join(cells)} | {entry['pool']['junk']:.1%} |"
+        )
     return "\n".join(lines)
+
+
+def natural_areas(result: dict[str, Any]) -> str:
+    """Each setting, domain and sort: LADM beside the long-minus-short loss."""
+    scores = result["scores"]
+    rival = "long minus short loss"
+    lines = [f"| | LADM | {rival} |", "|---|---|---|"]
+    for name, area in scores["LADM"]["areas"].items():
+        if name not in ("splices", "degenerate", "both halves"):
+            lines.append(f"| {name} | {area:.2f} | {scores[rival]['areas'][name]:.2f} |")
+    return "\n".join(lines)
+
+
+def natural_cuts(result: dict[str, Any]) -> str:
+    """The mean score of the same documents cut to several lengths."""
+    cuts = result["scores"]["LADM"]["cut to"]
+    old = result["scores"]["ladm-nano 0.1.0"]["cut to"]
+    lines = ["| tokens | " + " | ".join(cuts) + " |", "|---" * (len(cuts) + 1) + "|"]
+    for name, row in (("ladm-nano", cuts), ("ladm-nano 0.1.0", old)):
+        lines.append(f"| {name} | " + " | ".join(f"{score:.2f}" for score in row.values()) + " |")
+    return "\n".join(lines)
+
+
+def natural_dev(result: dict[str, Any]) -> str:
+    """Splices, order and names on the development split, by calculator."""
+    lines = ["| score | splices | LADM is ahead by | sentences shuffled | paragraphs shuffled | second half renamed | "
+             "second half of another of the source |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    kinds = ("shuffled sentences", "shuffled paragraphs", "renamed second half", "second half of the same source")
+    for place, (name, entry) in enumerate(result["scores"].items()):
+        low, high = entry["splices"]["first_is_ahead_by"]
+        cells = [f"{entry['pairs'][kind]['share']:.2f}" for kind in kinds]
+        ahead = f"{low:+.3f} to {high:+.3f}" if place else ""
+        lines.append(f"| {name} | {_with_interval(entry['splices'])} | {ahead} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _with_interval(area: dict[str, Any]) -> str:
+    low, high = area["interval"]
+    return f"{area['auc']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def gpu_summary(result: dict[str, Any]) -> str:
@@ -130,8 +164,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "quality": ("quality.json", render_quality),
     "quality_settings": ("quality.json", settings_markdown),
     "quality_domains": ("quality.json", domains_markdown),
-    "quality_seed": ("quality-seed2.json", second_seed),
-    "quality_paper": ("quality-recipes.json", paper_recipe),
+    "natural": ("natural.json", natural),
+    "natural_areas": ("natural.json", natural_areas),
+    "natural_cuts": ("natural.json", natural_cuts),
+    "natural_dev": ("natural-dev.json", natural_dev),
     "quality_summary": ("quality.json", quality_summary),
     "gpu": ("h200.json", render_gpu),
     "gpu_summary": ("h200.json", gpu_summary),
