@@ -25,12 +25,14 @@ RECIPE = {
     "stage": "8192:0.75 16384:0.25", "steps": "2000", "batch_tokens": "131072", "micro_batch_tokens": "131072",
     "learning_rate": "0.001", "schedule": "linear", "natural": "0.25", "interleaved": "0.4", "spliced": "0.25",
     "joined": "0.1", "min_chunk": "90", "max_chunk": "1260", "same_domain": "0.85", "same_source": "0.3",
-    "renamed": "0.0", "focus_layer": "none", "focus_weight": "1.0", "lm_weight": "1.0", "lm_positions": "1.0",
-    "held_out": "0.0",
+    "shuffled": "0.0", "renamed": "0.0", "degenerate": "0.0", "generated": "0.4", "flattened": "0.1",
+    "focus_layer": "none", "view": "document", "focus_weight": "1.0", "lm_weight": "1.0",
+    "lm_positions": "1.0", "held_out": "0.0",
 }  # fmt: skip
 PAPERS = {
     "stage": "32768:1.0", "steps": "5000", "batch_tokens": "1048576", "micro_batch_tokens": "32768",
     "learning_rate": "2e-05", "natural": "1.0", "interleaved": "0.0", "spliced": "0.0", "joined": "0.0",
+    "flattened": "0.0",
 }  # fmt: skip
 
 
@@ -69,9 +71,27 @@ def train_calculator(
     max_chunk: Annotated[int | None, _recipe("max_chunk", "Most tokens of an interleaved chunk.")] = None,
     same_domain: Annotated[float | None, _recipe("same_domain", "Share of windows mixed within a domain.")] = None,
     same_source: Annotated[float | None, _recipe("same_source", "Share of windows mixed within a source.")] = None,
-    renamed: Annotated[float | None, _recipe("renamed", "Share of windows whose documents swap rare words.")] = None,
+    shuffled: Annotated[
+        float | None, _recipe("shuffled", "Share of windows with shuffled sentences or other units.")
+    ] = None,
+    renamed: Annotated[float | None, _recipe("renamed", "Share of windows in which names of one half change.")] = None,
+    degenerate: Annotated[
+        float | None, _recipe("degenerate", "Share of tables, logs and other degenerate text.")
+    ] = None,
+    generated: Annotated[
+        float | None, _recipe("generated", "Share of that text from generators, not the data.")
+    ] = None,
+    flattened: Annotated[float | None, _recipe("flattened", "Share of natural windows without line breaks.")] = None,
     focus_layer: Annotated[
         list[int] | None, _recipe("focus_layer", "Layer whose heads learn to find their document; may be repeated.")
+    ] = None,
+    view: Annotated[
+        list[str] | None,
+        _recipe(
+            "view",
+            "NAME:HEADS, what heads of these layers learn (text:1,2); may be repeated: "
+            "document, text, order or quality.",
+        ),
     ] = None,
     focus_weight: Annotated[float | None, _recipe("focus_weight", "Weight of that loss.")] = None,
     lm_weight: Annotated[float | None, _recipe("lm_weight", "Weight of the language-model loss.")] = None,
@@ -79,7 +99,14 @@ def train_calculator(
     held_out: Annotated[float | None, _recipe("held_out", "Share of sources held out for `ladm calibrate`.")] = None,
     seed: Seed = 0,
     vocab_size: Annotated[int, typer.Option(help="From scratch: entries of the tokenizer.")] = 8192,
-    layers: Annotated[int, typer.Option(help="From scratch: layers.")] = 6,
+    layers: Annotated[
+        int | None,
+        typer.Option(help="Layers; with --base, more are added in the middle.", show_default="6, or the base's"),
+    ] = None,
+    intermediate_size: Annotated[
+        int | None,
+        typer.Option(help="Width of the MLPs; with --base, they are widened.", show_default="768, or the base's"),
+    ] = None,
     hidden_size: Annotated[int, typer.Option(help="From scratch: width.")] = 256,
     text_column: TextColumn = "text",
     streaming: Annotated[bool, typer.Option("--streaming", help="Read the data as a stream.")] = False,
@@ -100,6 +127,7 @@ def train_calculator(
         "learning_rate": learning_rate,
         "schedule": schedule,
         "focus_layers": tuple(focus_layer or ()) or None,
+        "focus_views": tuple(map(_view, view or ())) or None,
         "focus_weight": focus_weight,
         "lm_weight": lm_weight,
         "lm_positions": lm_positions,
@@ -114,7 +142,11 @@ def train_calculator(
         "max_chunk": max_chunk,
         "same_domain": same_domain,
         "same_source": same_source,
+        "shuffled": shuffled,
         "renamed": renamed,
+        "degenerate": degenerate,
+        "generated": generated,
+        "flattened": flattened,
     }
     path = _train(
         data,
@@ -132,7 +164,8 @@ def train_calculator(
         gradient_checkpointing=gradient_checkpointing,
         save_steps=save_steps,
         workers=workers,
-        architecture={"vocab_size": vocab_size, "num_hidden_layers": layers, "hidden_size": hidden_size},
+        new={"vocab_size": vocab_size, "hidden_size": hidden_size},
+        size=_given({"num_hidden_layers": layers, "intermediate_size": intermediate_size}),
     )
     save_options(context, path)
     print(f"Written: {path}. Next: {next_command(path, data, held_out, seed, text_column, focus_layer)}")
@@ -210,7 +243,8 @@ def _train(
     given: Mapping[str, Any] | None = None,
     mix: Mapping[str, Any] | None = None,
     seed: int = 0,
-    architecture: Mapping[str, int] | None = None,
+    new: Mapping[str, int] | None = None,
+    size: Mapping[str, int] | None = None,
     text_column: str = "text",
     streaming: bool = False,
     resume: bool = False,
@@ -219,7 +253,12 @@ def _train(
     save_steps: int = 500,
     workers: int = 0,
 ) -> Path:
-    """Reads the data, builds the recipe from what was given over its defaults, and trains."""
+    """Reads the data, builds the recipe from what was given over its defaults, and trains.
+
+    `new` are sizes of a model from scratch, `size` those that a base may be expanded to.
+    """
+    from transformers import AutoConfig
+
     from ladm_hf.calculators.calculator import resolve
     from ladm_hf.training import (
         PAPER,
@@ -236,14 +275,17 @@ def _train(
     if stages:
         recipe = replace(recipe, stages=tuple(_pair(stage, ":", int, float) for stage in stages))
     dataset = load_documents(list(data), streaming=streaming)
-    shape = Architecture(**(architecture or {}))
+    shape: Architecture | None = None
     if base is None:
+        shape = Architecture(**{**(new or {}), **(size or {})})
         tokenizer: PreTrainedTokenizerBase = train_tokenizer(_texts(dataset, text_column), shape.vocab_size)
         shape = replace(shape, vocab_size=len(tokenizer))
         folder = None
     else:
         calculator = resolve(base)
         tokenizer, folder = calculator.load_tokenizer(), calculator.path
+        if size:
+            shape = replace(Architecture.of(AutoConfig.from_pretrained(folder, trust_remote_code=False)), **size)
     return train_calculator(
         tokenize_documents(dataset, tokenizer, text_column),
         tokenizer,
@@ -290,6 +332,22 @@ def _calibrate(
 
 def _given(values: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (values or {}).items() if value is not None}
+
+
+def _view(text: str) -> tuple[str, tuple[int, ...] | None]:
+    from ladm_hf.training.windows import VIEWS
+
+    name, found, heads = text.partition(":")
+    try:
+        numbers = tuple(int(head) for head in heads.split(",")) if found else None
+        if f"{name}_labels" not in VIEWS:
+            raise ValueError
+    except ValueError as error:
+        names = ", ".join(view.removesuffix("_labels") for view in VIEWS)
+        raise ConfigError(
+            f"expected NAME:HEADS, as in text:1,2, with a name of {names}, got --view {text!r}"
+        ) from error
+    return f"{name}_labels", numbers
 
 
 def _setting(text: str) -> tuple[int, int]:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from ladm_hf.training.calibration import Calibration, calibrate, write_calibration
     from ladm_hf.training.documents import TokenizedDocument, held_out, load_documents, tokenize_documents
     from ladm_hf.training.labelled import labelled_windows
+    from ladm_hf.training.mix import WindowMix
     from ladm_hf.training.recipe import PAPER, Architecture, Recipe, train_calculator
     from ladm_hf.training.tokenizer import train_tokenizer
-    from ladm_hf.training.windows import WindowDataset, WindowMix
+    from ladm_hf.training.windows import WindowDataset
 
 _HOMES = {
     "Architecture": "recipe",
@@ -27,7 +28,7 @@ _HOMES = {
     "Recipe": "recipe",
     "TokenizedDocument": "documents",
     "WindowDataset": "windows",
-    "WindowMix": "windows",
+    "WindowMix": "mix",
     "calibrate": "calibration",
     "held_out": "documents",
     "labelled_windows": "labelled",

@@ -10,7 +10,7 @@ from ladm_hf.training.windows import WindowDataset
 
 
 class Curriculum(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Item `i` is micro-batch `i`: `{"input_ids": [b, T], "document_labels": [b, T]}`, with `b T` constant.
+    """Item `i` is micro-batch `i`: `b` windows as [`WindowDataset`] gives them, stacked, with `b T` constant.
 
     Args:
         stages (sequence of ([`WindowDataset`], `int`)): the windows of each stage and its micro-batches.

@@ -1,7 +1,7 @@
 """Documents for training and calibration: from files or the Hub to tokens, on disk and memory-mapped.
 
 Only `text` is needed. `domain` (splices are made within one), `source` (what must not be divided between training and
-test), `kind` (`long` or `short`) and `id` are used where they are there.
+test), `kind` (`long`, `short` or `degenerate`) and `id` are used where they are there.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from transformers import PreTrainedTokenizerBase
 
+# Kind of documents that hold tables, logs and their like; they serve as examples of what is no running text alone.
+DEGENERATE = "degenerate"
 # A domain with fewer sources than this is divided by document instead of by source.
 MIN_SOURCES = 5
 
@@ -37,7 +39,7 @@ class TokenizedDocument:
         ids (integer array `[T]`): its tokens.
         domain (`str`): splices are made within a domain.
         source (`str`): where it comes from; documents of one source are the hardest to tell apart.
-        kind (`str`): `"long"`, `"short"` or empty.
+        kind (`str`): `"long"`, `"short"`, `"degenerate"` or empty.
         key (`str`): what names it, for a division that does not depend on order.
         num_chars (`int`): characters of its text.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
-from ladm_hf.training.documents import TokenizedDocument
+from ladm_hf.training.documents import DEGENERATE, TokenizedDocument
 from ladm_hf.training.windows import Ids
 
 Piece = tuple[int, int, int]
@@ -48,7 +48,8 @@ def labelled_windows(
     give two natural windows, or `k` documents, is left out of the setting.
 
     Args:
-        documents (sequence of [`TokenizedDocument`]): never seen in training.
+        documents (sequence of [`TokenizedDocument`]): never seen in training. Those of kind `"degenerate"` are left
+            out.
         length (`int`): tokens of a window, `T`.
         pieces (iterable of `int`): for each `k` at least 2, splices of `k`; for 0, short documents joined.
         per_domain (`int`, *optional*, defaults to `24`): most windows of each kind in a domain.
@@ -64,7 +65,8 @@ def labelled_windows(
     )
     domains: dict[str, list[int]] = {}
     for index, document in enumerate(documents):
-        domains.setdefault(document.domain, []).append(index)
+        if document.kind != DEGENERATE:
+            domains.setdefault(document.domain, []).append(index)
     windows: list[LabelledWindow] = []
     for domain in sorted(domains):
         rng = np.random.default_rng((seed, length, xxhash.xxh3_64_intdigest(domain.encode())))

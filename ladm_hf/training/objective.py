@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ladm_hf.scoring.recorder import Recorder
+from ladm_hf.training.windows import UNKNOWN
 
 
 class FocusRecorder(Recorder):
@@ -58,7 +59,9 @@ def same_document_loss(
 
     Args:
         q (`Tensor` `[B, H, T, D]`) and k (`Tensor` `[B, Hkv, T, D]`): after the rotary embedding.
-        labels (`Tensor` `[B, T]`, integer): document of each token; `T` a multiple of `span_length`.
+        labels (`Tensor` `[B, T]`, integer): document of each token; `T` a multiple of `span_length`. A query labelled
+            `NO_TEXT` has no earlier part of its document, so that its target is the sink; a span with a query labelled
+            `UNKNOWN` is left out of the mean.
         scale (`float`): multiplies `q . k`.
         span_length (`int`, *optional*, defaults to `128`): tokens in a span.
         spans (`int`, *optional*, defaults to `12`): query spans of each window, drawn with weight `s`.
@@ -92,7 +95,8 @@ def same_document_loss(
     # [B, H, chosen, J]: mass of each span, then the mean over the queries of a span
     mass = logits.softmax(-1).unflatten(-1, (total, span_length)).sum(-1)
     mass = mass.unflatten(2, (chosen.shape[1], -1)).mean(3)
-    same = labels.gather(1, rows)[..., None] == labels[:, None, :]
+    own = labels.gather(1, rows)[..., None]
+    same = (own == labels[:, None, :]) & (own >= 0)
     same = (same & ~hidden).unflatten(-1, (total, span_length)).float().mean(-1)
     target = same.unflatten(1, (chosen.shape[1], -1)).mean(2)
     target[..., 0] += rest
@@ -100,7 +104,11 @@ def same_document_loss(
     entropy = -torch.xlogy(target, target).sum(-1)
     together = _cross_entropy(mass.mean(1), target) - entropy
     alone = _cross_entropy(mass, target[:, None]).mean(1) - entropy
-    return ((1 - per_head) * together + per_head * alone).mean()
+    loss = (1 - per_head) * together + per_head * alone
+    # [B, chosen]: spans whose queries are all known
+    known = (own[..., 0].unflatten(1, (chosen.shape[1], -1)) > UNKNOWN).all(-1)
+    mean: Tensor = torch.where(known, loss, 0.0).sum() / known.sum().clamp(min=1)
+    return mean
 
 
 def _cross_entropy(mass: Tensor, target: Tensor) -> Tensor:

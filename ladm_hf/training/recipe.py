@@ -2,8 +2,9 @@
 
     documents -> tokens (memory-mapped) -> Curriculum of windows -> Trainer -> folder for LadmScorer
 
-The loss is the language model's, over sampled positions, plus the same-document loss of the supervised layers (see
-`ladm_hf.training.objective`). Without supervised layers and with natural windows alone this is the paper's recipe.
+The loss is the language model's, over sampled positions of the windows that hold language, plus the same-document loss
+of the supervised layers (see `ladm_hf.training.objective`), whose heads may learn different labels. Without supervised
+layers and with natural windows alone this is the paper's recipe.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
+    AutoConfig,
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
@@ -38,8 +40,10 @@ from ladm_hf.scoring.attention import ladm_attention, scoring_attention
 from ladm_hf.scoring.layers import layer_plan
 from ladm_hf.training.batches import Curriculum
 from ladm_hf.training.documents import TokenizedDocument, held_out
+from ladm_hf.training.expansion import expand
+from ladm_hf.training.mix import WindowMix
 from ladm_hf.training.objective import FocusRecorder, same_document_loss
-from ladm_hf.training.windows import WindowDataset, WindowMix
+from ladm_hf.training.windows import VIEWS, WindowDataset
 from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
@@ -47,6 +51,8 @@ if TYPE_CHECKING:
 
 ATTENTION = "ladm_training"
 RECORD = "training.json"
+# Labels, and the heads of every supervised layer that learn them; None is all heads.
+View = tuple[str, tuple[int, ...] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +65,11 @@ class Architecture:
     num_hidden_layers: int = 6
     num_attention_heads: int = 4
     num_key_value_heads: int = 2
+
+    @classmethod
+    def of(cls, config: PretrainedConfig) -> Architecture:
+        """That of a model."""
+        return cls(**{field.name: getattr(config, field.name, 0) for field in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +85,9 @@ class Recipe:
         schedule (`str`): `"linear"`, `"cosine"` or `"constant"`.
         mix ([`WindowMix`]): how windows are made.
         focus_layers (sequence of `int`): layers whose heads learn to find their document; empty for the paper's recipe.
+        focus_views (sequence of (`str`, sequence of `int`)): which labels each group of heads of those layers learns,
+            one of `document_labels`, `text_labels`, `order_labels` and `quality_labels` (see
+            `ladm_hf.training.windows`); `None` stands for all heads. The loss is the mean over the groups.
         focus_weight (`float`): weight of that loss beside the language model's.
         lm_weight (`float`): weight of the language model's loss.
         lm_positions (`float`): share of the positions whose token is predicted, drawn at random.
@@ -93,6 +107,7 @@ class Recipe:
     schedule: str = "linear"
     mix: WindowMix = field(default_factory=WindowMix)
     focus_layers: tuple[int, ...] = ()
+    focus_views: tuple[View, ...] = (("document_labels", None),)
     focus_weight: float = 1.0
     lm_weight: float = 1.0
     lm_positions: float = 1.0
@@ -122,6 +137,13 @@ class Recipe:
             raise ConfigError(f"held_out must be in [0, 1), got {self.held_out}")
         if self.schedule not in ("linear", "cosine", "constant"):
             raise ConfigError(f"schedule must be 'linear', 'cosine' or 'constant', got {self.schedule!r}")
+        unknown = [name for name, _ in self.focus_views if name not in VIEWS]
+        if unknown or not self.focus_views:
+            raise ConfigError(
+                f"focus_views must name some of {', '.join(VIEWS)}, got {unknown[0] if unknown else 'none'}"
+            )
+        if any(heads is not None and not heads for _, heads in self.focus_views):
+            raise ConfigError(f"focus_views must name the heads of each view, or None for all, got {self.focus_views}")
         if self.lm_weight <= 0 and not self.focus_layers:
             raise ConfigError("there is nothing to train: lm_weight is 0 and focus_layers is empty")
 
@@ -133,13 +155,13 @@ PAPER = Recipe(
     batch_tokens=1 << 20,
     micro_batch_tokens=1 << 15,
     learning_rate=2e-5,
-    mix=WindowMix(natural=1.0, interleaved=0.0, spliced=0.0, joined=0.0),
+    mix=WindowMix(natural=1.0, interleaved=0.0, spliced=0.0, joined=0.0, flattened=0.0),
     rope_theta=500_000.0,
 )
 
 
 class CalculatorTrainer(Trainer):  # type: ignore[misc]
-    """`Trainer` with the two losses; each is logged by its own name."""
+    """`Trainer` with the language model's loss and that of each view; each is logged by its own name."""
 
     def __init__(self, recipe: Recipe, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -155,23 +177,33 @@ class CalculatorTrainer(Trainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        ids, labels = inputs["input_ids"], inputs["document_labels"]
+        ids = inputs["input_ids"]
         recorder = FocusRecorder(self.recipe.focus_layers)
         length = ids.shape[1]
         count = max(1, round(self.recipe.lm_positions * (length - 1)))
         positions = torch.randperm(length - 1, device=ids.device)[:count]
         outputs = model(input_ids=ids, use_cache=False, logits_to_keep=positions, ladm_recorder=recorder)
-        lm = torch.nn.functional.cross_entropy(outputs.logits.flatten(0, 1).float(), ids[:, positions + 1].flatten())
-        loss = self.recipe.lm_weight * lm
+        losses = torch.nn.functional.cross_entropy(
+            outputs.logits.flatten(0, 1).float(), ids[:, positions + 1].flatten(), reduction="none"
+        )
+        is_language = inputs["is_language"].float()
+        lm = (losses.view(len(ids), -1).mean(1) * is_language).sum() / is_language.sum().clamp(min=1)
         self._parts.setdefault("lm_loss", []).append(lm.detach())
+        loss = self.recipe.lm_weight * lm
         if recorder.layers:
             with torch.autocast(ids.device.type, enabled=False):
-                focus = torch.stack(
-                    [same_document_loss(q, k, labels, scale) for q, k, scale in recorder.kept.values()]
-                ).mean()
-            self._parts.setdefault("focus_loss", []).append(focus.detach())
-            loss = loss + self.recipe.focus_weight * focus
+                focus = [self._view_loss(view, recorder, inputs) for view in self.recipe.focus_views]
+            loss = loss + self.recipe.focus_weight * torch.stack(focus).mean()
         return (loss, outputs) if return_outputs else loss
+
+    def _view_loss(self, view: View, recorder: FocusRecorder, inputs: dict[str, Tensor]) -> Tensor:
+        name, heads = view
+        losses = [
+            same_document_loss(*_of_heads(q, k, heads), inputs[name], scale) for q, k, scale in recorder.kept.values()
+        ]
+        loss = torch.stack(losses).mean()
+        self._parts.setdefault(f"{name.removesuffix('_labels')}_loss", []).append(loss.detach())
+        return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
@@ -182,14 +214,24 @@ class CalculatorTrainer(Trainer):  # type: ignore[misc]
         super().log(logs, *args, **kwargs)
 
 
-def build_model(base: str | Path | None, architecture: Architecture, recipe: Recipe) -> PreTrainedModel:
-    """The model to train: a base with its rotary base changed, or a new one.
+def _of_heads(q: Tensor, k: Tensor, heads: tuple[int, ...] | None) -> tuple[Tensor, Tensor]:
+    """Queries of these heads, `[B, N, T, D]`, and the keys of each."""
+    if heads is None:
+        return q, k
+    group = q.shape[1] // k.shape[1]
+    return q[:, list(heads)], k[:, [head // group for head in heads]]
+
+
+def build_model(base: str | Path | None, architecture: Architecture | None, recipe: Recipe) -> PreTrainedModel:
+    """The model to train: a base with its rotary base changed, perhaps expanded, or a new one.
 
     Raises:
-        ConfigError: a supervised layer is not one of the model's layers with full attention.
+        ConfigError: a supervised layer is not one of the model's layers with full attention, a view names a head that
+            such a layer does not have, or the base cannot be expanded to the architecture.
     """
     torch.manual_seed(recipe.seed)
     if base is None:
+        architecture = architecture or Architecture()
         config = LlamaConfig(
             **asdict(architecture),
             max_position_embeddings=recipe.max_position_embeddings,
@@ -201,8 +243,6 @@ def build_model(base: str | Path | None, architecture: Architecture, recipe: Rec
         _set_rope_theta(config, recipe.rope_theta or 500_000.0)
         model: PreTrainedModel = LlamaForCausalLM(config)
     else:
-        from transformers import AutoConfig
-
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         if recipe.rope_theta is not None:
             _set_rope_theta(config, recipe.rope_theta)
@@ -210,13 +250,35 @@ def build_model(base: str | Path | None, architecture: Architecture, recipe: Rec
         model = AutoModelForCausalLM.from_pretrained(
             base, config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
         )
+        if architecture is not None:
+            _check_expansion(Architecture.of(config), architecture)
+            model = expand(model, architecture.num_hidden_layers, architecture.intermediate_size)
     if recipe.focus_layers:
-        with scoring_attention(model):
-            scored = layer_plan(model).scored
-        missing = sorted(set(recipe.focus_layers) - set(scored))
-        if missing:
-            raise ConfigError(f"focus_layers names layer {missing[0]}, but the layers with full attention are {scored}")
+        _check_focus(model, recipe)
     return model
+
+
+def _check_expansion(base: Architecture, asked: Architecture) -> None:
+    for name in ("vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads"):
+        if getattr(base, name) != getattr(asked, name):
+            raise ConfigError(
+                f"a base is expanded in num_hidden_layers and intermediate_size alone, but {name} is "
+                f"{getattr(base, name)} in the base and {getattr(asked, name)} in the architecture"
+            )
+
+
+def _check_focus(model: PreTrainedModel, recipe: Recipe) -> None:
+    with scoring_attention(model):
+        plan = layer_plan(model)
+    missing = sorted(set(recipe.focus_layers) - set(plan.scored))
+    if missing:
+        raise ConfigError(
+            f"focus_layers names layer {missing[0]}, but the layers with full attention are {plan.scored}"
+        )
+    fewest = min(plan.num_heads[layer] for layer in recipe.focus_layers)
+    wrong = [head for _, heads in recipe.focus_views for head in heads or () if not 0 <= head < fewest]
+    if wrong:
+        raise ConfigError(f"focus_views names head {wrong[0]}, but the heads of a layer are 0 to {fewest - 1}")
 
 
 def _set_rope_theta(config: PretrainedConfig, theta: float) -> None:
@@ -254,7 +316,9 @@ def train_calculator(
             matplotlib is there, and `checkpoints/`.
         recipe ([`Recipe`], *optional*): what the result depends on.
         base (`str` or path, *optional*): folder or Hub id of a model to start from; `None` starts from scratch.
-        architecture ([`Architecture`], *optional*): of a model from scratch.
+        architecture ([`Architecture`], *optional*): of a model from scratch. With a base, the layers and the MLP width
+            that it is expanded to before training, without a change of what it computes (see
+            `ladm_hf.training.expansion`).
         resume (`bool`, *optional*, defaults to `False`): resume from the last checkpoint in `output_dir`.
         compile (`bool`, *optional*, defaults to `False`): compile the layers; worth it on a GPU.
         gradient_checkpointing (`bool`, *optional*, defaults to `False`): compute activations twice instead of keeping
@@ -271,20 +335,21 @@ def train_calculator(
     """
     recipe = recipe or Recipe()
     output_dir = Path(output_dir)
-    vocab_size = len(tokenizer)
     kept = [
         document
         for document, out in zip(documents, held_out(documents, recipe.held_out, recipe.seed), strict=True)
         if not out
     ]
-    model = build_model(base, architecture or Architecture(vocab_size=vocab_size), recipe)
+    if base is None and architecture is None:
+        architecture = Architecture(vocab_size=len(tokenizer))
+    model = build_model(base, architecture, recipe)
     arguments = _arguments(output_dir, recipe, save_steps, logging_steps, num_workers)
     if gradient_checkpointing:
         # renamed in transformers 5
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     micro_steps = recipe.steps * arguments.gradient_accumulation_steps * arguments.world_size
-    windows = _curriculum(kept, recipe, micro_steps, vocab_size, tokenizer.eos_token_id)
+    windows = _curriculum(kept, recipe, micro_steps, tokenizer)
     AttentionInterface.register(ATTENTION, torch.compiler.disable(ladm_attention))
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
     model.set_attn_implementation(ATTENTION)
@@ -349,7 +414,7 @@ def _arguments(
 
 
 def _curriculum(
-    documents: Sequence[TokenizedDocument], recipe: Recipe, micro_steps: int, vocab_size: int, separator: int | None
+    documents: Sequence[TokenizedDocument], recipe: Recipe, micro_steps: int, tokenizer: PreTrainedTokenizerBase
 ) -> Curriculum:
     total = sum(share for _, share in recipe.stages)
     ends = np.cumsum([share / total for _, share in recipe.stages]) * micro_steps
@@ -358,7 +423,8 @@ def _curriculum(
     for number, ((length, _), count) in enumerate(zip(recipe.stages, counts, strict=True)):
         windows = count * max(1, recipe.micro_batch_tokens // length)
         seed = recipe.seed * 1000 + number
-        stages.append((WindowDataset(documents, length, windows, recipe.mix, seed, vocab_size, separator), count))
+        dataset = WindowDataset(documents, length, windows, recipe.mix, seed, tokenizer, tokenizer.eos_token_id)
+        stages.append((dataset, count))
     return Curriculum(stages, recipe.micro_batch_tokens)
 
 
@@ -386,6 +452,7 @@ def _write(
         "transformers": transformers.__version__,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "base": None if base is None else str(base),
+        "architecture": asdict(Architecture.of(model.config)),
         "parameters": model.num_parameters(),
         "documents": len(documents),
         "document_tokens": sum(len(document.ids) for document in documents),
@@ -406,9 +473,12 @@ def plot_losses(history: list[dict[str, float]], path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         return
-    names = [name for name in ("lm_loss", "focus_loss") if any(name in line for line in history)]
+    labels = {"lm_loss": "language model loss (nats)"}
+    labels |= {
+        f"{view}_loss": f"{view} loss (nats above entropy)" for view in (v.removesuffix("_labels") for v in VIEWS)
+    }
+    names = [name for name in labels if any(name in line for line in history)]
     figure = Figure(figsize=(4.5 * len(names), 3.2), layout="constrained")
-    labels = {"lm_loss": "language model loss (nats)", "focus_loss": "same-document loss (nats above entropy)"}
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
         axes.plot([line["step"] for line in history], [line[name] for line in history], color="#1f6f8b")
         axes.set(xlabel="step", ylabel=labels[name])

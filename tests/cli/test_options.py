@@ -69,6 +69,8 @@ def test_the_defaults_of_the_recipe_are_those_of_the_help() -> None:
             return " ".join(f"{length}:{share}" for length, share in recipe.stages)
         if name == "focus_layer":
             return " ".join(map(str, recipe.focus_layers)) or "none"
+        if name == "view":
+            return " ".join(view.removesuffix("_labels") for view, heads in recipe.focus_views if heads is None)
         return str(getattr(recipe, name, getattr(recipe.mix, name, None)))
 
     assert {name: shown(Recipe(), name) for name in train.RECIPE} == train.RECIPE

@@ -37,13 +37,19 @@ def test_train_then_calibrate(data, tmp_path) -> None:
     arguments = [
         "train-calculator", data, "--output", folder, "--stage", "1024:0.5", "--stage", "2048:0.5", "--steps", "3",
         "--batch-tokens", "2048", "--micro-batch-tokens", "2048", "--focus-layer", "1", "--layers", "2",
-        "--hidden-size", "32", "--vocab-size", "400", "--renamed", "0.2", "--workers", "0", "--held-out", "0.2",
+        "--hidden-size", "32", "--vocab-size", "400", "--workers", "0", "--held-out", "0.2", "--shuffled", "0.3",
+        "--renamed", "0.2", "--degenerate", "0.3", "--same-source", "0.6", "--flattened", "0", "--generated", "0.7",
+        "--view", "document:0", "--view", "text:1,2", "--intermediate-size", "48",
     ]  # fmt: skip
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert "ladm calibrate" in result.output
     record = json.loads((tmp_path / "calculator" / "training.json").read_text())
-    assert record["recipe"]["mix"]["renamed"] == 0.2
+    mix = record["recipe"]["mix"]
+    assert [mix[name] for name in ("shuffled", "renamed", "degenerate", "same_source")] == [0.3, 0.2, 0.3, 0.6]
+    assert [mix[name] for name in ("flattened", "generated")] == [0.0, 0.7]
+    assert record["recipe"]["focus_views"] == [["document_labels", [0]], ["text_labels", [1, 2]]]
+    assert record["architecture"]["intermediate_size"] == 48
     assert record["recipe"]["focus_layers"] == [1]
     result = CliRunner().invoke(
         app, ["calibrate", folder, data, "--setting", "2432x2", "--per-domain", "2", "--device", "cpu", "--layer", "1"]
@@ -64,11 +70,13 @@ def test_go_on_from_a_stream_then_calibrate_on_what_was_kept_out(data, tmp_path)
     result = CliRunner().invoke(
         app,
         ["train-calculator", data, "--output", second, "--base", first, "--streaming", "--held-out", "0.7",
-         "--gradient-checkpointing", *common, *shape],
+         "--gradient-checkpointing", *common, *shape, "--layers", "3", "--intermediate-size", "800"],
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "second" / "training.json").read_text())
     assert record["base"] == first
+    assert record["architecture"]["num_hidden_layers"] == 3
+    assert record["architecture"]["intermediate_size"] == 800
     result = CliRunner().invoke(
         app,
         ["calibrate", second, data, "--held-out", "0.7", "--setting", "2432x2", "--per-domain", "2", "--device", "cpu"],
@@ -94,6 +102,8 @@ def test_refusals_are_one_line(data, tmp_path) -> None:
             ["train-calculator", data, "--output", str(tmp_path / "x"), "--stage", "1024"],
             "expected two numbers with ':'",
         ),
+        (["train-calculator", data, "--output", str(tmp_path / "x"), "--view", "topic:0"], "--view 'topic:0'"),
+        (["train-calculator", data, "--output", str(tmp_path / "x"), "--view", "text:a"], "--view 'text:a'"),
         (["calibrate", "owner/name", data], "not a local folder"),
     ):
         result = CliRunner().invoke(app, arguments)

@@ -6,6 +6,7 @@ from conftest import random_ids, tiny_model
 
 from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.training.objective import FocusRecorder, same_document_loss
+from ladm_hf.training.windows import NO_TEXT, UNKNOWN
 
 
 def written_out(q, k, labels, scale, length, rest, per_head) -> torch.Tensor:
@@ -47,6 +48,33 @@ def test_loss_is_zero_for_a_head_that_knows_its_document() -> None:
     blind = same_document_loss(0 * queries[:, None], keys[:, None], labels, 1.0, 16, 99, 16, rest=1.0)
     assert abs(loss.item()) < 1e-5
     assert blind > 0.3
+
+
+def test_what_is_no_text_should_look_at_the_sink() -> None:
+    labels = torch.tensor([0, 0, NO_TEXT, NO_TEXT]).repeat_interleave(16)[None]
+    keys = torch.zeros(1, 1, 64, 4)
+    keys[:, :, :16, 0] = 30.0
+    queries = torch.zeros(1, 1, 64, 4)
+    queries[..., 0] = 1.0
+    sink = same_document_loss(queries, keys, labels, 1.0, 16, 99, 16)
+    spread = same_document_loss(0 * queries, keys, labels, 1.0, 16, 99, 16)
+    assert abs(sink.item()) < 1e-5
+    assert spread > 0.3
+
+
+def test_unknown_queries_teach_nothing() -> None:
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 2, 128, 8), torch.randn(2, 2, 128, 8)
+    labels = torch.randint(0, 2, (2, 8)).repeat_interleave(16, 1)
+    alone = same_document_loss(q[:1], k[:1], labels[:1], 1.0, 16, 99, 16)
+    labels[1] = UNKNOWN
+    assert torch.allclose(same_document_loss(q, k, labels, 1.0, 16, 99, 16), alone)
+    q.requires_grad_()
+    nothing = same_document_loss(q, k, torch.full_like(labels, UNKNOWN), 1.0, 16, 99, 16)
+    nothing.backward()
+    assert nothing.item() == 0
+    assert q.grad is not None
+    assert not q.grad.any()
 
 
 def test_training_the_projections_lowers_the_loss_on_sampled_spans() -> None:

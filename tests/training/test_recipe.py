@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from ladm_hf import LadmConfig, LadmScorer
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.training.batches import Curriculum
 from ladm_hf.training.documents import TokenizedDocument
+from ladm_hf.training.mix import KINDS, WindowMix
 from ladm_hf.training.recipe import PAPER, Architecture, Recipe, build_model, train_calculator
 from ladm_hf.training.tokenizer import train_tokenizer
-from ladm_hf.training.windows import WindowDataset, WindowMix
+from ladm_hf.training.windows import WindowDataset
 
 TINY = Architecture(
     vocab_size=300,
@@ -45,7 +47,8 @@ def documents() -> list[TokenizedDocument]:
 def recipe(**options) -> Recipe:
     values = {
         "stages": ((1024, 0.5), (2048, 0.5)), "steps": 4, "batch_tokens": 4096, "micro_batch_tokens": 2048,
-        "focus_layers": (1,), "held_out": 0.2, "lm_positions": 0.25, "mix": WindowMix(renamed=0.3),
+        "focus_layers": (1,), "held_out": 0.2, "lm_positions": 0.25,
+        "mix": WindowMix(renamed=0.2, shuffled=0.2, degenerate=0.2),
     }  # fmt: skip
     return Recipe(**values | options)
 
@@ -57,7 +60,8 @@ def test_training_writes_a_calculator_and_its_record(tmp_path, tokenizer, docume
     assert record["trained_tokens"] == 4 * 4096
     assert 0 < record["documents"] < len(documents)
     assert [line["step"] for line in record["losses"]] == [1, 2, 3, 4]
-    assert all(line["lm_loss"] > 0 and line["focus_loss"] > 0 for line in record["losses"])
+    assert all(line["lm_loss"] > 0 and line["document_loss"] > 0 for line in record["losses"])
+    assert record["architecture"]["num_hidden_layers"] == 2
     assert (tmp_path / "loss.png").stat().st_size > 5000
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"checkpoint-2", "checkpoint-4"}
     weights = load_file(tmp_path / "model.safetensors")
@@ -102,7 +106,7 @@ def test_checkpointing_activations_changes_nothing(tmp_path, tokenizer, document
 def test_going_on_from_a_base(tmp_path, tokenizer, documents) -> None:
     train_calculator(documents, tokenizer, tmp_path / "base", recipe(steps=1), architecture=TINY)
     base = tmp_path / "base"
-    model = build_model(base, TINY, recipe(rope_theta=1234.0, max_position_embeddings=65536))
+    model = build_model(base, None, recipe(rope_theta=1234.0, max_position_embeddings=65536))
     assert model.config.max_position_embeddings == 65536
     assert model.config.rope_parameters["rope_theta"] == 1234.0
     train_calculator(
@@ -110,6 +114,32 @@ def test_going_on_from_a_base(tmp_path, tokenizer, documents) -> None:
     )
     line = json.loads((tmp_path / "more" / "training.json").read_text())
     assert line["base"] == str(base)
+
+
+def test_a_base_grows_before_it_is_trained(tmp_path, tokenizer, documents) -> None:
+    train_calculator(documents, tokenizer, tmp_path / "base", recipe(steps=1), architecture=TINY)
+    larger = replace(TINY, num_hidden_layers=3, intermediate_size=64)
+    options = recipe(steps=1, focus_layers=(2,))
+    train_calculator(documents, tokenizer, tmp_path / "more", options, base=tmp_path / "base", architecture=larger)
+    record = json.loads((tmp_path / "more" / "training.json").read_text())
+    assert record["architecture"] == asdict(larger)
+    with pytest.raises(ConfigError, match="hidden_size is 32 in the base and 64"):
+        build_model(tmp_path / "base", replace(larger, hidden_size=64), options)
+
+
+def test_each_view_is_learnt_by_its_own_heads(tmp_path, tokenizer, documents) -> None:
+    views = (("text_labels", (1,)),)
+    mix = WindowMix(natural=0, interleaved=0, spliced=0, joined=0, degenerate=1, generated=1.0)
+    options = recipe(steps=2, focus_views=views, mix=mix, weight_decay=0.0, schedule="constant", warmup=0.0)
+    model = build_model(None, TINY, options)
+    before = model.model.layers[1].self_attn.q_proj.weight.detach().clone().to(torch.bfloat16)
+    train_calculator(documents, tokenizer, tmp_path, options, architecture=TINY, logging_steps=1)
+    lines = json.loads((tmp_path / "training.json").read_text())["losses"]
+    # degenerate windows are no language, and belong to no text
+    assert all(line["lm_loss"] == 0 and line["text_loss"] > 0 and "document_loss" not in line for line in lines)
+    after = load_file(tmp_path / "model.safetensors")["model.layers.1.self_attn.q_proj.weight"]
+    changed = (before != after).any(1).unflatten(0, (2, 16)).any(1)
+    assert changed.tolist() == [False, True]
 
 
 def test_recipes_that_cannot_work_are_refused(tmp_path, tokenizer, documents) -> None:
@@ -124,11 +154,16 @@ def test_recipes_that_cannot_work_are_refused(tmp_path, tokenizer, documents) ->
         ({"held_out": 1.0}, "held_out"),
         ({"schedule": "steps"}, "schedule"),
         ({"lm_weight": 0.0, "focus_layers": ()}, "nothing to train"),
+        ({"focus_views": (("topic_labels", None),)}, "topic_labels"),
+        ({"focus_views": ()}, "focus_views"),
+        ({"focus_views": (("text_labels", ()),)}, "heads of each view"),
     ):
         with pytest.raises(ConfigError, match=message):
             recipe(**options)
     with pytest.raises(ConfigError, match="layer 7"):
         build_model(None, TINY, recipe(focus_layers=(7,)))
+    with pytest.raises(ConfigError, match="head 2"):
+        build_model(None, TINY, recipe(focus_views=(("text_labels", (0, 2)),)))
     with pytest.raises(InputError, match="no checkpoint"):
         train_calculator(documents, tokenizer, tmp_path, recipe(), architecture=TINY, resume=True)
 
@@ -138,7 +173,9 @@ def test_the_papers_recipe_is_natural_windows_of_32k() -> None:
     assert PAPER.batch_tokens == 2**20
     assert PAPER.rope_theta == 500_000
     assert not PAPER.focus_layers
-    assert PAPER.mix.interleaved == PAPER.mix.spliced == PAPER.mix.joined == 0
+    shares = {kind: getattr(PAPER.mix, kind) for kind in KINDS if kind != "natural"}
+    assert set(shares.values()) == {0.0}
+    assert PAPER.mix.flattened == 0
 
 
 def test_a_curriculum_goes_from_short_windows_to_long_ones(documents) -> None:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+import torch
 
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.training.documents import TokenizedDocument, held_out, source_units
 from ladm_hf.training.labelled import labelled_windows
-from ladm_hf.training.windows import WindowDataset, WindowMix
+from ladm_hf.training.mix import WindowMix
+from ladm_hf.training.tokenizer import train_tokenizer
+from ladm_hf.training.windows import NO_TEXT, UNKNOWN, WindowDataset
 
 STRIDE = 100_000
 
@@ -30,18 +35,18 @@ def corpus(count: int = 24, tokens: int = 6000, short: int = 12) -> list[Tokeniz
 @pytest.mark.parametrize("kind", ["natural", "interleaved", "spliced", "joined"])
 def test_labels_name_the_document_of_every_token_and_its_order_is_kept(kind) -> None:
     shares = dict.fromkeys(("natural", "interleaved", "spliced", "joined"), 0.0) | {kind: 1.0}
-    windows = WindowDataset(corpus(), 2048, 20, WindowMix(**shares, separated=0.0), seed=3)
+    windows = WindowDataset(corpus(), 2048, 20, WindowMix(**shares, separated=0.0, max_chunk=300), seed=3)
     for index in range(20):
         window = windows.window(index)
         assert window.kind == kind
-        assert window.ids.shape == window.labels.shape == (2048,)
+        assert window.ids.shape == window.document_labels.shape == (2048,)
         owners, places = window.ids // STRIDE, window.ids % STRIDE
-        pairs = set(zip(window.labels.tolist(), owners.tolist(), strict=True))
+        pairs = set(zip(window.document_labels.tolist(), owners.tolist(), strict=True))
         assert len(pairs) == len({label for label, _ in pairs}) == len({owner for _, owner in pairs})
         if kind != "joined":
             for owner in set(owners.tolist()):
                 assert (np.diff(places[owners == owner]) > 0).all()
-        runs = 1 + int((np.diff(window.labels) != 0).sum())
+        runs = 1 + int((np.diff(window.document_labels) != 0).sum())
         if kind == "natural":
             assert runs == 1
         elif kind == "interleaved":
@@ -67,22 +72,126 @@ def test_separators_stand_between_documents() -> None:
     mix = WindowMix(natural=0, interleaved=0, spliced=1, joined=0, separated=1.0)
     window = WindowDataset(corpus(), 2048, 1, mix, separator=-5).window(0)
     at = np.flatnonzero(window.ids == -5)
-    assert len(at) == int((np.diff(window.labels) != 0).sum()) > 0
-    assert (window.labels[at] != window.labels[at - 1]).all()
+    assert len(at) == int((np.diff(window.document_labels) != 0).sum()) > 0
+    assert (window.document_labels[at] != window.document_labels[at - 1]).all()
 
 
-def test_renaming_is_one_permutation_for_each_document() -> None:
-    rng = np.random.default_rng(0)
-    documents = [TokenizedDocument(rng.integers(0, 5000, 4000).astype(np.int32), key=str(i)) for i in range(6)]
-    plain = WindowDataset(documents, 2048, 5, WindowMix(renamed=0.0), seed=4).window(2)
-    renamed = WindowDataset(documents, 2048, 5, WindowMix(renamed=1.0), seed=4, vocab_size=5000).window(2)
-    assert (plain.labels == renamed.labels).all()
-    assert 0.01 < (plain.ids != renamed.ids).mean() < 0.3
-    for label in set(plain.labels.tolist()):
-        pairs = set(
-            zip(plain.ids[plain.labels == label].tolist(), renamed.ids[plain.labels == label].tolist(), strict=True)
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer([story(0), story(1)], vocab_size=400)
+
+
+def story(number: int) -> str:
+    """Prose in which every document has two names of its own, and no sentence is like another."""
+    first, second = (f"{letter}{'abcdefghij'[number]}lan" for letter in "BD")
+    return "\n\n".join(
+        f"On day {day}, said {first}, nothing happened. They met {second} at noon near house {day * 7 % 97}!"
+        for day in range(400)
+    )
+
+
+@pytest.fixture(scope="module")
+def stories(tokenizer) -> list[TokenizedDocument]:
+    texts = [story(number) for number in range(6)]
+    documents = [
+        TokenizedDocument(
+            np.array(tokenizer(text)["input_ids"], np.int32), source=f"s{i}", key=str(i), num_chars=len(text)
         )
-        assert len(pairs) == len({old for old, _ in pairs}) == len({new for _, new in pairs})
+        for i, text in enumerate(texts)
+    ]
+    table = tokenizer("\n".join(f"{row},{row * 7}" for row in range(900)))["input_ids"]
+    return [*documents, TokenizedDocument(np.array(table, np.int32), kind="degenerate", key="table")]
+
+
+def only(kind: str, **options: float) -> WindowMix:
+    shares = dict.fromkeys(("natural", "interleaved", "spliced", "joined"), 0.0)
+    return WindowMix(**shares | {kind: 1.0} | options)
+
+
+def unlabelled(values) -> bool:
+    return set(values.tolist()) == {UNKNOWN}
+
+
+def test_shuffled_windows_have_their_units_in_another_order(stories, tokenizer) -> None:
+    windows = WindowDataset(stories, 2048, 12, only("shuffled"), seed=2, tokenizer=tokenizer)
+    for index in range(12):
+        item = windows[index]
+        assert item["input_ids"].shape == (2048,)
+        assert unlabelled(item["document_labels"])
+        assert unlabelled(item["quality_labels"])
+        assert set(item["text_labels"].tolist()) == set(item["order_labels"].tolist()) == {NO_TEXT}
+        assert item["is_language"] == 0
+        days = [int(day) for day in re.findall(r"day (\d+)", tokenizer.decode(item["input_ids"]))]
+        assert days != sorted(days)
+    again = WindowDataset(stories, 2048, 12, only("shuffled"), seed=2, tokenizer=tokenizer)
+    assert torch.equal(again[7]["input_ids"], windows[7]["input_ids"])
+
+
+def test_renamed_windows_change_the_names_of_one_half_or_of_both(tokenizer) -> None:
+    names = [f"{a}{b}lan" for a in "BDFG" for b in "abc"]
+    text = " ".join(f"Once, said {names[i % 12]}, it rained in town {i}." for i in range(900))
+    ids = np.array(tokenizer(text)["input_ids"], np.int32)
+    documents = [TokenizedDocument(ids, source=str(i), key=str(i)) for i in range(3)]
+    windows = WindowDataset(documents, 2048, 30, only("renamed"), tokenizer=tokenizer)
+    two = 0
+    for index in range(30):
+        window = windows.window(index)
+        halves = [tokenizer.decode(part) for part in np.split(window.ids, 2)]
+        mentions = [re.findall(r"said (\w+),", half) for half in halves]
+        kept = [sum(name in names for name in half) / len(half) for half in mentions]
+        labels = [set(part.tolist()) for part in np.split(window.document_labels, 2)]
+        assert labels[0] == {0}
+        assert (window.text_labels == window.document_labels).all()
+        # one of the halves keeps its names where they are two documents; where they are one, neither does
+        assert min(kept) < 0.9
+        assert (max(kept) == 1.0) == (labels[1] == {1})
+        two += labels[1] == {1}
+    assert 10 < two < 28
+
+
+def test_degenerate_windows_are_found_or_generated(stories, tokenizer) -> None:
+    for generated in (0.0, 1.0):
+        windows = WindowDataset(stories, 2048, 8, only("degenerate", generated=generated), tokenizer=tokenizer)
+        texts = [tokenizer.decode(windows.window(index).ids) for index in range(8)]
+        found = [re.fullmatch(r"[\d,\n]+", text) is not None for text in texts]
+        assert all(found) if not generated else sum(found) < 4
+        item = windows[0]
+        assert unlabelled(item["document_labels"])
+        assert unlabelled(item["order_labels"])
+        assert set(item["text_labels"].tolist()) == set(item["quality_labels"].tolist()) == {NO_TEXT}
+        assert item["is_language"] == 0
+
+
+def test_degenerate_documents_are_in_no_other_window(stories, tokenizer) -> None:
+    table = stories[-1].ids
+    windows = WindowDataset(stories, 1024, 40, WindowMix(flattened=0.0), tokenizer=tokenizer)
+    shown = tokenizer.decode(table[:40])
+    assert not any(shown in tokenizer.decode(windows.window(index).ids) for index in range(40))
+    assert labelled_windows([*stories[-1:] * 8], 512, [2]) == []
+
+
+def test_flattened_windows_have_no_line_breaks(stories, tokenizer) -> None:
+    for flattened in (0.0, 1.0):
+        windows = WindowDataset(stories, 2048, 6, only("natural", flattened=flattened), tokenizer=tokenizer)
+        texts = [tokenizer.decode(windows.window(index).ids) for index in range(6)]
+        assert ["\n" in text for text in texts] == [not flattened] * 6
+        days = [[int(day) for day in re.findall(r"day (\d+),", text)] for text in texts]
+        assert all(found == sorted(found) for found in days)
+
+
+def test_chunks_out_of_turn_are_neither_text_nor_disorder() -> None:
+    item = WindowDataset(corpus(), 1024, 1, only("interleaved"))[0]
+    assert len(set(item["document_labels"].tolist())) > 1
+    assert all(unlabelled(item[name]) for name in ("text_labels", "order_labels", "quality_labels"))
+    assert item["is_language"] == 1
+
+
+def test_two_documents_are_commoner_than_many() -> None:
+    windows = WindowDataset(corpus(short=0), 1024, 300, only("spliced"), seed=1)
+    counts = np.bincount([int(windows.window(index).document_labels.max()) + 1 for index in range(300)], minlength=9)
+    assert 110 < counts[2] < 210
+    assert counts[2] > 2 * counts[3] > 0
+    assert counts[6:].sum() > 0
 
 
 def test_windows_of_one_source_and_of_one_domain() -> None:
@@ -115,8 +224,9 @@ def test_options_out_of_range_are_refused() -> None:
         WindowDataset(corpus(1, short=0), 1024, 1)
     with pytest.raises(InputError, match="only natural windows"):
         WindowDataset(corpus(), 8192, 1, WindowMix(natural=1, interleaved=0, spliced=0, joined=0))
-    with pytest.raises(ConfigError, match="vocab_size"):
-        WindowDataset(corpus(), 1024, 1, WindowMix(renamed=0.5))
+    for kind in ("shuffled", "renamed", "degenerate"):
+        with pytest.raises(ConfigError, match="tokenizer"):
+            WindowDataset(corpus(), 1024, 1, WindowMix(**{kind: 0.5}))
 
 
 def test_sources_are_set_aside_whole_and_whatever_the_order() -> None:
