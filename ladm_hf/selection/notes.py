@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -115,9 +116,20 @@ def _length(selection: Selection) -> Iterable[str]:
         liked = "longer documents" if kept > 0 else "shorter documents"
         text += f"; {liked if abs(kept) >= PREFERENCE else 'no length'} preferred in what was kept ({kept:+.2f})"
     yield text + "."
-    strong = [row for row in selection.table if abs(row.kept_length_correlation or 0) >= PREFERENCE]
-    if strong and not selection.strata:
+    strong = [row for row in selection.table if _goes_with_length(row)]
+    if strong and selection.strata:
+        yield (
+            f"In {_names(strong)} the choice still goes with length: the part of the budget holds too few documents to "
+            "rank them within length bands."
+        )
+    elif strong:
         yield f"The choice goes with length in {_names(strong)}: rank within length bands (length_bands) to avoid it."
+
+
+def _goes_with_length(row: DomainTally) -> bool:
+    """Whether the correlation of being kept and length is large, and twice its deviation among documents at random."""
+    found = abs(row.kept_length_correlation or 0.0)
+    return found >= max(PREFERENCE, 2 / math.sqrt(max(1, row.scored_documents - 1)))
 
 
 def _names(rows: Sequence[DomainTally]) -> str:

@@ -176,6 +176,14 @@ def test_narrow_domains_under_bands_keep_their_budget_and_say_what_was_united(tm
     assert again.table == selection.table
 
 
+def test_a_domain_too_narrow_for_bands_whose_choice_goes_with_length_is_named() -> None:
+    wide = [(score, tokens, "wide") for score, tokens, _ in sloped(-1.0, 2000)]
+    narrow = [(-float(n), int(2400 * 1.16**n), "narrow") for n in range(18)]
+    total = sum(tokens for _, tokens, _ in wide + narrow)
+    selection = select(pool_of(wide + narrow), budget_tokens=total // 6)
+    assert "In narrow the choice still goes with length" in selection.notes[-1]
+
+
 def test_a_domain_whose_part_holds_no_document_is_named() -> None:
     rows = [(0.5, 100, "large")] * 100 + [(0.9, 90, "small")]
     selection = select(pool_of(rows), budget_tokens=1000)
