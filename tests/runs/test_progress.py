@@ -18,6 +18,7 @@ from ladm_hf.runs.estimate import Pace
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.runs.progress import ProgressBar
+from ladm_hf.runs.runner import run_scoring
 from ladm_hf.text import count, duration
 
 
@@ -149,3 +150,24 @@ def test_the_bar_of_a_run_is_brought_up_to_date(tmp_path: Path, monkeypatch: pyt
     assert len(lines) >= 3
     assert lines[-1].startswith("ladm: 100.0 %, 2/2 chunks")
     assert len(rows(4)) == 4
+
+
+def test_a_terminal_that_is_gone_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError("gone")
+
+    monkeypatch.setattr("sys.stderr", Gone())
+    monkeypatch.setattr(progress, "FIRST_LINE", 0.0)
+    run_scoring(dataset(4), tmp_path / "a", scorer(), chunks=2)
+    monkeypatch.setattr("sys.stderr", None)
+    run_scoring(dataset(4), tmp_path / "b", scorer(), chunks=2)
+    assert [run_status(tmp_path / name).rows for name in "ab"] == [4, 4]
+
+
+def test_errors_that_differ_in_their_numbers_count_as_one() -> None:
+    errors = progress.ErrorCounts()
+    errors.update({"error: ids run from 1 to 70,000": 2, "error: another": 1})
+    errors.update({"error: ids run from 5 to 80,000": 3})
+    assert errors.most_common() == {"error: ids run from 1 to 70,000": 5, "error: another": 1}
+    assert errors.most_common(1) == {"error: ids run from 1 to 70,000": 5}
