@@ -33,6 +33,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--by", help="column of the domain to rank within, '' for none; default: domain if there is one"
     )
+    parser.add_argument("--max-repetition", default="0.29", help="largest ladm_repetition kept, or off")
     parser.add_argument("--max-samples", type=int, help="score only the first N rows: a trial")
     parser.add_argument("--allow-cpu", action="store_true", help="run without a GPU: slow")
     parser.add_argument("--work-dir", help="folder for unfinished work; default: one named after OUTPUT")
@@ -77,7 +78,7 @@ def main() -> None:
         result = work
         if budget:
             by = ("domain" if "domain" in scored.column_names else "") if args.by is None else args.by
-            result = select(work, budget_tokens=budget, by=by or None)
+            result = select(work, budget_tokens=budget, by=by or None, max_repetition=args.max_repetition)
             print(result.summary())
         commit = publish(
             result, args.output, private=not args.public, create_pr=args.pr, dry_run=args.dry_run,

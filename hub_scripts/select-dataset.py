@@ -7,8 +7,8 @@
     uv run select-dataset.py user/pool-scored user/pool-1b --budget 1e9 --by domain
     hf jobs uv run --flavor cpu-upgrade --secrets HF_TOKEN select-dataset.py user/pool-scored user/pool-1b --budget 1e9
 
-INPUT is a Hub dataset (or a local path) with the columns ladm_score, ladm_num_tokens and ladm_status, OUTPUT the
-repository to publish to: private unless --public. No GPU is needed.
+INPUT is a Hub dataset (or a local path) with the columns ladm_score, ladm_num_tokens, ladm_status and
+ladm_repetition, OUTPUT the repository to publish to: private unless --public. No GPU is needed.
 """
 
 import argparse
@@ -34,6 +34,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--length-bands", default="auto", help="rank within length bands: auto, off, their number, or token counts"
     )
+    parser.add_argument("--max-repetition", default="0.29", help="largest ladm_repetition kept, or off")
     parser.add_argument("--max-samples", type=int, help="use only the first N rows: a trial")
     parser.add_argument("--public", action="store_true", help="publish visibly to everybody")
     parser.add_argument("--pr", action="store_true", help="open a pull request instead of committing")
@@ -57,6 +58,7 @@ def main() -> None:
         selection = select(
             rows, budget_tokens=args.budget, by=args.by or None, strategy=args.strategy,
             temperature=args.temperature, seed=args.seed, length_bands=args.length_bands,
+            max_repetition=args.max_repetition,
         )  # fmt: skip
         print(selection.summary())
         commit = publish(

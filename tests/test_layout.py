@@ -41,7 +41,7 @@ FILES = {
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",
     "report": "heat_maps page plots",
     "runs": "chunks estimate folder lock monitor prepare prepared progress runner",
-    "scoring": "attention batching engine inputs journal layers llama recorder results rows scorer",
+    "scoring": "attention batching engine inputs journal layers llama recorder repetition results rows scorer",
     "selection": "bands notes options pool ranking result selection table",
     "training": "batches calibration degenerate documents expansion labelled mix objective perturbations pools recipe "
     "templates tokenizer windows",

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ladm_hf.cli.options import OptionsFile, Seed, Split, Strategy, save_options
+from ladm_hf.selection.options import MAX_REPETITION
 
 
 def select(
@@ -67,6 +68,10 @@ def select(
             "(0:8k,8k:32k,32k:)."
         ),
     ] = "auto",
+    max_repetition: Annotated[
+        str,
+        typer.Option(help="Drop documents that repeat themselves: largest ladm_repetition kept (0 to 1), or off."),
+    ] = f"{MAX_REPETITION}",
     tokens: Annotated[
         str,
         typer.Option(help="Tokens counted: scored, document (length of input_ids), or a column of counts."),
@@ -99,6 +104,7 @@ def select(
         temperature=temperature,
         seed=seed,
         length_bands=length_bands,
+        max_repetition=max_repetition,
         tokens=tokens,
         score_column=score_column,
         ties=ties,

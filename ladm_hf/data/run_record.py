@@ -44,6 +44,8 @@ class RunRecord:
         hub (mapping, *optional*): `id` and `revision` of the Hub dataset that was scored.
         row_starts (`tuple[int, ...]` of `C`, *optional*): number of the first row of each chunk, where scores alone
             are written.
+        score_columns (`tuple[str, ...]`): columns of the result that scoring adds; the three of version 0.1.0 where
+            the file does not say.
         calculator (`str`, *optional*): the calculator by the name or folder it was asked for; not in 0.1.0's files.
         calculator_revision (`str`, *optional*): its commit on the Hub.
         created (`str`): time of the first launch.
@@ -62,6 +64,7 @@ class RunRecord:
     run_id: str
     hub: Mapping[str, Any] | None = None
     row_starts: tuple[int, ...] | None = None
+    score_columns: tuple[str, ...] = ("ladm_score", "ladm_num_tokens", "ladm_status")
     calculator: str | None = None
     calculator_revision: str | None = None
     created: str = ""
@@ -131,6 +134,7 @@ class RunRecord:
         identity: dict[str, Any],
         edges: Sequence[int],
         *,
+        score_columns: Sequence[str],
         calculator: str | None = None,
         calculator_revision: str | None = None,
     ) -> RunRecord:
@@ -140,6 +144,7 @@ class RunRecord:
             source ([`Source`]), scan ([`SourceScan`]): what is scored.
             identity (`dict`): what determines the scores, each by a name for people.
             edges (sequence of `int`): where the chunks begin and end, in units of the source.
+            score_columns (sequence of `str`): columns that scoring adds.
             calculator, calculator_revision (`str`, *optional*): see [`RunRecord`].
         """
         return cls(
@@ -147,6 +152,7 @@ class RunRecord:
             costs=tuple(np.diff(np.interp(edges, scan.positions, scan.cost)).tolist()), schema=scan.schema,
             layout=scan.layout, run_id=run_id(identity, edges), hub=source.hub,
             row_starts=tuple(source.row_starts(edges)) if identity["scores_only"] else None,
+            score_columns=tuple(score_columns),
             calculator=calculator, calculator_revision=calculator_revision,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), version=__version__,
         )  # fmt: skip
@@ -180,7 +186,7 @@ class RunRecord:
         found: dict[str, Any] = {field: values[name] for field, name in names.items() if values.get(name) is not None}
         try:
             found["schema"] = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(found["schema"])))
-            for name in ("edges", "costs", "row_starts"):
+            for name in ("edges", "costs", "row_starts", "score_columns"):
                 if name in found:
                     found[name] = tuple(found[name])
             record = cls(**found)
@@ -201,6 +207,8 @@ class RunRecord:
         shown = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         optional = ("row_starts", "calculator", "calculator_revision")
         shown = {name: value for name, value in shown.items() if name not in optional or value is not None}
+        if self.score_columns == RunRecord.score_columns:
+            del shown["score_columns"]
         return {"format": FORMAT, "ladm_hf": version, **shown}
 
     def save(self, folder: Path) -> None:

@@ -19,7 +19,7 @@ except ImportError as error:
 
 
 class LadmStep(PipelineStep):  # type: ignore[misc]
-    """Adds `ladm_score`, `ladm_num_tokens` and `ladm_status` to the metadata of each document.
+    """Adds `ladm_score`, `ladm_num_tokens`, `ladm_status` and `ladm_repetition` to the metadata of each document.
 
     Args:
         scorer ([`LadmScorer`], *optional*):
@@ -52,9 +52,12 @@ class LadmStep(PipelineStep):  # type: ignore[misc]
                 # a bare list is a batch of texts
                 scores = self.scorer([document.text for document in batch])
             for document, *values in zip(batch, *scores.values(), strict=True):
-                score, num_tokens, status = values
+                score, num_tokens, status, repetition = values
                 document.metadata.update(
-                    ladm_score=float(score), ladm_num_tokens=int(num_tokens), ladm_status=str(status)
+                    ladm_score=float(score),
+                    ladm_num_tokens=int(num_tokens),
+                    ladm_status=str(status),
+                    ladm_repetition=float(repetition),
                 )
                 self.stat_update(status.split(":")[0])
                 self.update_doc_stats(document)

@@ -30,14 +30,16 @@ _LONE_MARK = re.compile(r"<!-- ladm:(begin\b.*?|end) -->\n?")
 MAX_GROUPS = 60
 # The columns of a selection's table that the card shows, and their headings.
 GROUP_COLUMNS = {
-    "domain": "domain", "documents": "documents", "tokens": "tokens", "selected_documents": "kept",
-    "selected_tokens": "tokens kept", "budget_tokens": "budget", "threshold": "lowest score kept",
+    "domain": "domain", "documents": "documents", "tokens": "tokens", "repeated_documents": "dropped as repeated",
+    "selected_documents": "kept", "selected_tokens": "tokens kept", "budget_tokens": "budget",
+    "threshold": "lowest score kept",
     "score_length_correlation": "score and length", "kept_length_correlation": "kept and length",
 }  # fmt: skip
 MEANINGS = {
     "ladm_score": "contextual dependency score (CDS) of the document, NaN if it has none",
     "ladm_num_tokens": "tokens that were scored, as the calculator's tokenizer counts",
     "ladm_status": "`ok`, `too_short`, `empty`, `null` or `error: ...`",
+    "ladm_repetition": "how much the document repeats itself, in 0..1, NaN if it has no text",
 }
 VERSIONS_OF = ("ladm_hf", "torch", "transformers", "datasets")
 CITATION = """\

@@ -257,6 +257,7 @@ def _budget_table(selection: Selection) -> dict[str, Any]:
         "domain",
         "documents",
         "tokens",
+        "repeated",
         "share",
         "budget",
         "kept",
@@ -271,7 +272,7 @@ def _budget_table(selection: Selection) -> dict[str, Any]:
     rows = [
         [
             one_line(row.domain, 60),
-            *map(_cell, (row.documents, row.tokens)),
+            *map(_cell, (row.documents, row.tokens, row.repeated_documents)),
             "–" if row.share is None else f"{100 * row.share:.1f} %",
             *map(_cell, (row.budget_tokens, row.selected_documents, row.selected_tokens)),
             *map(_cell, (row.threshold, row.mean_score, row.mean_selected_score)),
@@ -281,11 +282,11 @@ def _budget_table(selection: Selection) -> dict[str, Any]:
     ]
     if len(table) > MAX_TABLE_ROWS:
         rows.append([f"{len(table) - MAX_TABLE_ROWS:,} smaller domains", *["…"] * (len(columns) - 1)])
-    documents, tokens, kept, kept_tokens = (
-        _cell(sum(getattr(row, name) for row in table))
-        for name in ("documents", "tokens", "selected_documents", "selected_tokens")
+    documents, tokens, repeated, kept, kept_tokens = (
+        _cell(sum(getattr(row, name) or 0 for row in table))
+        for name in ("documents", "tokens", "repeated_documents", "selected_documents", "selected_tokens")
     )
-    total = ["total", documents, tokens, "", _cell(selection.budget_tokens), kept, kept_tokens, *[""] * 5]
+    total = ["total", documents, tokens, repeated, "", _cell(selection.budget_tokens), kept, kept_tokens, *[""] * 5]
     return {"columns": columns, "rows": rows, "total": total, "text": []}
 
 

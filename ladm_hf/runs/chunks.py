@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ SCORE_FIELDS = (
     pa.field("ladm_score", pa.float64()),
     pa.field("ladm_num_tokens", pa.int32()),
     pa.field("ladm_status", pa.string()),
+    pa.field("ladm_repetition", pa.float64()),
 )
 SCORE_COLUMNS = tuple(field.name for field in SCORE_FIELDS)
 
@@ -49,12 +51,25 @@ def balanced_edges(scan: SourceScan, chunks: int | None = None) -> list[int]:
     return [0, *inner, size]
 
 
-def output_schema(schema: pa.Schema, scorer: LadmScorer, scores_only: bool) -> pa.Schema:
-    """The columns of the result, with the features that `datasets` reads from the file."""
+def output_schema(
+    schema: pa.Schema, scorer: LadmScorer, scores_only: bool, score_columns: Sequence[str] = SCORE_COLUMNS
+) -> pa.Schema:
+    """The columns of the result, with the features that `datasets` reads from the file.
+
+    Args:
+        schema (`pa.Schema`): columns of the source.
+        scorer ([`LadmScorer`]): what is to score it.
+        scores_only (`bool`): whether the columns of the source are left out.
+        score_columns (sequence of `str`): those of the columns of scores that the run has.
+
+    Raises:
+        ColumnError: the source has a column of scores already.
+    """
     from datasets import Features
 
+    fields = [field for field in SCORE_FIELDS if field.name in score_columns]
     if scores_only:
-        return pa.schema([pa.field("index", pa.int64()), *SCORE_FIELDS])
+        return pa.schema([pa.field("index", pa.int64()), *fields])
     taken = [name for name in SCORE_COLUMNS if name in schema.names]
     if taken:
         raise ColumnError(
@@ -63,6 +78,7 @@ def output_schema(schema: pa.Schema, scorer: LadmScorer, scores_only: bool) -> p
         )
     metadata = dict(schema.metadata or {})
     if b"huggingface" in metadata:
-        features = Features({**Features.from_arrow_schema(schema), **scorer.features})
+        added = {name: scorer.features[name] for name in score_columns}
+        features = Features({**Features.from_arrow_schema(schema), **added})
         metadata.update(features.arrow_schema.metadata)
-    return pa.schema([*schema, *SCORE_FIELDS], metadata=metadata)
+    return pa.schema([*schema, *fields], metadata=metadata)

@@ -255,7 +255,7 @@ class _Launch:
             self.source.restore_layout(dict(self.run.layout))
         self.source_schema = self.run.schema
         self.column = document_column(self.source_schema, _candidates(self.scorer))
-        self.schema = output_schema(self.source_schema, self.scorer, self.run.scores_only)
+        self.schema = output_schema(self.source_schema, self.scorer, self.run.scores_only, self.run.score_columns)
         self.heart = Heartbeat(self.folder, self.run, self.launch, self.ranks, self.lock, self.progress)
         self.heart.start()
         return True
@@ -317,6 +317,7 @@ class _Launch:
             scan,
             identity,
             edges,
+            score_columns=SCORE_COLUMNS,
             calculator=calculator.origin,
             calculator_revision=calculator.revision,
         )
@@ -440,11 +441,9 @@ class _Launch:
             found = self.scorer({self.column: rows}, rank=self.ranks.local)
         except RowError as error:
             raise RowError(f"in {where}: {error}") from error
-        columns = [np.array(found[name]) for name in SCORE_COLUMNS[:2]]
-        statuses = list(found["ladm_status"])
-        for row, problem in problems.items():
-            columns[0][row], columns[1][row], statuses[row] = np.nan, 0, problem
-        return [pa.array(values, field.type) for values, field in zip([*columns, statuses], SCORE_FIELDS, strict=True)]
+        found["ladm_status"] = [problems.get(row, status) for row, status in enumerate(found["ladm_status"])]
+        fields = [field for field in SCORE_FIELDS if field.name in self.run.score_columns]
+        return [pa.array(found[field.name], field.type) for field in fields]
 
     # After the work
 

@@ -22,12 +22,15 @@ class DocumentScore:
         status (`str`): `"ok"`, `"too_short"`, `"empty"`, `"null"` or `"error: ..."`.
         layer_scores (`tuple[float, ...]`): CDS of each scored layer, in the order of `LadmScorer.scored_layers`; with
             weights, `CDS / CDS_even` of each head, in the order of `LadmConfig.heads`.
+        repetition (`float`): how much the document repeats itself, in 0..1, whatever its status; see
+            [`ladm_hf.scoring.repetition`]. NaN where there is no text.
     """
 
     score: float
     num_tokens: int
     status: str
     layer_scores: tuple[float, ...] = ()
+    repetition: float = float("nan")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ texts -> token ids -> windows -> engine -> mean over windows, weighted by tokens
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from ladm_hf.ops.scores import document_score
 from ladm_hf.scoring.batching import OUT_OF_MEMORY
 from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.inputs import Tokens, checked_text
+from ladm_hf.scoring.repetition import repetition
 from ladm_hf.scoring.results import DocumentScore
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ def score_texts(
     load: Callable[[], Engine],
     score: Callable[[list[Tokens | str], list[int] | None], list[DocumentScore]],
 ) -> list[DocumentScore]:
-    """Tokenises texts and scores them, on a device that works on its own while it scores.
+    """Tokenises texts, counts their repetition and scores them, on a device that works on its own while it scores.
 
     Args:
         texts (`list`): the documents; anything but a text gets a status.
@@ -88,7 +90,7 @@ def score_texts(
     rows: list[Tokens | str] = [checked_text(text) for text in texts]
     todo = [i for i, row in enumerate(rows) if not row]
     if not todo:
-        return score(rows, None)
+        return with_repetition(score(rows, None), map(repetition, texts))
     engine = load()
     tokenizer = engine.tokenizer
     groups = [[todo[i] for i in group] for group in groups_by_size([len(texts[i]) for i in todo], TOKENIZE_CHARS)]
@@ -96,7 +98,7 @@ def score_texts(
         for group in groups:
             for i, ids in zip(group, tokenize(tokenizer, [texts[i] for i in group]), strict=True):
                 rows[i] = ids
-        return score(rows, None)
+        return with_repetition(score(rows, None), map(repetition, texts))
     # A thread tokenises the groups to come while the device scores the one at hand; rows without text go first.
     done = set(todo)
     numbers = [i for i in range(len(rows)) if i not in done]
@@ -104,13 +106,20 @@ def score_texts(
     with ThreadPoolExecutor(max_workers=1) as pool:
         try:
             tokenized = [pool.submit(tokenize, tokenizer, [texts[i] for i in group]) for group in groups]
+            repetitions = pool.submit(lambda: [repetition(text) for text in texts])
             for group, future in zip(groups, tokenized, strict=True):
                 found = score(future.result(), group)
                 scores.update(zip(group, found, strict=True))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return [scores[i] for i in range(len(rows))]
+    return with_repetition([scores[i] for i in range(len(rows))], repetitions.result())
+
+
+def with_repetition(scores: Iterable[DocumentScore], repetitions: Iterable[float]) -> list[DocumentScore]:
+    """The scores of documents with how much each repeats itself, in the same order."""
+    pairs = zip(scores, repetitions, strict=True)
+    return [dataclasses.replace(score, repetition=value) for score, value in pairs]
 
 
 def score_rows(

@@ -25,8 +25,9 @@ from ladm_hf.ops.scores import document_score
 from ladm_hf.scoring.engine import Engine, prepare_worker
 from ladm_hf.scoring.inputs import Tokens, all_rows, checked_ids, read_batch
 from ladm_hf.scoring.journal import Journal, with_journal
+from ladm_hf.scoring.repetition import repetition
 from ladm_hf.scoring.results import DocumentScore, FocusMap
-from ladm_hf.scoring.rows import TOKENIZE_CHARS, score_rows, score_texts, status_of
+from ladm_hf.scoring.rows import TOKENIZE_CHARS, score_rows, score_texts, status_of, with_repetition
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,6 +51,7 @@ class Identity(NamedTuple):
         calculator (`str`): [`Calculator`]'s own identity.
         dtype (`str`): of the weights.
         text_column, input_ids_column, on_error: the options of the scorer.
+        repetition (`int`): raised when the same text gives another `ladm_repetition` than before.
     """
 
     kind: str
@@ -60,6 +62,7 @@ class Identity(NamedTuple):
     text_column: str | None
     input_ids_column: str | None
     on_error: str
+    repetition: int = 1
 
     @property
     def of_a_document(self) -> tuple[Any, ...]:
@@ -231,7 +234,12 @@ class LadmScorer:
     def features(self) -> Features:
         """The columns that a call adds, for `Dataset.map(..., features=)` and streams without known features."""
         return Features(
-            {"ladm_score": Value("float64"), "ladm_num_tokens": Value("int32"), "ladm_status": Value("string")}
+            {
+                "ladm_score": Value("float64"),
+                "ladm_num_tokens": Value("int32"),
+                "ladm_status": Value("string"),
+                "ladm_repetition": Value("float64"),
+            }
         )
 
     @property
@@ -279,8 +287,9 @@ class LadmScorer:
                 Rank of the worker, with `with_rank=True`: it picks the GPU.
 
         Returns:
-            `{"ladm_score": float64 array, "ladm_num_tokens": int32 array, "ladm_status": list[str]}`, each of the
-            batch's length, in its order.
+            `{"ladm_score": float64 array, "ladm_num_tokens": int32 array, "ladm_status": list[str],
+            "ladm_repetition": float64 array}`, each of the batch's length, in its order. The last is how much a row
+            with text repeats itself, in 0..1 and whatever its status, NaN where there is no text.
 
         Raises:
             ColumnError: neither column is there, or the call is not batched.
@@ -298,6 +307,7 @@ class LadmScorer:
             "ladm_score": np.array([score.score for score in scores], dtype=np.float64),
             "ladm_num_tokens": np.array([score.num_tokens for score in scores], dtype=np.int32),
             "ladm_status": [score.status for score in scores],
+            "ladm_repetition": np.array([score.repetition for score in scores], dtype=np.float64),
         }
 
     def score_texts(
@@ -329,9 +339,7 @@ class LadmScorer:
             One [`DocumentScore`] for each sequence, in order.
         """
         column = self.input_ids_column or "input_ids"
-        return self._score_rows(
-            [checked_ids(ids) for ids in all_rows(input_ids)], column, None, progress, self.on_error
-        )
+        return self._score_ids([checked_ids(ids) for ids in all_rows(input_ids)], column, None, progress, self.on_error)
 
     def focus_map(self, document: str | Sequence[int]) -> FocusMap:
         """The PFS of one document over its spans, averaged over the heads and layers that count.
@@ -363,7 +371,9 @@ class LadmScorer:
         for r, _, count in grid.query_spans(0):
             starts[r, :count] = grid.key_starts(0, r)
         mean = np.where(grid.present[0], pfs.mean(0)[0].numpy(), np.nan).astype(np.float32)
-        score = DocumentScore(document_score(layers, self.config.weights), len(row), "ok", tuple(layers.tolist()))
+        again = repetition(document if isinstance(document, str) else row)
+        total = document_score(layers, self.config.weights)
+        score = DocumentScore(total, len(row), "ok", tuple(layers.tolist()), again)
         return FocusMap(mean, grid.query_starts[0], starts, grid.span_length, offsets, score)
 
     # Rows
@@ -373,7 +383,7 @@ class LadmScorer:
     ) -> list[DocumentScore]:
         if column == self.text_column:
             return self._score_texts(rows, rank, False, on_error)
-        return self._score_rows(rows, column, rank, False, on_error)
+        return self._score_ids(rows, column, rank, False, on_error)
 
     def _score_journalled(self, column: str, rows: list[Any], rank: int | None) -> list[DocumentScore]:
         """Scores rows that the journal does not hold yet, and keeps them as they finish."""
@@ -393,7 +403,9 @@ class LadmScorer:
         scores = [DocumentScore(*found) for found in with_journal(self._journal, rows, limit, score)]
         for i, found in enumerate(scores):
             _check_status(i, column, found.status, self.on_error)
-        return scores
+        # counted again rather than kept: it costs less than the journal's own hash
+        texts = rows if column == self.text_column else _without_statuses(rows)
+        return with_repetition(scores, map(repetition, texts))
 
     def _score_texts(
         self, texts: list[Any], rank: int | None, progress: bool | None, on_error: OnError
@@ -404,6 +416,12 @@ class LadmScorer:
             lambda: self._load(rank),
             lambda rows, numbers: self._score_rows(rows, column, rank, progress, on_error, numbers),
         )
+
+    def _score_ids(
+        self, rows: list[Tokens | str], column: str, rank: int | None, progress: bool | None, on_error: OnError
+    ) -> list[DocumentScore]:
+        scores = self._score_rows(rows, column, rank, progress, on_error)
+        return with_repetition(scores, map(repetition, _without_statuses(rows)))
 
     def _score_rows(
         self,
@@ -495,6 +513,11 @@ def _rebuild(cls: type[LadmScorer], runtime: _Runtime, identity: tuple[Any, ...]
         # its weights were hashed where it came from
         scorer._found = _Found(model, None, runtime.calculator)
     return scorer
+
+
+def _without_statuses(rows: list[Tokens | str]) -> list[Tokens | None]:
+    """Token ids, and nothing in the place of a row that has none."""
+    return [None if isinstance(row, str) else row for row in rows]
 
 
 def _check_status(row: int, column: str, status: str, on_error: OnError) -> None:

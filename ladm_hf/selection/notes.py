@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ladm_hf.selection.table import DomainTally
 
 # Reasons for which a document that has a score was left out.
-NOT_CHOSEN = ("below_cut", "above_cut", "not_drawn", "no_share")
+NOT_CHOSEN = ("below_cut", "above_cut", "not_drawn", "no_share", "repeated")
 # A rank correlation from here on is called a preference.
 PREFERENCE = 0.2
 _MOST = 3
@@ -26,12 +26,16 @@ def notes_of(selection: Selection) -> list[str]:
     """The notes of a selection, from its table and reasons."""
     notes = [f"{selection.tokens_counted[:1].upper()}{selection.tokens_counted[1:]}."]
     if not any(row.scored_documents for row in selection.table):
-        return [*notes, "No document of the pool has a score: nothing could be kept.", *_unscored(selection)]
-    return [*notes, *_unscored(selection), *_budget(selection), *_bands(selection), *_length(selection)]
+        if not any(row.repeated_documents for row in selection.table):
+            return [*notes, "No document of the pool has a score: nothing could be kept.", *_unscored(selection)]
+        nothing = "Every document of the pool that has a score repeats itself: nothing could be kept."
+        return [*notes, nothing, *_unscored(selection), *_repeated(selection)]
+    parts = (_unscored, _budget, _bands, _length, _repeated)
+    return [*notes, *(note for part in parts for note in part(selection))]
 
 
 def _unscored(selection: Selection) -> Iterable[str]:
-    number = sum(row.documents - row.scored_documents for row in selection.table)
+    number = sum(row.documents - row.scored_documents - (row.repeated_documents or 0) for row in selection.table)
     if not number:
         return
     groups: dict[str, list[tuple[str, int]]] = {}
@@ -45,6 +49,22 @@ def _unscored(selection: Selection) -> Iterable[str]:
         shown.append(f"{rest:,} for other reasons")
     has = "has no score and was not a candidate" if number == 1 else "have no score and were not candidates"
     yield f"{counted(number, 'document')} {has}: {'; '.join(shown)}."
+
+
+def _repeated(selection: Selection) -> Iterable[str]:
+    limit = selection.options["max_repetition"]
+    if limit == "off" or not selection.table:
+        return
+    if any(row.repeated_documents is None for row in selection.table):
+        yield (
+            "These data have no column ladm_repetition (version 0.1.0 wrote none), so that documents that repeat "
+            "themselves could not be dropped: score them again to have it."
+        )
+        return
+    number = sum(row.repeated_documents or 0 for row in selection.table)
+    if number:
+        repeats = "repeats itself" if number == 1 else "repeat themselves"
+        yield f"{counted(number, 'document')} {repeats} (ladm_repetition above {limit:g}) and left the pool first."
 
 
 def _budget(selection: Selection) -> Iterable[str]:

@@ -26,6 +26,8 @@ NEEDS = {
     "temperature": ("budget_tokens", "temperature"),
 }
 DIVIDES_BUDGET = ("exact", "temperature")
+# The largest `ladm_repetition` kept unless told otherwise; benchmarks/repetition.py shows what it finds.
+MAX_REPETITION = 0.29
 
 
 def checked_options(
@@ -38,6 +40,7 @@ def checked_options(
     temperature: Any = None,
     seed: Any = 0,
     length_bands: Any = "auto",
+    max_repetition: Any = MAX_REPETITION,
 ) -> dict[str, Any]:
     """The options of a selection as plain values, those that do not apply as `None`.
 
@@ -66,6 +69,7 @@ def checked_options(
         "temperature": None if temperature is None else _finite("temperature", temperature, positive=True),
         "seed": _whole("seed", seed, 0) if name == "temperature" else None,
         "length_bands": _checked_bands(length_bands),
+        "max_repetition": _checked_repetition(max_repetition),
     }
 
 
@@ -74,6 +78,18 @@ def bands_used(options: Mapping[str, Any]) -> int | list[int] | str:
     strategy says what is kept."""
     bands: int | list[int] | str = options["length_bands"]
     return "off" if bands == "auto" and options["strategy"] not in DIVIDES_BUDGET else bands
+
+
+def _checked_repetition(limit: Any) -> float | str:
+    if limit is None or limit == "off":
+        return "off"
+    try:
+        number = math.nan if isinstance(limit, bool) else float(limit)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ConfigError(f"max_repetition must be a number from 0 to 1, or off, got {limit!r}")
+    return number
 
 
 def _checked_budget(budget: Any) -> int:

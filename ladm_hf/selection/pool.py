@@ -1,7 +1,7 @@
 """`Pool`: scored rows, and the few small columns that choosing from them needs, as arrays.
 
 anything that can be scored (see `data/open`) -> rows, which stay where they are
-                                              -> score [N], tokens [N], domain code [N], status [N]
+                                              -> score [N], tokens [N], domain code [N], status [N], repetition [N]
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # Where datatrove keeps everything but the text.
 METADATA = "metadata"
-SCORE, NUM_TOKENS, STATUS = "ladm_score", "ladm_num_tokens", "ladm_status"
+SCORE, NUM_TOKENS, STATUS, REPETITION = "ladm_score", "ladm_num_tokens", "ladm_status", "ladm_repetition"
 NO_DOMAIN = "(none)"
 WHOLE_POOL = "all"
 
@@ -53,6 +53,8 @@ class Pool:
         score (`float64` array `[N]`): NaN where there is none.
         tokens (`int64` array `[N]`): tokens of each row, -1 where that is not known.
         status (`pa.ChunkedArray` `[N]`, *optional*): `ladm_status`; `None` where the data has no such column.
+        repeated (`bool` array `[N]`, *optional*): true where a row repeats itself more than is allowed; `None` where
+            any repetition is allowed, or the data does not say.
     """
 
     rows: AnyRows
@@ -62,14 +64,20 @@ class Pool:
     score: Floats
     tokens: Ints
     status: pa.ChunkedArray | None
+    repeated: Bools | None
 
     @property
-    def eligible(self) -> Bools:
+    def scored(self) -> Bools:
         """`[N]`, true where a row has a finite score, a token count and the status `ok`."""
         usable: Bools = np.isfinite(self.score) & (self.tokens >= 0)
         if self.status is not None:
             usable &= pc.fill_null(pc.equal(self.status, "ok"), False).to_numpy()
         return usable
+
+    @property
+    def eligible(self) -> Bools:
+        """`[N]`, true where a row is scored and does not repeat itself too much."""
+        return self.scored if self.repeated is None else self.scored & ~self.repeated
 
 
 def open_pool(scored: Any, *, split: str | None = None, score_column: str = SCORE) -> AnyRows:
@@ -85,7 +93,13 @@ def open_pool(scored: Any, *, split: str | None = None, score_column: str = SCOR
 
 
 def read_pool(
-    rows: AnyRows, *, by: str | None, tokens: str = "scored", score_column: str = SCORE, also: Sequence[str] = ()
+    rows: AnyRows,
+    *,
+    by: str | None,
+    tokens: str = "scored",
+    score_column: str = SCORE,
+    also: Sequence[str] = (),
+    max_repetition: float | None = None,
 ) -> Pool:
     """Reads the columns of some rows that a choice needs.
 
@@ -97,6 +111,7 @@ def read_pool(
         tokens (`str`): `"scored"`, `"document"` or a column, as in [`select`].
         score_column (`str`): column of the score.
         also (sequence of `str`): further columns that `dataset` must have.
+        max_repetition (`float`, *optional*): largest `ladm_repetition` allowed.
 
     Raises:
         ColumnError: a column is missing or has the wrong type.
@@ -105,7 +120,8 @@ def read_pool(
     score_name, status_name = find_column(schema, score_column), find_column(schema, STATUS)
     counts = find_column(schema, NUM_TOKENS if tokens == "scored" else tokens)
     domain = None if by is None else find_column(schema, by)
-    names = [score_name, status_name, *([] if domain is None else [domain]), *also]
+    again = find_column(schema, REPETITION)
+    names = [score_name, status_name, again, *([] if domain is None else [domain]), *also]
     _check(schema, score_name, "a score: run `ladm score` on the data first")
     if tokens != "document":
         _check(schema, counts, "the tokens that were scored" if tokens == "scored" else "tokens")
@@ -116,12 +132,17 @@ def read_pool(
     codes, domains = _domains(dataset, domain)
     score = _numbers(dataset, score_name, pa.float64(), "a score")
     status = column(dataset, status_name) if _there(schema, status_name) else None
+    repeated = None
+    if max_repetition is not None and _there(schema, again):
+        repetition = _numbers(dataset, again, pa.float64(), "how much a document repeats itself")
+        # a row without text has none, and is no repeat
+        repeated = pc.fill_null(pc.greater(repetition, max_repetition), False).to_numpy()
     counted = _token_counts(dataset, counts)
     if counted.null_count < len(counted) and pc.min(counted).as_py() < 0:
         raise ColumnError(f"token counts must not be negative, found {pc.min(counted).as_py()} (tokens={tokens!r})")
     return Pool(
         rows, dataset, domains, codes, pc.fill_null(score, float("nan")).to_numpy(),
-        pc.fill_null(counted, -1).to_numpy().astype(np.int64, copy=False), _with_problems(status, rows),
+        pc.fill_null(counted, -1).to_numpy().astype(np.int64, copy=False), _with_problems(status, rows), repeated,
     )  # fmt: skip
 
 

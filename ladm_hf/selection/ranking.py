@@ -1,6 +1,6 @@
 """Which rows a strategy keeps: ranking within domains, division of the budget, and the cut. Arrays only.
 
-`N` rows of the pool, of which `E` have a score; `D` domains; `G = D x bands` strata, each ranked by itself. Without
+`N` rows of the pool, of which `E` are eligible; `D` domains; `G = D x bands` strata, each ranked by itself. Without
 length bands, see `bands`, a stratum is a domain.
 """
 
@@ -96,7 +96,7 @@ def rank(
     ascending: bool = False,
     budgets: Budgets | None = None,
 ) -> Ranking:
-    """Ranks the rows of a pool that have a score.
+    """Ranks the rows of a pool that have a score and do not repeat themselves too much.
 
     Args:
         pool ([`Pool`]): the rows.

@@ -36,6 +36,7 @@ DROP_REASONS = {
     "above_cut": "ranked above the last document kept in its domain",
     "not_drawn": "not drawn by the sampling",
     "no_share": "its domain has no share of the budget",
+    "repeated": "repeats itself: its ladm_repetition is above max_repetition",
     "no_score": "has no finite score, though its status names no cause",
     "no_status": "has a score but no status",
     "no_token_count": "has a score but no token count",
@@ -173,20 +174,22 @@ class Selection:
 
         The column `length` is the rank correlation of being kept and length: near 0, no length was preferred.
         """
-        header = ("domain", "documents", "tokens", "kept", "kept tokens", "budget", "cut", "length")
+        header = ("domain", "documents", "tokens", "repeated", "kept", "kept tokens", "budget", "cut", "length")
         rows: list[tuple[str, ...]] = [header]
         for row in self.table:
             length = row.kept_length_correlation
             rows.append(
                 (
-                    one_line(row.domain, 40), f"{row.documents:,}", f"{row.tokens:,}", f"{row.selected_documents:,}",
-                    f"{row.selected_tokens:,}", "" if row.budget_tokens is None else f"{row.budget_tokens:,}",
+                    one_line(row.domain, 40), f"{row.documents:,}", f"{row.tokens:,}",
+                    "" if row.repeated_documents is None else f"{row.repeated_documents:,}",
+                    f"{row.selected_documents:,}", f"{row.selected_tokens:,}",
+                    "" if row.budget_tokens is None else f"{row.budget_tokens:,}",
                     "" if row.threshold is None else f"{row.threshold:.5g}", "" if length is None else f"{length:+.2f}",
                 )
             )  # fmt: skip
         totals = (
-            sum(getattr(row, name) for row in self.table)
-            for name in ("documents", "tokens", "selected_documents", "selected_tokens")
+            sum(getattr(row, name) or 0 for row in self.table)
+            for name in ("documents", "tokens", "repeated_documents", "selected_documents", "selected_tokens")
         )
         budget = "" if self.budget_tokens is None else f"{self.budget_tokens:,}"
         rows.append(("total", *(f"{total:,}" for total in totals), budget, "", ""))
@@ -273,8 +276,9 @@ class Selection:
                 raise InputError(f"{folder / name} holds no parquet file: select again")
             rows[name] = rows_of_source(ParquetSource(fsspec.filesystem("file"), files, str(folder)), (SCORE,))
         fields = {key: values[key] for key in _SAVED_FIELDS}
-        # version 0.1.0 had no bands unless they were asked for
-        fields["options"] = values["options"] | {"length_bands": values["options"].get("length_bands", "off")}
+        # version 0.1.0 had no bands unless they were asked for, and no rule against repetition
+        options = values["options"]
+        fields["options"] = options | {name: options.get(name, "off") for name in ("length_bands", "max_repetition")}
         fields["table"] = [DomainTally.from_dict(row) for row in values["table"]]
         fields["strata"] = [BandTally.from_dict(row) for row in values["strata"]]
         run = RunRecord.from_dict(values["run"], folder / SELECTION_FILE) if values.get("run") else None

@@ -17,7 +17,9 @@ and ties by row number, and
 
 By default `exact` and `temperature` rank within bands of half an octave, so that they prefer no length; the others keep
 what their name says, and how far they prefer a length is measured.
-Rows without a score are never kept, and no row is rescored: another budget costs seconds.
+Rows without a score are never kept, nor are, unless told otherwise, documents that repeat themselves: those whose
+`ladm_repetition` is above `max_repetition` leave the pool before it is ranked. No row is rescored: another budget costs
+seconds.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from ladm_hf.data.columns import with_positions
 from ladm_hf.data.rows import AnyRows, DatasetRows, SourceRows
 from ladm_hf.data.run_record import run_of
 from ladm_hf.selection.notes import notes_of
-from ladm_hf.selection.options import DIVIDES_BUDGET, Shares, Strategy, bands_used, checked_options
+from ladm_hf.selection.options import DIVIDES_BUDGET, MAX_REPETITION, Shares, Strategy, bands_used, checked_options
 from ladm_hf.selection.pool import SCORE, Pool, find_column, open_pool, read_pool
 from ladm_hf.selection.ranking import STRATEGIES, Budgets, divide, rank
 from ladm_hf.selection.result import DROP_REASON, DROP_REASONS, Selection
@@ -68,6 +70,7 @@ def select(
     temperature: float | None = None,
     seed: int = 0,
     length_bands: int | Sequence[int] | str | None = "auto",
+    max_repetition: float | str | None = MAX_REPETITION,
     tokens: str = "scored",
     ties: str | None = None,
     score_column: str = SCORE,
@@ -105,6 +108,10 @@ def select(
             themselves (`"0:8k,8k:32k,32k:"`); `k` is 1,000. `None` or `"off"`: no bands. A domain's budget is divided
             in proportion to its bands' tokens; bands too narrow for their part are united with a neighbour, which
             `strata` and `notes` say. The option `k` counts for each band.
+        max_repetition (`float`, *optional*, defaults to `0.29`):
+            Documents with a larger `ladm_repetition` are dropped before the ranking: those that come twice, or of which
+            a large part does. `None` or `"off"` keeps them. Data scored by version 0.1.0 have no such column: nothing
+            is dropped, and a note says so.
         tokens (`str`, *optional*, defaults to `"scored"`):
             Tokens counted: `"scored"` (`ladm_num_tokens`, which leaves out what was truncated), `"document"` (the
             length of `input_ids`, as the published code counts) or the name of a column of counts.
@@ -124,12 +131,15 @@ def select(
     """
     options = checked_options(
         strategy=strategy, budget_tokens=budget_tokens, shares=shares, k=k, min_score=min_score,
-        temperature=temperature, seed=seed, length_bands=length_bands,
+        temperature=temperature, seed=seed, length_bands=length_bands, max_repetition=max_repetition,
     )  # fmt: skip
     run = run_of(scored)
     rows = open_pool(scored, split=split, score_column=score_column)
     ties = None if ties is None else find_column(rows.schema, ties)
-    pool = read_pool(rows, by=by, tokens=tokens, score_column=score_column, also=() if ties is None else (ties,))
+    pool = read_pool(
+        rows, by=by, tokens=tokens, score_column=score_column, also=() if ties is None else (ties,),
+        max_repetition=None if options["max_repetition"] == "off" else options["max_repetition"],
+    )  # fmt: skip
     strategy, budget = options["strategy"], options["budget_tokens"]
     bands = bands_used(options)
     budgets = divide(budget, options["shares"], pool) if strategy in DIVIDES_BUDGET else None
@@ -175,9 +185,11 @@ def _split(pool: Pool, kept: Bools, strategy: str, budgets: Budgets | None) -> t
 
 def _reasons(pool: Pool, kept: Bools, strategy: str, budgets: Budgets | None) -> pa.Array:
     """Why each row was dropped, null where it was kept."""
-    names = ["no_score", "no_status", "no_token_count", _LEFT_OUT[strategy], "no_share"]
+    names = ["no_score", "no_status", "no_token_count", _LEFT_OUT[strategy], "no_share", "repeated"]
     code = np.where(np.isfinite(pool.score), np.where(pool.tokens < 0, 2, 1), 0)
     code[pool.eligible] = 3
+    if pool.repeated is not None:
+        code[pool.scored & pool.repeated] = 5
     if budgets is not None:
         without = np.array([share == 0 for share in budgets.share], dtype=bool)
         code[pool.eligible & without[pool.code]] = 4

@@ -55,6 +55,8 @@ class DomainTally(Tally):
 
     Attributes:
         documents, tokens (`int`): of the whole pool, scored or not.
+        repeated_documents (`int`, *optional*): scored, but dropped since they repeat themselves; not among
+            `scored_documents`.
         share (`float`, *optional*): its share of the budget, before any redistribution; `budget_tokens` is after it.
         shortfall_tokens (`int`, *optional*): tokens of its share that it could not fill and others got.
         score_length_correlation (`float`, *optional*): rank correlation (Spearman) of score and length over the scored
@@ -66,6 +68,7 @@ class DomainTally(Tally):
 
     documents: int
     tokens: int
+    repeated_documents: int | None = None
     share: float | None = None
     shortfall_tokens: int | None = None
     score_length_correlation: float | None = None
@@ -95,7 +98,7 @@ def domain_table(pool: Pool, ranking: Ranking, kept: Bools, budgets: Budgets | N
 
     Args:
         pool ([`Pool`]): all rows.
-        ranking ([`Ranking`]): those that have a score.
+        ranking ([`Ranking`]): those that could be kept.
         kept (`bool` array `[N]`): those that were kept.
         budgets ([`Budgets`], *optional*): how a budget was divided.
     """
@@ -104,12 +107,15 @@ def domain_table(pool: Pool, ranking: Ranking, kept: Bools, budgets: Budgets | N
     counted = _counts(domain, ranking, chosen, size)
     documents = np.bincount(pool.code, minlength=size).tolist()
     tokens = np.bincount(pool.code, np.maximum(pool.tokens, 0), minlength=size).tolist()
+    repeated: list[int | None] = [None] * size
+    if pool.repeated is not None:
+        repeated = np.bincount(pool.code[pool.scored & pool.repeated], minlength=size).tolist()
     before = correlation_by_group(ranking.score, ranking.tokens, domain, size)
     among = correlation_by_group(ranking.score[chosen], ranking.tokens[chosen], domain[chosen], size)
     being = correlation_by_group(chosen.astype(np.float64), ranking.tokens, domain, size)
     return [
         DomainTally(
-            domain=name, documents=documents[d], tokens=int(tokens[d]), **counted[d],
+            domain=name, documents=documents[d], tokens=int(tokens[d]), repeated_documents=repeated[d], **counted[d],
             budget_tokens=budgets.final[d] if budgets else None, share=budgets.share[d] if budgets else None,
             shortfall_tokens=max(0, budgets.first[d] - budgets.final[d]) if budgets else None,
             score_length_correlation=_defined(before[d]), selected_score_length_correlation=_defined(among[d]),

@@ -88,7 +88,7 @@ ROWS = pa.table(
 def test_a_row_scorer_returns_the_rows_with_their_scores(batch: Any, kind: type) -> None:
     found = RowScorer()(batch)
     assert type(found) is kind
-    assert list(found) == [*ROWS.column_names, "ladm_score", "ladm_num_tokens", "ladm_status"]
+    assert list(found) == [*ROWS.column_names, "ladm_score", "ladm_num_tokens", "ladm_status", "ladm_repetition"]
     for name in ROWS.column_names:
         assert found[name] is batch[name] or found[name].equals(batch[name])
     assert list(found["ladm_status"]) == ["too_short", "null"]
@@ -102,7 +102,7 @@ def test_a_row_scorer_gives_arrow_columns_back_with_their_types() -> None:
 def test_a_row_scorer_replaces_no_column() -> None:
     with pytest.raises(ColumnError, match="'ladm_score' already"):
         RowScorer()(ROWS.append_column("ladm_score", [[1.0, 2.0]]))
-    assert list(RowScorer()(["short"])) == ["ladm_score", "ladm_num_tokens", "ladm_status"]
+    assert list(RowScorer()(["short"])) == ["ladm_score", "ladm_num_tokens", "ladm_status", "ladm_repetition"]
 
 
 def test_datatrove(tmp_path: Path) -> None:

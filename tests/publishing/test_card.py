@@ -78,7 +78,7 @@ def test_a_whole_card():
     assert data["ladm"]["config"]["heads"] == [[0, 1]]
     assert data["ladm"]["selection"]["selected_tokens"] == 500
     text = card.text
-    assert "| code | 4 | 400 | 2 | 200 | 200 | 8 |" in text
+    assert "| code | 4 | 400 | (none) | 2 | 200 | 200 | 8 |" in text
     assert r"![A bar \[chart\] of scores](assets/x.png)" in text
     assert "```bash\nladm score user/source out\n```" in text
     assert "first 32,768 tokens" in text

@@ -158,7 +158,8 @@ def test_focus_maps_of_the_best_and_the_worst_document(tmp_path):
     config = LadmConfig(span_length=8, heads=((0, 0),), max_length=512)
     scorer = LadmScorer(config=config)
     texts = [
-        f"Chapter {i}. The river and the {name} met again. " * 40 for i, name in enumerate(["sea", "town", "king"])
+        "".join(f"Chapter {i}.{n}. The river and the {name} met again. " for n in range(40))
+        for i, name in enumerate(["sea", "town", "king"])
     ]
     scored = Dataset.from_dict({"text": texts, "domain": ["a"] * 3}).map(scorer, batched=True)
     page = Page(report(select(scored, budget_tokens=600), tmp_path / "same", scorer=scorer))
@@ -213,7 +214,8 @@ def selected_run(tmp_path_factory):
     """A selection from a run whose configuration is not the calculator's own, and the scores of its documents."""
     folder = tmp_path_factory.mktemp("run")
     texts = [
-        f"Chapter {i}. The river and the {name} met again. " * 40 for i, name in enumerate(["sea", "town", "king"])
+        "".join(f"Chapter {i}.{n}. The river and the {name} met again. " for n in range(40))
+        for i, name in enumerate(["sea", "town", "king"])
     ]
     pool = Dataset.from_dict({"body": texts, "domain": ["a"] * 3})
     scorer = LadmScorer(config=LadmConfig(span_length=8, heads=((0, 0),), max_length=512), text_column="body")

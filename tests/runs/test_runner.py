@@ -30,7 +30,9 @@ from ladm_hf.errors import (
     StorageError,
 )
 from ladm_hf.runs import runner
+from ladm_hf.runs.chunks import SCORE_COLUMNS
 from ladm_hf.runs.folder import RunFolder
+from ladm_hf.scoring.repetition import repetition
 
 QUICK = LadmConfig(span_length=16, max_length=512)
 
@@ -53,6 +55,7 @@ class QuickScorer(LadmScorer):
             "ladm_num_tokens": np.array([len(t) // 4 if g else 0 for t, g in zip(texts, good, strict=True)], np.int32),
             "ladm_status": ["ok" if g else "too_short" if isinstance(t, str) else f"error: {type(t).__name__}"
                             for t, g in zip(texts, good, strict=True)],
+            "ladm_repetition": np.array([repetition(text) for text in texts]),
         }  # fmt: skip
 
 
@@ -81,7 +84,7 @@ def quick_expected(count: int = 24) -> list[Any]:
 def test_a_run_gives_the_rows_and_the_scores_of_the_scorer(tmp_path: Path) -> None:
     scored = score_dataset(parquet(tmp_path / "in.parquet"), tmp_path / "out", scorer(), num_chunks=5, progress=False)
     assert bits(scored) == expected() == result(tmp_path / "out")
-    assert scored.remove_columns(["ladm_score", "ladm_num_tokens", "ladm_status"]).to_list() == rows()
+    assert scored.remove_columns(list(SCORE_COLUMNS)).to_list() == rows()
     loaded = load_dataset(str(tmp_path / "out"), split="train")
     assert bits(loaded) == expected()
     assert len(list((tmp_path / "out" / "data").iterdir())) == 5
@@ -157,7 +160,7 @@ def test_scores_alone_join_by_index(tmp_path: Path) -> None:
     data = parquet(tmp_path / "in.parquet")
     for n, path in enumerate((data, tmp_path / "in.jsonl", dataset())):
         scored = quick(path, tmp_path / str(n), num_chunks=5, scores_only=True)
-        assert scored.column_names == ["index", "ladm_score", "ladm_num_tokens", "ladm_status"]
+        assert scored.column_names == ["index", *SCORE_COLUMNS]
         assert scored["index"] == list(range(24))
         assert [row[1:] for row in bits(scored)] == [row[1:] for row in quick_expected()]
 

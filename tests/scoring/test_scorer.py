@@ -34,7 +34,8 @@ def words(count: int, seed: int = 0) -> str:
 
 def test_batch_result_has_the_contracts_types(nano: LadmScorer) -> None:
     result = nano({"text": [words(600), None, words(5)]})
-    assert list(result) == ["ladm_score", "ladm_num_tokens", "ladm_status"]
+    assert list(result) == ["ladm_score", "ladm_num_tokens", "ladm_status", "ladm_repetition"]
+    assert result["ladm_repetition"].dtype == np.float64
     assert result["ladm_score"].dtype == np.float64
     assert result["ladm_num_tokens"].dtype == np.int32
     assert result["ladm_status"] == ["ok", "null", "too_short"]
