@@ -181,7 +181,7 @@ def test_a_domain_too_narrow_for_bands_whose_choice_goes_with_length_is_named() 
     narrow = [(-float(n), int(2400 * 1.16**n), "narrow") for n in range(18)]
     total = sum(tokens for _, tokens, _ in wide + narrow)
     selection = select(pool_of(wide + narrow), budget_tokens=total // 6)
-    assert "In narrow the choice still goes with length" in selection.notes[-1]
+    assert any(note.startswith("In narrow the choice still goes with length") for note in selection.notes)
 
 
 def test_a_domain_whose_part_holds_no_document_is_named() -> None:
