@@ -183,7 +183,7 @@ def test_a_snapshot_gives_commit_and_config(monkeypatch: pytest.MonkeyPatch, lla
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_only_what_is_loaded_is_downloaded(fake_hub, tmp_path, sharded: bool) -> None:
+def test_only_what_is_loaded_is_downloaded(fake_hub, tmp_path, monkeypatch, sharded: bool) -> None:
     folder, api = tmp_path / "repository", huggingface_hub.HfApi()
     tiny_model().save_pretrained(folder, max_shard_size="100KB" if sharded else "5GB")
     shutil.copy(BUNDLED["ladm-nano"] / "tokenizer.json", folder)
@@ -203,3 +203,5 @@ def test_only_what_is_loaded_is_downloaded(fake_hub, tmp_path, sharded: bool) ->
     weights = {name for name in loaded if name.endswith(".safetensors")}
     assert (weights == {"model.safetensors"}) is not sharded
     assert LadmScorer("tester/calculator", config=SMALL).score_input_ids([random_ids(400)])[0].status == "ok"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert resolve("tester/calculator") == calculator
