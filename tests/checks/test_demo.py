@@ -18,6 +18,7 @@ def test_documents_are_of_this_python_and_alike_in_length() -> None:
     assert all(row["name"].count(" + ") == demo.PIECES - 1 for row in rows if row["kind"] == "spliced")
     assert demo.demo_documents(6, seed=3)["text"] == rows["text"]
     assert demo.demo_documents(6, seed=4)["text"] != rows["text"]
+    assert {len(row["text"]) for row in demo.demo_documents(2, window_chars=9000)} == {9000}
 
 
 def test_the_library_holds_packages_and_modules_but_no_tests() -> None:

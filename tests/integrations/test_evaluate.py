@@ -110,7 +110,7 @@ def test_ten_calls_load_one_model(metric: Ladm, monkeypatch: pytest.MonkeyPatch)
     results = [compute(metric, DOCUMENTS[:1]) for _ in range(10)]
     assert all(result == results[0] for result in results)
     assert len(loads) == 1
-    assert compute(metric, DOCUMENTS[:1], config=CONFIG.to_dict() | {"ablation": "no_std"}) != results[0]
+    assert compute(metric, DOCUMENTS[:1], config=CONFIG.to_dict() | {"ablation": "no_length_weight"}) != results[0]
     assert len(loads) == 2
 
 
