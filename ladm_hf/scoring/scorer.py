@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ import torch
 from datasets import Features, Value
 
 from ladm_hf.calculators.calculator import DEFAULT, Calculator, resolve
+from ladm_hf.calculators.files import CONFIG_FILE
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import BackendError, ConfigError, RowError
 from ladm_hf.ops import BACKENDS
@@ -115,7 +117,8 @@ class LadmScorer:
         revision (`str`, *optional*):
             Branch, tag or commit of a Hub id.
         config ([`LadmConfig`], *optional*):
-            What changes the score. Defaults to the calculator's own `ladm_config.json`, else to the paper's.
+            What changes the score. Defaults to the calculator's own `ladm_config.json`, else to the paper's, with a
+            warning that all heads are averaged.
         text_column (`str`, *optional*, defaults to `"text"`):
             Column of the text, a nested one with dots. It wins over the token ids; `None` ignores it.
         input_ids_column (`str`, *optional*, defaults to `"input_ids"`):
@@ -466,11 +469,25 @@ class LadmScorer:
         )
         if self._loaded is None or self._loaded.key != key:
             prepare_worker()
+            self._warn_if_uncalibrated()
             # the old model goes before the new one is loaded
             self._loaded = None
             engine = Engine(calculator, key.config, key.dtype, key.device, key.backend, key.max_batch_tokens)
             self._loaded = _Loaded(key, engine)
         return self._loaded.engine
+
+    def _warn_if_uncalibrated(self) -> None:
+        asked, calculator = self._options.config, self.calculator
+        has_own = calculator.path is not None and (calculator.path / CONFIG_FILE).is_file()
+        if has_own or (asked is not None and "heads" in asked.given):
+            return
+        warnings.warn(
+            f"{calculator.name!r} has no {CONFIG_FILE}: all of its heads are averaged. `ladm calibrate` chooses the "
+            "heads that tell natural documents from splices; config=LadmConfig.paper() asks for all of them "
+            "without this warning",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 class _Runtime:

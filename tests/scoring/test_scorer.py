@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -320,3 +321,19 @@ def test_tokenising_ahead_of_the_device_changes_nothing(nano: LadmScorer, monkey
     strict = LadmScorer("ladm-nano", config=nano.config, on_error="raise")
     with pytest.raises(RowError, match=r"row 2 .*too_short"):
         strict.score_texts([texts[0], texts[4], texts[2]])
+
+
+def test_a_model_without_calibration_warns_at_its_first_score_alone(llama_folder) -> None:
+    ids = [random_ids(700)]
+    scorer = LadmScorer(llama_folder, config=LadmConfig(span_length=16))
+    with pytest.warns(UserWarning, match="ladm calibrate"):
+        scorer.score_input_ids(ids)
+    for asked in (LadmConfig.paper(span_length=16), LadmConfig(span_length=16, heads=((1, 0),))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            scorer.score_input_ids(ids)
+            LadmScorer(llama_folder, config=asked).score_input_ids(ids)
+    (llama_folder / "ladm_config.json").write_text('{"heads": [[1, 0]]}')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LadmScorer(llama_folder, config=LadmConfig(span_length=16)).score_input_ids(ids)
