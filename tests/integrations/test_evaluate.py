@@ -30,7 +30,7 @@ from ladm_hf.integrations.evaluate import Ladm, _sizes, score_distributed, split
 from ladm_hf.ranks import Ranks
 
 ROOT = Path(__file__).parents[2]
-CONFIG = LadmConfig(span_length=16, heads=((1, 0), (3, 1)), max_length=1024)
+CONFIG = LadmConfig.paper(span_length=16, heads=((1, 0), (3, 1)), max_length=1024)
 DOCUMENTS = [inspect.getsource(module)[:5000] for module in (heapq, textwrap, fractions)]
 
 
