@@ -77,9 +77,8 @@ def natural(rows: list[dict[str, Any]], rng: random.Random) -> dict[str, dict[st
     return found
 
 
-def counts(values: list[float], limit: float) -> dict[str, Any]:
-    above = int(np.sum(np.array(values) > limit))
-    return {"documents": len(values), "dropped": above, "share": round(above / max(1, len(values)), 4)}
+def counts(values: list[float], limit: float) -> str:
+    return f"{int(np.sum(np.array(values) > limit))} of {len(values)}"
 
 
 def measure_domain(kinds: dict[str, list[str]], limit: float, tokenizer: Any, rng: random.Random) -> dict[str, Any]:
@@ -133,12 +132,7 @@ def main() -> None:
     domains = {}
     for name, kinds in sorted(natural(rows, rng).items()):
         domains[name] = measure_domain(kinds, arguments.limit, tokenizer, rng)
-        every = list(domains[name]["natural"].values())
-        print(
-            f"{name:20} natural {sum(c['dropped'] for c in every)} of {sum(c['documents'] for c in every)}", flush=True
-        )
-        print("   ", {kind: (c["dropped"], c["documents"]) for kind, c in domains[name]["natural"].items()})
-        print("   ", {kind: c["share"] for kind, c in domains[name]["repeats"].items()}, flush=True)
+        print(name, domains[name]["natural"], domains[name]["repeats"], flush=True)
     long = max((row["text"] for row in rows), key=len)
     record = {
         "benchmark": "repetition", "files": [file.name for file in arguments.files], "limit": arguments.limit,

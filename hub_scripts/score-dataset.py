@@ -33,7 +33,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--by", help="column of the domain to rank within, '' for none; default: domain if there is one"
     )
-    parser.add_argument("--max-repetition", default="0.29", help="largest ladm_repetition kept, or off")
+    parser.add_argument("--max-repetition", default="0.3", help="largest ladm_repetition kept, or off")
     parser.add_argument("--max-samples", type=int, help="score only the first N rows: a trial")
     parser.add_argument("--allow-cpu", action="store_true", help="run without a GPU: slow")
     parser.add_argument("--work-dir", help="folder for unfinished work; default: one named after OUTPUT")

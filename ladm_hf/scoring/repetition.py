@@ -4,7 +4,7 @@ A passage is a window of `WINDOW_CHARS` characters, without regard to white spac
 where there is no text. Of the `N` passages of a document, one beginning at each character, `D` are distinct, and `R` of
 these occur more than once.
 
-    repetition = max(R / D, 0.6 (N - D) / N)
+    repetition = max(R / D, 5/8 (N - D) / N)
 
 `R / D` is near 1 for a text that comes twice, half of that for one of which a half comes twice, and small for a licence
 or a formula of law that comes often but is short. `(N - D) / N`, the share of the text that is a copy, finds what is
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 # 3 * 2^k, see `_hashes`.
 WINDOW_CHARS, WINDOW_TOKENS = 48, 12
-COPY_WEIGHT = 0.6
+COPY_WEIGHT = 0.625
 # Passages that are counted: of a longer document every second, third, ..., chosen by their hash.
 _MOST_PASSAGES = 4_000_000
 # Passages that are hashed at once.

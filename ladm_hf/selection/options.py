@@ -27,7 +27,7 @@ NEEDS = {
 }
 DIVIDES_BUDGET = ("exact", "temperature")
 # The largest `ladm_repetition` kept unless told otherwise; benchmarks/repetition.py shows what it finds.
-MAX_REPETITION = 0.29
+MAX_REPETITION = 0.3
 
 
 def checked_options(

@@ -46,7 +46,7 @@ def test_documents_above_the_limit_leave_the_pool_before_it_is_ranked() -> None:
     # they have no part in the budget either
     assert [row.budget_tokens for row in chosen(budget_tokens=400).table] == [200, 100]
     notes = " ".join(selection.notes)
-    assert "3 documents repeat themselves (ladm_repetition above 0.29)" in notes
+    assert "3 documents repeat themselves (ladm_repetition above 0.3)" in notes
     assert "1 document has no score and was not a candidate: 1 too_short." in notes
 
 
