@@ -20,6 +20,7 @@ from huggingface_hub import DatasetCard, HfApi
 from fake_hub import FakeHub
 from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 from ladm_hf import LadmConfig, LadmError, LadmScorer, Selection, publish, run_status, score_dataset, select
+from ladm_hf.scoring.repetition import repetition
 
 FILES = ROOT / "tests" / "fixtures" / "v0.1.0"
 EXPECTED = json.loads((FILES / "expected.json").read_text(encoding="utf-8"))
@@ -106,6 +107,8 @@ def test_an_unfinished_run_goes_on_and_keeps_its_finished_chunks(old: Path) -> N
     assert len(before) == 2
     assert len(after) == 5
     assert {name: after[name] for name in before} == before
+    # its finished chunks lack the column, so the others do
+    assert "ladm_repetition" not in scored.column_names
     *found, broken = rows(scored)
     assert [row[:1] + row[2:] for row in found] == [row[:1] + row[2:] for row in expected()]
     assert scores(found) == pytest.approx(scores(expected()), rel=1e-3, nan_ok=True)
@@ -133,6 +136,7 @@ def test_the_journal_is_read_without_loading_the_model(old: Path, monkeypatch: p
         found = scorer(old, journal=old / "journal")({"text": texts[:4]})
     assert found["ladm_score"].tolist() == [score for _, score, _, _ in expected()[:4]]
     assert found["ladm_num_tokens"].tolist() == [tokens for _, _, tokens, _ in expected()[:4]]
+    assert found["ladm_repetition"].tolist() == [repetition(text) for text in texts[:4]]
     assert found["ladm_status"] == ["ok"] * 4
     more = scorer(old, journal=old / "journal")({"text": texts[:6]})
     assert more["ladm_score"].tolist()[:4] == found["ladm_score"].tolist()

@@ -85,6 +85,7 @@ def test_a_run_gives_the_rows_and_the_scores_of_the_scorer(tmp_path: Path) -> No
     scored = score_dataset(parquet(tmp_path / "in.parquet"), tmp_path / "out", scorer(), num_chunks=5, progress=False)
     assert bits(scored) == expected() == result(tmp_path / "out")
     assert scored.remove_columns(list(SCORE_COLUMNS)).to_list() == rows()
+    assert scored["ladm_repetition"] == [repetition(row["text"]) for row in rows()]
     loaded = load_dataset(str(tmp_path / "out"), split="train")
     assert bits(loaded) == expected()
     assert len(list((tmp_path / "out" / "data").iterdir())) == 5
