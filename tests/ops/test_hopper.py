@@ -227,7 +227,10 @@ def test_a_recorder_offers_its_spans_to_the_attention_of_the_layers_it_wants() -
     assert SpanRecorder(grid, (0,), {}, naive.span_focus).grid_in_attention(0) is None
     recorder.keep(0, pfs)
     recorder.keep(2, pfs)
-    torch.testing.assert_close(recorder.pfs, {0: pfs.mean(1), 2: (pfs[:, 1] + pfs[:, 3]) / 2})
+    torch.testing.assert_close(recorder.pfs, {0: pfs.mean(1)[None], 2: (pfs[:, 1] + pfs[:, 3])[None] / 2})
+    by_head = SpanRecorder(grid, (2,), {2: [1, 3]}, BACKENDS["fused"], by_head=True)
+    by_head.keep(2, pfs)
+    torch.testing.assert_close(by_head.pfs, {2: torch.stack([pfs[:, 1], pfs[:, 3]])})
     every = HeadRecorder(grid, (0,), BACKENDS["fused"])
     every.keep(0, pfs)
     torch.testing.assert_close(every.pfs[0], pfs)
