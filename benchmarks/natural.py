@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import xxhash
 from quality import Reader, load, over_batches
@@ -35,7 +36,7 @@ from ladm_hf import __version__
 from ladm_hf.calculators.calculator import resolve
 from ladm_hf.ops.scores import document_score
 from ladm_hf.stats import area_under_curve
-from ladm_hf.training.documents import TokenizedDocument
+from ladm_hf.training.documents import DEGENERATE, TokenizedDocument
 from ladm_hf.training.labelled import labelled_windows
 from ladm_hf.training.perturbations import names_of, renamed, shuffled
 
@@ -64,8 +65,8 @@ class Item:
 
 def windows(documents: Sequence[TokenizedDocument], tokenizer: Any, per_domain: int, seed: int = 0) -> list[Item]:
     """All windows of the benchmark."""
-    natural = [document for document in documents if document.kind != "degenerate"]
-    junk = [document for document in documents if document.kind == "degenerate"]
+    natural = [document for document in documents if document.kind != DEGENERATE]
+    junk = [document for document in documents if document.kind == DEGENERATE]
     items = []
     for length, pieces in SETTINGS.items():
         for window in labelled_windows(natural, length, pieces, per_domain, seed):
@@ -79,7 +80,7 @@ def windows(documents: Sequence[TokenizedDocument], tokenizer: Any, per_domain: 
                 items.append(Item("degenerate", document.domain, document.ids[start : start + length], document.key))
     for document in documents:
         if len(document.ids) >= LENGTH and document.kind != "short":
-            label = document.domain if document.kind == "degenerate" else "natural"
+            label = document.domain if document.kind == DEGENERATE else "natural"
             items.append(Item("pool", label, document.ids[:LENGTH], document.key, document.num_chars))
     by_domain: dict[str, list[TokenizedDocument]] = {}
     for document in natural:
@@ -164,12 +165,9 @@ def scores_of(
     lengths = np.array([len(row) for row in ids])
     middle = np.array([np.median(ratio[lengths == length]) for length in lengths])
     scores["gzip band"] = -np.abs(ratio - middle)
-    scores["long minus short loss and gzip band"] = ranks(scores["long minus short loss"]) + ranks(scores["gzip band"])
+    both = [pd.Series(scores[name]).rank(pct=True).to_numpy() for name in ("long minus short loss", "gzip band")]
+    scores["long minus short loss and gzip band"] = both[0] + both[1]
     return scores
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    return np.argsort(np.argsort(values)) / len(values)
 
 
 def halves(items: Sequence[Item], scores: np.ndarray, weights: np.ndarray) -> dict[str, float]:
