@@ -111,6 +111,11 @@ def names_of(text: str) -> list[str]:
     return [name for name, count in found.most_common() if count > 1]
 
 
+def identifiers(text: str) -> set[str]:
+    """What `renamed` may replace in a text: its identifiers, and the words of prose that could be names."""
+    return set(_IDENTIFIER.findall(text))
+
+
 def renamed(text: str, names: Sequence[str], rng: np.random.Generator, others: Sequence[str] = ()) -> str:
     """The text with each of these names replaced by a name of its own, the same wherever it occurs.
 

@@ -35,7 +35,7 @@ from ladm_hf.training.degenerate import KINDS as DEGENERATE_KINDS
 from ladm_hf.training.degenerate import degenerate_text
 from ladm_hf.training.documents import DEGENERATE, TokenizedDocument
 from ladm_hf.training.mix import KINDS, WindowMix
-from ladm_hf.training.perturbations import UNITS, names_of, renamed, shuffled
+from ladm_hf.training.perturbations import UNITS, identifiers, names_of, renamed, shuffled
 from ladm_hf.training.pools import Pool, pick, pools_by
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ VIEWS = ("document_labels", "text_labels", "order_labels", "quality_labels")
 NO_TEXT, UNKNOWN = -1, -100
 # How often each of UNITS is what is shuffled.
 UNIT_SHARES = (0.35, 0.1, 0.35, 0.15, 0.05)
-# With fewer names replaced than this, the two halves of a renamed window are still one document.
+# With fewer names of both halves replaced than this, a renamed window is still one document.
 FEWEST_NAMES = 5
 
 
@@ -203,6 +203,8 @@ class WindowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         share = rng.choice([0.6, 0.8, 1.0])
         present = names_of("".join(parts))
         names = [name for name in present if rng.random() < share]
+        # a name of one half alone binds nothing to the other
+        shared = identifiers(parts[0]) & identifiers(parts[1]) & set(names)
         others = [name for name in names_of(self._text(self._stretch_of_long(rng, half))) if name not in present]
         # both halves alike, so that an odd name alone tells nothing
         chosen = ((0,), (1,), (0, 1))[int(rng.choice(3, p=[0.15, 0.5, 0.35]))]
@@ -210,7 +212,7 @@ class WindowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         for part in chosen:
             parts[part] = renamed(parts[part], names, np.random.default_rng(seed), others)
         ids = np.concatenate([np.resize(self._ids(part), half) for part in parts])
-        two = len(chosen) == 1 and len(names) >= FEWEST_NAMES
+        two = len(chosen) == 1 and len(shared) >= FEWEST_NAMES
         labels = np.repeat(np.array([0, int(two)], np.int32), half)
         return Window("renamed", ids, labels, labels)
 

@@ -150,6 +150,19 @@ def test_renamed_windows_change_the_names_of_one_half_or_of_both(tokenizer) -> N
     assert 10 < two < 28
 
 
+def test_names_of_one_half_alone_do_not_make_a_renamed_window_two_documents(tokenizer) -> None:
+    halves = [[f"{a}{b}lan" for a in letters for b in "abc"] for letters in ("BDFG", "HKLM")]
+    text = " ".join(f"Once, said {names[i % 12]}, it rained in town {i}." for names in halves for i in range(60))
+    ids = np.array(tokenizer(text)["input_ids"], np.int32)
+    length = len(ids) // 256 * 256
+    documents = [TokenizedDocument(ids[:length], source=str(i), key=str(i)) for i in range(2)]
+    windows = WindowDataset(documents, length, 20, only("renamed"), tokenizer=tokenizer)
+    for index in range(20):
+        window = windows.window(index)
+        assert not np.array_equal(window.ids, documents[0].ids)
+        assert set(window.document_labels.tolist()) == {0}
+
+
 def test_degenerate_windows_are_found_or_generated(stories, tokenizer) -> None:
     for generated in (0.0, 1.0):
         windows = WindowDataset(stories, 2048, 8, only("degenerate", generated=generated), tokenizer=tokenizer)
