@@ -23,7 +23,7 @@ LAYERS = [
     ["cli"],
     ["checks"],
     ["publishing"],
-    ["training", "runs", "report", "integrations"],
+    ["training", "runs", "report", "integrations", "packing"],
     ["scoring"],
     ["ops", "calculators", "selection"],
     ["data", "ranks", "stats"],
@@ -38,6 +38,7 @@ FILES = {
     "rows run_record schemas shards sources streams temporary writer",
     "integrations": "datatrove evaluate ray_data",
     "ops": "blockwise causal chunked device fused hopper naive pointwise scores spans",
+    "packing": "best_fit sequences",
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",
     "report": "heat_maps page plots",
     "runs": "chunks estimate folder lock monitor prepare prepared progress runner",
@@ -47,7 +48,19 @@ FILES = {
     "templates tokenizer windows",
 }
 # Everything in these; the rest of the package may load torch.
-FREE_OF_TORCH = ["cli", "data", "publishing", "report", "selection", "config", "errors", "ranks", "stats", "text"]
+FREE_OF_TORCH = [
+    "cli",
+    "data",
+    "packing",
+    "publishing",
+    "report",
+    "selection",
+    "config",
+    "errors",
+    "ranks",
+    "stats",
+    "text",
+]
 HAND_NAMES_ON = ["ops", "training"]
 
 
