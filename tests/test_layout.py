@@ -35,14 +35,15 @@ FILES = {
     "checks": "demo environment reproduce",
     "cli": "app checks options publish score select terminal train",
     "data": "columns content data_files files hub inference json_lines loaded open parquet repositories "
-    "rows run_record schemas shards sources streams temporary writer",
+    "rows run_record schemas score_columns shards sources streams temporary writer",
     "integrations": "datatrove evaluate ray_data",
     "ops": "blockwise causal chunked device fused hopper naive pointwise scores spans",
     "packing": "best_fit sequences",
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",
     "report": "heat_maps page plots",
     "runs": "chunks estimate folder lock monitor prepare prepared progress runner",
-    "scoring": "attention batching engine inputs journal layers llama recorder repetition results rows scorer",
+    "scoring": "attention batching engine inputs journal layers llama recorder repetition results rows scorer "
+    "text_signals",
     "selection": "bands notes options pool ranking result selection table",
     "training": "batches calibration degenerate documents expansion labelled mix objective perturbations pools recipe "
     "templates tokenizer windows",

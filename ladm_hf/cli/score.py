@@ -29,6 +29,7 @@ from ladm_hf.cli.options import (
     options_text,
     save_options,
 )
+from ladm_hf.data.score_columns import SIGNALS
 from ladm_hf.errors import LadmError
 from ladm_hf.text import command_line
 
@@ -92,6 +93,9 @@ def score(
         int | None, typer.Option(help="Padded tokens in a batch.", show_default="what half of the GPU's memory holds")
     ] = None,
     on_error: Annotated[OnError, typer.Option(help="A bad row gets a status, or stops the run.")] = "status",
+    signals: Annotated[
+        str, typer.Option(help=f"Other signals to write beside the score, by commas: {', '.join(SIGNALS)}.")
+    ] = "",
     chunks: Annotated[
         int | None, typer.Option(help="Pieces of work.", show_default="of about 4M tokens, at least 64")
     ] = None,
@@ -140,6 +144,7 @@ def score(
         "backend": backend,
         "max_batch_tokens": max_batch_tokens,
         "on_error": on_error,
+        "signals": signals,
         "config_file": config,
         "paper": paper,
         "geometry": {key: value for key, value in geometry.items() if value is not None},

@@ -9,6 +9,8 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from ladm_hf.errors import BackendError, ConfigError
 from ladm_hf.scoring.scorer import LadmScorer
 
@@ -19,7 +21,7 @@ except ImportError as error:
 
 
 class LadmStep(PipelineStep):  # type: ignore[misc]
-    """Adds `ladm_score`, `ladm_num_tokens`, `ladm_status` and `ladm_repetition` to the metadata of each document.
+    """Adds the columns of a scorer to the metadata of each document: `ladm_score` and so on.
 
     Args:
         scorer ([`LadmScorer`], *optional*):
@@ -51,14 +53,10 @@ class LadmStep(PipelineStep):  # type: ignore[misc]
             with self.track_time(unit="batch"):
                 # a bare list is a batch of texts
                 scores = self.scorer([document.text for document in batch])
-            for document, *values in zip(batch, *scores.values(), strict=True):
-                score, num_tokens, status, repetition = values
-                document.metadata.update(
-                    ladm_score=float(score),
-                    ladm_num_tokens=int(num_tokens),
-                    ladm_status=str(status),
-                    ladm_repetition=float(repetition),
-                )
-                self.stat_update(status.split(":")[0])
+            # plain Python values, which every writer takes
+            columns = [np.asarray(column).tolist() for column in scores.values()]
+            for document, *values in zip(batch, *columns, strict=True):
+                document.metadata.update(zip(scores, values, strict=True))
+                self.stat_update(document.metadata["ladm_status"].split(":")[0])
                 self.update_doc_stats(document)
                 yield document

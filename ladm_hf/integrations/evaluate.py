@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import datasets
@@ -47,13 +47,14 @@ Args:
         Branch, tag or commit of a Hub id.
     config ([`LadmConfig`] or `dict`, *optional*):
         What changes the score. Defaults to the calculator's own.
-    backend, dtype, device, max_batch_tokens (*optional*):
+    backend, dtype, device, max_batch_tokens, signals (*optional*):
         As for [`LadmScorer`].
 Returns:
     ladm_scores (`list` of `float`): score of each document, NaN unless its status is `"ok"`.
     mean_ladm_score (`float`): mean over the documents that have a score, NaN if none has.
     num_scored (`int`): how many have one.
     statuses (`list` of `str`): `"ok"`, `"too_short"`, `"empty"`, `"null"` or `"error: ..."`.
+    ladm_<name> (`list` of `float`): each of the signals that were asked for.
 Examples:
     >>> import heapq, inspect, evaluate
     >>> ladm = evaluate.load("ladm")
@@ -137,6 +138,7 @@ class Ladm(evaluate.Metric):  # type: ignore[misc]
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         max_batch_tokens: int | None = None,
+        signals: str | Iterable[str] | None = None,
     ) -> dict[str, Any]:
         documents = list(predictions)
         if not documents:
@@ -145,7 +147,7 @@ class Ladm(evaluate.Metric):  # type: ignore[misc]
             config = LadmConfig.from_dict(config)
         options = {
             "revision": revision, "config": config, "backend": backend, "dtype": dtype, "device": device,
-            "max_batch_tokens": max_batch_tokens,
+            "max_batch_tokens": max_batch_tokens, "signals": signals or (),
         }  # fmt: skip
         scorer = self._scorer_for(model, options)
         scores = score_distributed(scorer, documents) if self.num_process == 1 else scorer.score_texts(documents)
@@ -155,12 +157,13 @@ class Ladm(evaluate.Metric):  # type: ignore[misc]
             "mean_ladm_score": float(np.mean(found)) if found else float("nan"),
             "num_scored": len(found),
             "statuses": [score.status for score in scores],
+            **{f"ladm_{name}": [score.signals[name] for score in scores] for name in scorer.signals},
         }
 
     def _scorer_for(self, model: Any, options: dict[str, Any]) -> LadmScorer:
         """The scorer that was asked for: the last one, with its loaded model, if nothing has changed."""
         if isinstance(model, LadmScorer):
-            given = [name for name, value in options.items() if value not in (None, "auto")]
+            given = [name for name, value in options.items() if value not in (None, "auto", ())]
             if given:
                 raise ConfigError(f"{given[0]} goes into the LadmScorer that is given as model, not beside it")
             return model

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from ladm_hf.data.score_columns import MEANINGS
 from ladm_hf.publishing.front_matter import package_version, section
 from ladm_hf.selection.selection import select
 from ladm_hf.text import cell, command_line, counted, escape, fence
@@ -35,12 +36,6 @@ GROUP_COLUMNS = {
     "threshold": "lowest score kept",
     "score_length_correlation": "score and length", "kept_length_correlation": "kept and length",
 }  # fmt: skip
-MEANINGS = {
-    "ladm_score": "contextual dependency score (CDS) of the document, NaN if it has none",
-    "ladm_num_tokens": "tokens that were scored, as the calculator's tokenizer counts",
-    "ladm_status": "`ok`, `too_short`, `empty`, `null` or `error: ...`",
-    "ladm_repetition": "how much the document repeats itself, in 0..1, NaN if it has no text",
-}
 VERSIONS_OF = ("ladm_hf", "torch", "transformers", "datasets")
 CITATION = """\
 @inproceedings{chen-etal-2025-ladm,

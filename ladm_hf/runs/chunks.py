@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from ladm_hf.data.score_columns import SCORE_FIELDS
 from ladm_hf.data.sources import SourceScan
 from ladm_hf.errors import ColumnError
 
@@ -17,13 +18,6 @@ if TYPE_CHECKING:
 # Estimated tokens of a chunk, where that makes between MIN_CHUNKS and MAX_CHUNKS of them.
 CHUNK_TOKENS = 4_000_000
 MIN_CHUNKS, MAX_CHUNKS = 64, 9_999
-SCORE_FIELDS = (
-    pa.field("ladm_score", pa.float64()),
-    pa.field("ladm_num_tokens", pa.int32()),
-    pa.field("ladm_status", pa.string()),
-    pa.field("ladm_repetition", pa.float64()),
-)
-SCORE_COLUMNS = tuple(field.name for field in SCORE_FIELDS)
 
 
 def balanced_edges(scan: SourceScan, chunks: int | None = None) -> list[int]:
@@ -51,16 +45,14 @@ def balanced_edges(scan: SourceScan, chunks: int | None = None) -> list[int]:
     return [0, *inner, size]
 
 
-def output_schema(
-    schema: pa.Schema, scorer: LadmScorer, scores_only: bool, score_columns: Sequence[str] = SCORE_COLUMNS
-) -> pa.Schema:
+def output_schema(schema: pa.Schema, scorer: LadmScorer, scores_only: bool, score_columns: Sequence[str]) -> pa.Schema:
     """The columns of the result, with the features that `datasets` reads from the file.
 
     Args:
         schema (`pa.Schema`): columns of the source.
         scorer ([`LadmScorer`]): what is to score it.
         scores_only (`bool`): whether the columns of the source are left out.
-        score_columns (sequence of `str`): those of the columns of scores that the run has.
+        score_columns (sequence of `str`): the columns that scoring adds to the run.
 
     Raises:
         ColumnError: the source has a column of scores already.
@@ -70,7 +62,7 @@ def output_schema(
     fields = [field for field in SCORE_FIELDS if field.name in score_columns]
     if scores_only:
         return pa.schema([pa.field("index", pa.int64()), *fields])
-    taken = [name for name in SCORE_COLUMNS if name in schema.names]
+    taken = [name for name in score_columns if name in schema.names]
     if taken:
         raise ColumnError(
             f"the data has a column {taken[0]!r} already: remove or rename it, or write the scores alone with "

@@ -37,11 +37,12 @@ from ladm_hf.data.files import OPTIONS_FILE, storage_errors, write_atomically
 from ladm_hf.data.loaded import load_files
 from ladm_hf.data.open import open_source
 from ladm_hf.data.run_record import SAME_CALL, RunRecord
+from ladm_hf.data.score_columns import SCORE_FIELDS, score_columns
 from ladm_hf.data.sources import DatasetSource, Rows, Source
 from ladm_hf.data.writer import GroupWriter
 from ladm_hf.errors import ConfigError, InputError, ResumeError, RowError, RunError
 from ladm_hf.ranks import Ranks
-from ladm_hf.runs.chunks import SCORE_COLUMNS, SCORE_FIELDS, balanced_edges, output_schema
+from ladm_hf.runs.chunks import balanced_edges, output_schema
 from ladm_hf.runs.estimate import Estimate, estimate, most_tokens
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
@@ -304,7 +305,8 @@ class _Launch:
     def _plan(self, identity: dict[str, Any], chunks: int | None) -> RunRecord:
         """Looks at the data and fixes the chunks."""
         scan = self.source.scan(_candidates(self.scorer), most_tokens(self.scorer))
-        output_schema(scan.schema, self.scorer, identity["scores_only"])
+        columns = score_columns(self.scorer.signals)
+        output_schema(scan.schema, self.scorer, identity["scores_only"], columns)
         column = document_column(scan.schema, _candidates(self.scorer))
         if column == self.scorer.input_ids_column:
             check_made_with(scan.schema.metadata, self.scorer.calculator, column, self.source.name)
@@ -317,7 +319,7 @@ class _Launch:
             scan,
             identity,
             edges,
-            score_columns=SCORE_COLUMNS,
+            score_columns=columns,
             calculator=calculator.origin,
             calculator_revision=calculator.revision,
         )
@@ -530,6 +532,8 @@ def _identity(scorer: LadmScorer) -> dict[str, Any]:
         "text_column": scorer.text_column,
         "input_ids_column": scorer.input_ids_column,
         "schema_version": scorer.identity.schema_version,
+        # runs of before there were signals have none
+        **({"signals": ",".join(scorer.signals)} if scorer.signals else {}),
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ class DocumentScore:
             weights, `CDS / CDS_even` of each head, in the order of `LadmConfig.heads`.
         repetition (`float`): how much the document repeats itself, in 0..1, whatever its status; see
             [`ladm_hf.scoring.repetition`]. NaN where there is no text.
+        signals (mapping of `str` to `float`): the signals that were asked for, by name.
     """
 
     score: float
@@ -31,6 +33,7 @@ class DocumentScore:
     status: str
     layer_scores: tuple[float, ...] = ()
     repetition: float = float("nan")
+    signals: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ texts -> token ids -> windows -> engine -> mean over windows, weighted by tokens
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from ladm_hf.ops.scores import document_score
 from ladm_hf.scoring.batching import OUT_OF_MEMORY
 from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.inputs import Tokens, checked_text
-from ladm_hf.scoring.repetition import repetition
 from ladm_hf.scoring.results import DocumentScore
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 # Characters tokenised at once, which bounds the tokenizer's own memory.
 TOKENIZE_CHARS = 4_000_000
 PROGRESS_DELAY = 2.0
+# Repetition and text signals of a document.
+Statistics = Callable[[Any], tuple[float, Mapping[str, float]]]
 
 
 def groups_by_size(sizes: list[int], limit: int) -> Iterable[list[int]]:
@@ -77,20 +78,22 @@ def score_texts(
     texts: list[Any],
     load: Callable[[], Engine],
     score: Callable[[list[Tokens | str], list[int] | None], list[DocumentScore]],
+    statistics: Statistics,
 ) -> list[DocumentScore]:
-    """Tokenises texts, counts their repetition and scores them, on a device that works on its own while it scores.
+    """Tokenises and scores texts and takes their statistics, on a device that works on its own while it scores.
 
     Args:
         texts (`list`): the documents; anything but a text gets a status.
         load (callable): gives the engine, and is called only where there is a text.
         score (callable): scores rows of token ids or statuses, with the numbers of the rows.
+        statistics (callable): gives repetition and text signals of a document.
     """
     if not texts:
         return []
     rows: list[Tokens | str] = [checked_text(text) for text in texts]
     todo = [i for i, row in enumerate(rows) if not row]
     if not todo:
-        return with_repetition(score(rows, None), map(repetition, texts))
+        return with_statistics(score(rows, None), map(statistics, texts))
     engine = load()
     tokenizer = engine.tokenizer
     groups = [[todo[i] for i in group] for group in groups_by_size([len(texts[i]) for i in todo], TOKENIZE_CHARS)]
@@ -98,28 +101,33 @@ def score_texts(
         for group in groups:
             for i, ids in zip(group, tokenize(tokenizer, [texts[i] for i in group]), strict=True):
                 rows[i] = ids
-        return with_repetition(score(rows, None), map(repetition, texts))
-    # A thread tokenises the groups to come while the device scores the one at hand; rows without text go first.
+        return with_statistics(score(rows, None), map(statistics, texts))
+    # Threads tokenise the groups to come and take statistics while the device scores the group at hand; rows without
+    # text go first.
     done = set(todo)
     numbers = [i for i in range(len(rows)) if i not in done]
     scores = dict(zip(numbers, score([rows[i] for i in numbers], numbers), strict=True))
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    with ThreadPoolExecutor(max_workers=2) as pool:
         try:
+            measured = pool.submit(lambda: [statistics(text) for text in texts])
             tokenized = [pool.submit(tokenize, tokenizer, [texts[i] for i in group]) for group in groups]
-            repetitions = pool.submit(lambda: [repetition(text) for text in texts])
             for group, future in zip(groups, tokenized, strict=True):
                 found = score(future.result(), group)
                 scores.update(zip(group, found, strict=True))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return with_repetition([scores[i] for i in range(len(rows))], repetitions.result())
+    return with_statistics([scores[i] for i in range(len(rows))], measured.result())
 
 
-def with_repetition(scores: Iterable[DocumentScore], repetitions: Iterable[float]) -> list[DocumentScore]:
-    """The scores of documents with how much each repeats itself, in the same order."""
-    pairs = zip(scores, repetitions, strict=True)
-    return [dataclasses.replace(score, repetition=value) for score, value in pairs]
+def with_statistics(
+    scores: Iterable[DocumentScore], measured: Iterable[tuple[float, Mapping[str, float]]]
+) -> list[DocumentScore]:
+    """The scores of documents with the repetition and text signals of each, in the same order."""
+    return [
+        dataclasses.replace(score, repetition=repetition, signals={**score.signals, **signals})
+        for score, (repetition, signals) in zip(scores, measured, strict=True)
+    ]
 
 
 def score_rows(

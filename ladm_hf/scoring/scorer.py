@@ -11,16 +11,18 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
-from datasets import Features, Value
+from datasets import Features
 
 from ladm_hf.calculators.calculator import DEFAULT, Calculator, resolve
 from ladm_hf.calculators.files import CONFIG_FILE
 from ladm_hf.config import LadmConfig
+from ladm_hf.data.score_columns import SCORE_FIELDS, TEXT_SIGNALS, checked_signals, score_columns
 from ladm_hf.errors import BackendError, ConfigError, RowError
 from ladm_hf.ops import BACKENDS
 from ladm_hf.ops.scores import document_score
@@ -29,7 +31,8 @@ from ladm_hf.scoring.inputs import Tokens, all_rows, checked_ids, read_batch
 from ladm_hf.scoring.journal import Journal, with_journal
 from ladm_hf.scoring.repetition import repetition
 from ladm_hf.scoring.results import DocumentScore, FocusMap
-from ladm_hf.scoring.rows import TOKENIZE_CHARS, score_rows, score_texts, status_of, with_repetition
+from ladm_hf.scoring.rows import TOKENIZE_CHARS, score_rows, score_texts, status_of, with_statistics
+from ladm_hf.scoring.text_signals import text_signals
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,6 +57,7 @@ class Identity(NamedTuple):
         dtype (`str`): of the weights.
         text_column, input_ids_column, on_error: the options of the scorer.
         repetition (`int`): raised when the same text gives another `ladm_repetition` than before.
+        signals (`tuple[str, ...]`): signals that stand beside the score.
     """
 
     kind: str
@@ -65,6 +69,7 @@ class Identity(NamedTuple):
     input_ids_column: str | None
     on_error: str
     repetition: int = 1
+    signals: tuple[str, ...] = ()
 
     @property
     def of_a_document(self) -> tuple[Any, ...]:
@@ -141,6 +146,10 @@ class LadmScorer:
         journal (`str` or path, *optional*):
             Folder in which a call keeps finished rows, by the hash of their content, so that an interrupted
             `dataset.map(scorer, batched=True)` does not score them again. It changes neither scores nor fingerprint.
+        signals (sequence of `str`, *optional*):
+            Other published signals to give beside the score, each in a column `ladm_<name>`: `"compression"`,
+            `"duplicate_lines"`, `"duplicate_paragraphs"`; see `ladm_hf.scoring.text_signals`. One text with commas
+            does too.
 
     Raises:
         ConfigError: an option is out of range.
@@ -160,6 +169,7 @@ class LadmScorer:
         max_batch_tokens: int | None = None,
         on_error: OnError = "status",
         journal: str | os.PathLike[str] | None = None,
+        signals: str | Iterable[str] = (),
     ) -> None:
         dtype = str(dtype).removeprefix("torch.")
         _check_option("dtype", dtype, ("auto", *DTYPES))
@@ -174,6 +184,7 @@ class LadmScorer:
         self.text_column = text_column
         self.input_ids_column = input_ids_column
         self.on_error: OnError = on_error
+        self.signals = checked_signals(signals)
         self._options = _Options(model, revision, config, dtype)
         self._backend = backend
         try:
@@ -231,19 +242,14 @@ class LadmScorer:
             self.text_column,
             self.input_ids_column,
             self.on_error,
+            signals=self.signals,
         )
 
     @property
     def features(self) -> Features:
         """The columns that a call adds, for `Dataset.map(..., features=)` and streams without known features."""
-        return Features(
-            {
-                "ladm_score": Value("float64"),
-                "ladm_num_tokens": Value("int32"),
-                "ladm_status": Value("string"),
-                "ladm_repetition": Value("float64"),
-            }
-        )
+        names = score_columns(self.signals)
+        return Features.from_arrow_schema(pa.schema([field for field in SCORE_FIELDS if field.name in names]))
 
     @property
     def scored_layers(self) -> tuple[int, ...]:
@@ -292,7 +298,8 @@ class LadmScorer:
         Returns:
             `{"ladm_score": float64 array, "ladm_num_tokens": int32 array, "ladm_status": list[str],
             "ladm_repetition": float64 array}`, each of the batch's length, in its order. The last is how much a row
-            with text repeats itself, in 0..1 and whatever its status, NaN where there is no text.
+            with text repeats itself, in 0..1 and whatever its status, NaN where there is no text. A float64 array
+            `ladm_<name>` follows for each signal.
 
         Raises:
             ColumnError: neither column is there, or the call is not batched.
@@ -311,6 +318,10 @@ class LadmScorer:
             "ladm_num_tokens": np.array([score.num_tokens for score in scores], dtype=np.int32),
             "ladm_status": [score.status for score in scores],
             "ladm_repetition": np.array([score.repetition for score in scores], dtype=np.float64),
+            **{
+                f"ladm_{name}": np.array([score.signals[name] for score in scores], dtype=np.float64)
+                for name in self.signals
+            },
         }
 
     def score_texts(
@@ -407,8 +418,8 @@ class LadmScorer:
         for i, found in enumerate(scores):
             _check_status(i, column, found.status, self.on_error)
         # counted again rather than kept: it costs less than the journal's own hash
-        texts = rows if column == self.text_column else _without_statuses(rows)
-        return with_repetition(scores, map(repetition, texts))
+        measured = map(self._statistics, rows) if column == self.text_column else self._statistics_of_ids(rows)
+        return with_statistics(scores, measured)
 
     def _score_texts(
         self, texts: list[Any], rank: int | None, progress: bool | None, on_error: OnError
@@ -418,13 +429,30 @@ class LadmScorer:
             texts,
             lambda: self._load(rank),
             lambda rows, numbers: self._score_rows(rows, column, rank, progress, on_error, numbers),
+            self._statistics,
         )
 
     def _score_ids(
         self, rows: list[Tokens | str], column: str, rank: int | None, progress: bool | None, on_error: OnError
     ) -> list[DocumentScore]:
         scores = self._score_rows(rows, column, rank, progress, on_error)
-        return with_repetition(scores, map(repetition, _without_statuses(rows)))
+        return with_statistics(scores, self._statistics_of_ids(rows))
+
+    def _statistics_of_ids(self, rows: list[Tokens | str]) -> Iterable[tuple[float, Mapping[str, float]]]:
+        """The same of rows of token ids or statuses."""
+        without = [name for name in self.signals if name in TEXT_SIGNALS]
+        if without:
+            warnings.warn(
+                f"the signals {', '.join(without)} are statistics of a text, and these rows hold token ids: they are "
+                "NaN. Give a text column beside the token ids, or leave these signals out",
+                UserWarning,
+                stacklevel=2,
+            )
+        return (self._statistics(None if isinstance(row, str) else row) for row in rows)
+
+    def _statistics(self, document: Any) -> tuple[float, Mapping[str, float]]:
+        """What is counted of a text or of token ids, beside the score."""
+        return repetition(document), text_signals(document, self.signals)
 
     def _score_rows(
         self,
@@ -508,6 +536,7 @@ class _Runtime:
             "device": scorer._device,
             "max_batch_tokens": scorer._max_batch_tokens,
             "journal": scorer._journal_folder,
+            "signals": scorer.signals,
         }
 
 
@@ -530,11 +559,6 @@ def _rebuild(cls: type[LadmScorer], runtime: _Runtime, identity: tuple[Any, ...]
         # its weights were hashed where it came from
         scorer._found = _Found(model, None, runtime.calculator)
     return scorer
-
-
-def _without_statuses(rows: list[Tokens | str]) -> list[Tokens | None]:
-    """Token ids, and nothing in the place of a row that has none."""
-    return [None if isinstance(row, str) else row for row in rows]
 
 
 def _check_status(row: int, column: str, status: str, on_error: OnError) -> None:

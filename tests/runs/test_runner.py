@@ -19,6 +19,7 @@ from launches import GEOMETRY, bits, dataset, document, expected, parquet, resul
 
 from ladm_hf import LadmConfig, LadmScorer, run_status, score_dataset
 from ladm_hf.data.parquet import ParquetSource
+from ladm_hf.data.score_columns import score_columns
 from ladm_hf.errors import (
     BackendError,
     ColumnError,
@@ -30,7 +31,6 @@ from ladm_hf.errors import (
     StorageError,
 )
 from ladm_hf.runs import runner
-from ladm_hf.runs.chunks import SCORE_COLUMNS
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.scoring.repetition import repetition
 
@@ -84,7 +84,7 @@ def quick_expected(count: int = 24) -> list[Any]:
 def test_a_run_gives_the_rows_and_the_scores_of_the_scorer(tmp_path: Path) -> None:
     scored = score_dataset(parquet(tmp_path / "in.parquet"), tmp_path / "out", scorer(), num_chunks=5, progress=False)
     assert bits(scored) == expected() == result(tmp_path / "out")
-    assert scored.remove_columns(list(SCORE_COLUMNS)).to_list() == rows()
+    assert scored.remove_columns(list(score_columns())).to_list() == rows()
     assert scored["ladm_repetition"] == [repetition(row["text"]) for row in rows()]
     loaded = load_dataset(str(tmp_path / "out"), split="train")
     assert bits(loaded) == expected()
@@ -161,7 +161,7 @@ def test_scores_alone_join_by_index(tmp_path: Path) -> None:
     data = parquet(tmp_path / "in.parquet")
     for n, path in enumerate((data, tmp_path / "in.jsonl", dataset())):
         scored = quick(path, tmp_path / str(n), num_chunks=5, scores_only=True)
-        assert scored.column_names == ["index", *SCORE_COLUMNS]
+        assert scored.column_names == ["index", *score_columns()]
         assert scored["index"] == list(range(24))
         assert [row[1:] for row in bits(scored)] == [row[1:] for row in quick_expected()]
 

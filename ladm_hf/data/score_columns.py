@@ -1,0 +1,55 @@
+"""The columns that scoring adds to a dataset: four always, and one for each signal that is asked for.
+
+A signal `name` stands in the column `ladm_name`. Text signals are statistics of the text alone; the others come from
+the calculator's forward pass. Formulas and sources are in `ladm_hf.scoring.text_signals` and
+`ladm_hf.scoring.model_signals`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from ladm_hf.errors import ConfigError
+
+SCORE, NUM_TOKENS, STATUS, REPETITION = "ladm_score", "ladm_num_tokens", "ladm_status", "ladm_repetition"
+# Every text signal and what it is, for people.
+TEXT_SIGNALS = {
+    "compression": "size of the text over its size when compressed by gzip, NaN if it has no text",
+    "duplicate_lines": "share of the lines that repeat an earlier one, in 0..1, NaN if it has no text",
+    "duplicate_paragraphs": "share of the paragraphs that repeat an earlier one, in 0..1, NaN if it has no text",
+}
+SIGNALS = TEXT_SIGNALS
+MEANINGS = {
+    SCORE: "contextual dependency score (CDS) of the document, NaN if it has none",
+    NUM_TOKENS: "tokens that were scored, as the calculator's tokenizer counts",
+    STATUS: "`ok`, `too_short`, `empty`, `null` or `error: ...`",
+    REPETITION: "how much the document repeats itself, in 0..1, NaN if it has no text",
+    **{f"ladm_{name}": meaning for name, meaning in SIGNALS.items()},
+}
+# Every column that scoring may add, in the order in which they stand.
+SCORE_FIELDS = tuple(
+    pa.field(name, {NUM_TOKENS: pa.int32(), STATUS: pa.string()}.get(name, pa.float64())) for name in MEANINGS
+)
+
+
+def score_columns(signals: Iterable[str] = ()) -> tuple[str, ...]:
+    """Names of the columns that scoring adds: the four, then one for each signal."""
+    return (SCORE, NUM_TOKENS, STATUS, REPETITION, *(f"ladm_{name}" for name in signals))
+
+
+def checked_signals(signals: str | Iterable[str]) -> tuple[str, ...]:
+    """Signals in the order of their columns, from names or one text of names with commas.
+
+    `"repetition"` may be named and adds nothing: its column is always there.
+
+    Raises:
+        ConfigError: there is no signal of that name.
+    """
+    named = signals.split(",") if isinstance(signals, str) else list(signals)
+    asked = {str(name).strip() for name in named} - {"", "repetition"}
+    unknown = sorted(asked - set(SIGNALS))
+    if unknown:
+        raise ConfigError(f"signals has no {unknown[0]!r}: choose some of {', '.join(SIGNALS)}")
+    return tuple(name for name in SIGNALS if name in asked)
