@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ladm_hf.config import LadmConfig
     from ladm_hf.errors import LadmError
     from ladm_hf.ops.spans import SpanGrid
+    from ladm_hf.packing.pack import pack
+    from ladm_hf.packing.record import PackRecord
     from ladm_hf.publishing.card import build_card
     from ladm_hf.publishing.publish import publish
     from ladm_hf.ranks import is_first_rank
@@ -39,11 +41,13 @@ _HOMES = {
     "LadmError": "ladm_hf.errors",
     "LadmScorer": "ladm_hf.scoring.scorer",
     "Selection": "ladm_hf.selection.result",
+    "PackRecord": "ladm_hf.packing.record",
     "RunStatus": "ladm_hf.runs.progress",
     "SpanGrid": "ladm_hf.ops.spans",
     "build_card": "ladm_hf.publishing.card",
     "is_first_rank": "ladm_hf.ranks",
     "ladm_score": "ladm_hf.scoring.scorer",
+    "pack": "ladm_hf.packing.pack",
     "parse_tokens": "ladm_hf.selection.options",
     "prepare_dataset": "ladm_hf.runs.prepare",
     "publish": "ladm_hf.publishing.publish",
@@ -59,6 +63,7 @@ __all__ = [
     "LadmConfig",
     "LadmError",
     "LadmScorer",
+    "PackRecord",
     "RunStatus",
     "Selection",
     "SpanGrid",
@@ -66,6 +71,7 @@ __all__ = [
     "build_card",
     "is_first_rank",
     "ladm_score",
+    "pack",
     "parse_tokens",
     "prepare_dataset",
     "publish",

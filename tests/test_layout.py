@@ -33,12 +33,12 @@ LAYERS = [
 FILES = {
     "calculators": "calculator files hub loading token_ids",
     "checks": "demo environment reproduce",
-    "cli": "app checks options publish score select terminal train",
+    "cli": "app checks options pack publish score select terminal train",
     "data": "columns content data_files files hub inference json_lines loaded open parquet repositories "
     "rows run_record schemas score_columns shards sources streams temporary writer",
     "integrations": "datatrove evaluate ray_data",
     "ops": "blockwise causal chunked device fused hopper naive pointwise scores spans",
-    "packing": "best_fit sequences",
+    "packing": "best_fit documents formats mixture pack record sequences tokenizer",
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",
     "report": "heat_maps page plots",
     "runs": "chunks estimate folder lock monitor prepare prepared progress runner",

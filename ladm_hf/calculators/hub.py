@@ -27,6 +27,18 @@ def download(name: str, revision: str | None) -> Path:
         raise _hub_error(error, name, f" at revision {revision!r}" if revision else "", revision) from error
 
 
+def download_tokenizer(name: str, revision: str | None) -> Path:
+    """The snapshot folder of a Hub repository, named after its commit: the tokenizer alone, without weights.
+
+    Raises:
+        HubError: see [`download`].
+    """
+    try:
+        return _snapshot(name, revision, ["config.json", *TOKENIZER])
+    except Exception as error:
+        raise _hub_error(error, name, f" at revision {revision!r}" if revision else "", revision) from error
+
+
 def _snapshot(name: str, revision: str | None, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 

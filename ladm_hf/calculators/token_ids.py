@@ -18,15 +18,15 @@ from ladm_hf.errors import CalculatorError, InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_KEY = b"ladm_tokenizer"
+KEY = b"ladm_tokenizer"
 # What two tokenizers of one vocabulary may cut in other places.
 _SAMPLE = "The ship's log, 1873: naïve façades, 12.5 km of 港口 and привет\n\n\tdef f(x): return x**2  # ok 🙂"
 
 
 def made_with(calculator: Calculator) -> dict[bytes, bytes]:
     """Metadata that says whose tokenizer made the token ids of a table."""
-    noted = {"calculator": calculator.origin, "fingerprint": _fingerprint(calculator.load_tokenizer())}
-    return {_KEY: json.dumps(noted).encode()}
+    noted = {"calculator": calculator.origin, "fingerprint": tokenizer_fingerprint(calculator.load_tokenizer())}
+    return {KEY: json.dumps(noted).encode()}
 
 
 def check_made_with(metadata: Mapping[bytes, bytes] | None, calculator: Calculator, column: str, where: str) -> None:
@@ -35,9 +35,9 @@ def check_made_with(metadata: Mapping[bytes, bytes] | None, calculator: Calculat
     Raises:
         InputError: they were made by a tokenizer that gives other ids than the calculator's.
     """
-    noted = json.loads((metadata or {}).get(_KEY, b"{}"))
+    noted = json.loads((metadata or {}).get(KEY, b"{}"))
     try:
-        if not noted or noted["fingerprint"] == _fingerprint(calculator.load_tokenizer()):
+        if not noted or noted["fingerprint"] == tokenizer_fingerprint(calculator.load_tokenizer()):
             return
     except CalculatorError:
         # a calculator without a tokenizer is there for token ids alone: nothing tells whose
@@ -49,7 +49,7 @@ def check_made_with(metadata: Mapping[bytes, bytes] | None, calculator: Calculat
     )
 
 
-def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of the vocabulary and of how a sample is cut."""
     vocabulary = sorted(tokenizer.get_vocab().items())
     return xxhash.xxh3_128_hexdigest(json.dumps([vocabulary, tokenizer(_SAMPLE)["input_ids"]]).encode())

@@ -25,7 +25,10 @@ Backend = Literal["auto", "naive", "chunked", "fused"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 OnError = Literal["status", "raise"]
 Overflow = Literal["truncate", "windows"]
+PackBoundaries = Literal["position_ids", "seq_lengths", "cu_seqlens"]
+PackFormat = Literal["parquet", "nanotron", "megatron"]
 Schedule = Literal["linear", "cosine", "constant"]
+SpecialTokens = Literal["eos", "bos", "bos+eos", "none"]
 Strategy = Literal["exact", "percent", "top-k", "bottom-k", "threshold", "temperature"]
 
 DATA = "Parquet or JSON lines (path, glob or URL), a save_to_disk folder, or a Hub id."

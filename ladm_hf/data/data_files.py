@@ -21,9 +21,10 @@ from ladm_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Files that mark the folder of a run or a selection.
+# Files that mark the folder of a run, a selection or packed data.
 SELECTION_FILE = "selection.json"
-RESULTS = ("run.json", SELECTION_FILE)
+PACK_FILE = "pack.json"
+RESULTS = ("run.json", SELECTION_FILE, PACK_FILE)
 # Not data, and not worth a word when left out.
 _COMPANIONS = (
     *RESULTS,

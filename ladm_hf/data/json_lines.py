@@ -29,6 +29,7 @@ HEAD_BYTES = 8 << 20
 SAMPLE_BYTES = 4096
 SAMPLES = 16
 _BLOCK = 1 << 20
+_BLOCK_BYTES = 32 << 20
 # Bytes between the positions at which the cost is noted.
 _GRAIN = 1024
 
@@ -137,6 +138,14 @@ class JsonLinesSource(FileSource):
             parts = (self._lines(file, low, high) for file, low, high in self._segments(start, stop))
             counts.append(counts[-1] + sum(len(lines) for part in parts for lines in part))
         return counts[:-1]
+
+    def block_edges(self) -> list[int]:
+        edges = set(super().block_edges())
+        for path, (first, end) in zip(self.paths, itertools.pairwise(self._offsets.tolist()), strict=True):
+            # what is packed can only be read from its beginning
+            if self._compression(path) is None:
+                edges.update(range(first, end, _BLOCK_BYTES))
+        return sorted(edges)
 
     # Lines
 

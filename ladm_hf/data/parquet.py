@@ -71,6 +71,12 @@ class ParquetSource(FileSource):
             return SourceScan(self._schema, positions, cost, self._layout())
         return SourceScan(self._schema, positions, cost, self._layout(), exact=False)
 
+    def block_edges(self) -> list[int]:
+        footers = [file.footer for file in self._of_each(self._footer)]
+        rows = [meta.row_group(g).num_rows for meta in footers for g in range(meta.num_row_groups)]
+        edges: list[int] = np.unique(np.minimum(np.cumsum([0, *rows]), self._offsets[-1])).tolist()
+        return edges
+
     def _fingerprint_of(self, path: str) -> bytes:
         file = self._footer(path)
         return f"{file.schema.remove_metadata()}:{file.footer.to_dict()}".encode()

@@ -49,15 +49,20 @@ def write_tables(
     parts: list[Path] = []
     writer: GroupWriter | None = None
     written = 0
-    for table in itertools.chain([schema.empty_table()], tables):
-        if writer is None or written >= (shard_bytes or SHARD_BYTES):
-            if writer is not None:
-                writer.__exit__(None)
-            parts.append(folder / f".{split}-{len(parts):05d}.parquet")
-            writer, written = GroupWriter(parts[-1], schema, folder), 0
-        if table.num_rows:
-            writer.write(table)
-        written += table.nbytes
+    try:
+        for table in itertools.chain([schema.empty_table()], tables):
+            if writer is None or written >= (shard_bytes or SHARD_BYTES):
+                if writer is not None:
+                    writer.__exit__(None)
+                parts.append(folder / f".{split}-{len(parts):05d}.parquet")
+                writer, written = GroupWriter(parts[-1], schema, folder), 0
+            if table.num_rows:
+                writer.write(table)
+            written += table.nbytes
+    except BaseException as error:
+        if writer is not None:
+            writer.__exit__(type(error))
+        raise
     assert writer is not None
     writer.__exit__(None)
     return [part.rename(folder / f"{split}-{i:05d}-of-{len(parts):05d}.parquet") for i, part in enumerate(parts)]

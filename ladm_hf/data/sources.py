@@ -120,6 +120,10 @@ class Source:
         """Number of the first row of each range between `edges`."""
         return list(edges[:-1])
 
+    def block_edges(self) -> list[int]:
+        """Units from which reading costs nothing that lies before, ascending from 0 to the size, once scanned."""
+        raise NotImplementedError
+
     def fingerprint(self) -> str:
         """A hash that changes with the data: of all content where that is little, else of sizes and samples."""
         raise NotImplementedError
@@ -190,6 +194,10 @@ class DatasetSource(Source):
         size: int = sum(self.dataset[row : row + 1].nbytes for row in sample)
         return size / max(1, len(sample))
 
+    def block_edges(self) -> list[int]:
+        rows = len(self.dataset)
+        return [*range(0, rows, MAX_TABLE_ROWS), rows]
+
     def read(self, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[Rows]:
         dataset = self.dataset if columns is None else self.dataset.select_columns(list(columns))
         step = rows_per_table(int(self._row_bytes * len(self.dataset)), len(self.dataset))
@@ -248,6 +256,10 @@ class FileSource(SequentialSource):
     def restore_layout(self, layout: dict[str, Any]) -> None:
         self._schema = schema_of(layout)
         self._offsets = np.array(layout["offsets"], dtype=np.int64)
+
+    def block_edges(self) -> list[int]:
+        edges: list[int] = np.unique(self._offsets).tolist()
+        return edges
 
     def fingerprint(self) -> str:
         sizes = [int(self.fs.size(path)) for path in self.paths]

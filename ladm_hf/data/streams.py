@@ -145,6 +145,9 @@ class StreamSource(SequentialSource):
                 pass
         return self._hash
 
+    def block_edges(self) -> list[int]:
+        return sorted({0, self._rows})
+
     def restore_layout(self, layout: dict[str, Any]) -> None:
         self._schema, self._rows, self._column = schema_of(layout), layout["rows"], layout.get("column", "")
 

@@ -104,8 +104,7 @@ def pack_sequences(
     """
     if length < 1:
         raise ConfigError(f"length must be at least 1, got {length}")
-    if buffer_tokens is None:
-        buffer_tokens = max(BUFFER_TOKENS, BUFFER_SEQUENCES * length)
+    buffer_tokens = buffer_tokens or default_buffer(length)
     if buffer_tokens < 2 * length:
         raise ConfigError(
             f"buffer_tokens={buffer_tokens} holds no two sequences of {length} tokens: give at least twice"
@@ -126,6 +125,11 @@ def pack_sequences(
                 held = [held[item] for item in sorted(item for each in bins[leaving:] for item in each)]
                 size = sum(len(piece) + _ARRAY_TOKENS for piece in held)
     yield from _sequences(held, _fullest_first(held, length), random)
+
+
+def default_buffer(length: int) -> int:
+    """Tokens of the buffer, unless told otherwise."""
+    return max(BUFFER_TOKENS, BUFFER_SEQUENCES * length)
 
 
 def _pieces(document: TokenIds, length: int) -> Iterator[TokenIds]:
