@@ -33,6 +33,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--by", help="column of the domain to rank within, '' for none; default: domain if there is one"
     )
+    parser.add_argument("--score", action="append", help="column to rank by, or COLUMN=WEIGHT, repeated, for a blend")
+    parser.add_argument("--keep", action="append", help="COLUMN=LOW:HIGH, repeated: range such as 20%%:80%% or 1.5:")
     parser.add_argument("--max-repetition", default="0.3", help="largest ladm_repetition kept, or off")
     parser.add_argument("--max-samples", type=int, help="score only the first N rows: a trial")
     parser.add_argument("--allow-cpu", action="store_true", help="run without a GPU: slow")
@@ -59,12 +61,23 @@ def main() -> None:
     # what the log cannot show must not lose the work
     sys.stdout.reconfigure(errors="backslashreplace")
     check_gpu(args.allow_cpu)
-    from ladm_hf import LadmError, LadmScorer, is_first_rank, parse_tokens, publish, score_dataset, select
+    from ladm_hf import (
+        LadmError,
+        LadmScorer,
+        is_first_rank,
+        parse_keep,
+        parse_score,
+        parse_tokens,
+        publish,
+        score_dataset,
+        select,
+    )  # fmt: skip
 
     work = args.work_dir or os.path.join(tempfile.gettempdir(), "ladm-" + args.output.replace("/", "--"))
     try:
-        # a budget that is none is refused before the work
+        # options that cannot work are refused before the work
         budget = parse_tokens(args.budget) if args.budget else None
+        score, keep = parse_score(args.score or "ladm_score"), parse_keep(args.keep)
         local = os.path.exists(args.input)
         split = args.split or (None if local else "train")
         if args.max_samples:
@@ -78,7 +91,9 @@ def main() -> None:
         result = work
         if budget:
             by = ("domain" if "domain" in scored.column_names else "") if args.by is None else args.by
-            result = select(work, budget_tokens=budget, by=by or None, max_repetition=args.max_repetition)
+            result = select(
+                work, score=score, keep=keep, budget_tokens=budget, by=by or None, max_repetition=args.max_repetition,
+            )  # fmt: skip
             print(result.summary())
         commit = publish(
             result, args.output, private=not args.public, create_pr=args.pr, dry_run=args.dry_run,

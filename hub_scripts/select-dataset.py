@@ -24,6 +24,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("input", help="Hub dataset or local path with LADM scores")
     parser.add_argument("output", help="user/name to publish to")
     parser.add_argument("--budget", required=True, help="tokens to keep: 100M, 1e9, ...")
+    parser.add_argument("--score", action="append", help="column to rank by, or COLUMN=WEIGHT, repeated, for a blend")
+    parser.add_argument("--keep", action="append", help="COLUMN=LOW:HIGH, repeated: range such as 20%%:80%% or 1.5:")
     parser.add_argument("--split", default="train")
     parser.add_argument("--name", help="configuration of INPUT")
     parser.add_argument("--revision", help="revision of INPUT")
@@ -56,7 +58,8 @@ def main() -> None:
         if args.max_samples:
             rows = rows.select(range(min(args.max_samples, rows.num_rows)))
         selection = select(
-            rows, budget_tokens=args.budget, by=args.by or None, strategy=args.strategy,
+            rows, score=args.score or "ladm_score", keep=args.keep, budget_tokens=args.budget, by=args.by or None,
+            strategy=args.strategy,
             temperature=args.temperature, seed=args.seed, length_bands=args.length_bands,
             max_repetition=args.max_repetition,
         )  # fmt: skip

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from ladm_hf.scoring.scorer import LadmScorer, ladm_score
     from ladm_hf.selection.options import parse_tokens
     from ladm_hf.selection.result import Selection
-    from ladm_hf.selection.selection import select
+    from ladm_hf.selection.selection import add_percentile, select
+    from ladm_hf.selection.signals import parse_keep, parse_score
 
 _HOMES = {
     "DocumentScore": "ladm_hf.scoring.results",
@@ -44,10 +45,13 @@ _HOMES = {
     "PackRecord": "ladm_hf.packing.record",
     "RunStatus": "ladm_hf.runs.progress",
     "SpanGrid": "ladm_hf.ops.spans",
+    "add_percentile": "ladm_hf.selection.selection",
     "build_card": "ladm_hf.publishing.card",
     "is_first_rank": "ladm_hf.ranks",
     "ladm_score": "ladm_hf.scoring.scorer",
     "pack": "ladm_hf.packing.pack",
+    "parse_keep": "ladm_hf.selection.signals",
+    "parse_score": "ladm_hf.selection.signals",
     "parse_tokens": "ladm_hf.selection.options",
     "prepare_dataset": "ladm_hf.runs.prepare",
     "publish": "ladm_hf.publishing.publish",
@@ -68,10 +72,13 @@ __all__ = [
     "Selection",
     "SpanGrid",
     "__version__",
+    "add_percentile",
     "build_card",
     "is_first_rank",
     "ladm_score",
     "pack",
+    "parse_keep",
+    "parse_score",
     "parse_tokens",
     "prepare_dataset",
     "publish",

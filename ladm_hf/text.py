@@ -137,5 +137,12 @@ def _option(name: str, value: Any) -> Iterator[str]:
 
 def _each(value: Any) -> Sequence[Any]:
     if isinstance(value, Mapping):
-        return [f"{name}={item}" for name, item in value.items()]
+        return [
+            f"{name}={range_text(item) if isinstance(item, (list, tuple)) else item}" for name, item in value.items()
+        ]
     return value if isinstance(value, (list, tuple)) else [value]
+
+
+def range_text(bounds: Sequence[Any]) -> str:
+    """`[low, high]` as `low:high`, `None` as an open end."""
+    return ":".join("" if bound is None else str(bound) for bound in bounds)

@@ -40,11 +40,11 @@ FILES = {
     "ops": "blockwise causal chunked device fused hopper naive pointwise scores spans",
     "packing": "best_fit documents formats mixture pack record sequences tokenizer",
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",
-    "report": "heat_maps page plots",
+    "report": "heat_maps page plots tables",
     "runs": "chunks estimate folder lock monitor prepare prepared progress runner",
     "scoring": "attention batching engine inputs journal layers llama recorder repetition results rows scorer "
     "text_signals",
-    "selection": "bands notes options pool ranking result selection table",
+    "selection": "bands folder notes options percentile pool ranking read reasons result selection signals split table",
     "training": "batches calibration degenerate documents expansion labelled mix objective perturbations pools recipe "
     "templates tokenizer windows",
 }

@@ -145,7 +145,7 @@ def test_the_journal_is_read_without_loading_the_model(old: Path, monkeypatch: p
 
 
 def test_a_run_is_selected_from_as_before(old: Path) -> None:
-    selection = select(old / "finished", budget_tokens=1300, by="meta.place")
+    selection = select(old / "finished", budget_tokens=1300, by="meta.place", length_bands="off")
     assert list(selection.selected["id"]) == EXPECTED["selected"]
     assert selection.reasons() == EXPECTED["reasons"]
     assert selection.threshold == EXPECTED["threshold"]

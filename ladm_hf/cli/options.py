@@ -16,6 +16,7 @@ import yaml
 
 from ladm_hf.data.files import OPTIONS_FILE, write_atomically
 from ladm_hf.errors import ConfigError
+from ladm_hf.text import range_text
 
 # Options of one launch, which its repetition must not inherit.
 ONCE = ("options", "restart", "resume", "status", "estimate")
@@ -109,7 +110,7 @@ def _typed(path: Path, key: str, value: Any, parameter: Any) -> Any:
         return value
     several = getattr(parameter, "multiple", False) or parameter.nargs == -1
     if isinstance(value, dict) and several:
-        value = [f"{name}={item}" for name, item in value.items()]
+        value = [f"{name}={range_text(item) if isinstance(item, list) else item}" for name, item in value.items()]
     values = value if isinstance(value, list) else [value]
     if (len(values) != 1 and not several) or any(isinstance(each, (bool, dict, list)) for each in values):
         expected = (

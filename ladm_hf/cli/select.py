@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ladm_hf.cli.options import OptionsFile, Seed, Split, Strategy, save_options
+from ladm_hf.data.score_columns import SCORE
 from ladm_hf.selection.options import MAX_REPETITION
 
 
@@ -27,6 +28,24 @@ def select(
             "-b",
             help="Tokens to keep: 1073741824, 1e9, 500M or 32768*32*1024.",
             show_default="none; needed by exact, percent and temperature",
+        ),
+    ] = None,
+    score: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--score",
+            "--score-column",
+            help="Column to rank by, or COLUMN=WEIGHT, repeated, for a blend of ranks within domain and length band; a "
+            "weight below 0: lower is better.",
+            show_default="ladm_score",
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Range that a column must lie in, COLUMN=LOW:HIGH, repeated: quantiles of the domain (20%:80%) or "
+            "values (1.5:).",
+            show_default="none",
         ),
     ] = None,
     by: Annotated[
@@ -53,7 +72,12 @@ def select(
         int | None, typer.Option("-k", help="Documents per domain.", show_default="none; needed by top-k and bottom-k")
     ] = None,
     min_score: Annotated[
-        float | None, typer.Option(help="Lowest score kept.", show_default="none; needed by threshold")
+        float | None,
+        typer.Option(help="Lowest score kept.", show_default="none; threshold needs this or --min-percentile"),
+    ] = None,
+    min_percentile: Annotated[
+        float | None,
+        typer.Option(help="Lowest percentile kept, of the domain and length band (0 to 100).", show_default="none"),
     ] = None,
     temperature: Annotated[
         float | None,
@@ -76,7 +100,6 @@ def select(
         str,
         typer.Option(help="Tokens counted: scored, document (length of input_ids), or a column of counts."),
     ] = "scored",
-    score_column: Annotated[str, typer.Option(help="Column of the score.")] = "ladm_score",
     ties: Annotated[
         str | None, typer.Option(help="Column that orders equal scores.", show_default="the row number")
     ] = None,
@@ -88,25 +111,27 @@ def select(
     options: OptionsFile = None,
 ) -> None:
     """Keep the best documents of every domain, to a token budget. Writes data/, dropped/ and selection.json."""
+    from ladm_hf.selection.folder import check_free
     from ladm_hf.selection.options import parse_shares
-    from ladm_hf.selection.result import check_free
     from ladm_hf.selection.selection import select as select_rows
 
     replaced = check_free(output, overwrite=overwrite)
     selection = select_rows(
         scored,
+        score=score or SCORE,
+        keep=keep,
         budget_tokens=budget,
         by=by or None,
         strategy=strategy,
         shares=parse_shares(share),
         k=k,
         min_score=min_score,
+        min_percentile=min_percentile,
         temperature=temperature,
         seed=seed,
         length_bands=length_bands,
         max_repetition=max_repetition,
         tokens=tokens,
-        score_column=score_column,
         ties=ties,
         split=split,
     )

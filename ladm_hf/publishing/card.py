@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, DatasetInfo
     from huggingface_hub import DatasetCard
 
-    from ladm_hf.selection.selection import Selection
+    from ladm_hf.selection.result import Selection
 
 __all__ = ["Figure", "build_card", "card_diff"]
 

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ladm_hf.data.score_columns import MEANINGS
-from ladm_hf.packing.formats import MEANINGS as PACKED_MEANINGS
+from ladm_hf.data import score_columns
+from ladm_hf.data.score_columns import SCORE
 from ladm_hf.publishing.front_matter import package_version, section
+from ladm_hf.selection import signals
 from ladm_hf.selection.selection import select
+from ladm_hf.selection.signals import range_words, score_words
 from ladm_hf.text import cell, command_line, counted, escape, fence
 
 if TYPE_CHECKING:
     from datasets import DatasetInfo
 
-    from ladm_hf.selection.selection import Selection
+    from ladm_hf.selection.result import Selection
 
 BEGIN, END = "<!-- ladm:begin (text between these marks is replaced by `ladm publish`) -->", "<!-- ladm:end -->"
 _BLOCK = re.compile(r"<!-- ladm:begin\b.*?-->.*?<!-- ladm:end -->", re.DOTALL)
@@ -33,10 +35,12 @@ MAX_GROUPS = 60
 # The columns of a selection's table that the card shows, and their headings.
 GROUP_COLUMNS = {
     "domain": "domain", "documents": "documents", "tokens": "tokens", "repeated_documents": "dropped as repeated",
+    "outside_documents": "outside a range",
     "selected_documents": "kept", "selected_tokens": "tokens kept", "budget_tokens": "budget",
     "threshold": "lowest score kept",
     "score_length_correlation": "score and length", "kept_length_correlation": "kept and length",
 }  # fmt: skip
+MEANINGS = score_columns.MEANINGS | signals.MEANINGS
 VERSIONS_OF = ("ladm_hf", "torch", "transformers", "datasets")
 CITATION = """\
 @inproceedings{chen-etal-2025-ladm,
@@ -91,11 +95,10 @@ def render(
     """The text of the block, from `card_template.md`."""
     rows = _budget_rows(selection)
     splits = info.splits or {}
-    meanings = {**MEANINGS, **(PACKED_MEANINGS if "packing" in run else {})}
     text = _template().render(
         summary=_summary(run, selection, splits),
         columns=[
-            {"name": cell(name), "type": cell(_type_name(feature)), "meaning": meanings.get(name, "from the source")}
+            {"name": cell(name), "type": cell(_type_name(feature)), "meaning": MEANINGS.get(name, "from the source")}
             for name, feature in (info.features or {}).items()
         ],
         splits=[{"name": cell(name), "rows": f"{split.num_examples:,}"} for name, split in splits.items()],
@@ -103,7 +106,7 @@ def render(
         facts=_facts(run),
         command=fence(commands, "bash") if (commands := command or _commands(run, selection)) else "",
         groups=rows[:MAX_GROUPS],
-        group_columns=list(GROUP_COLUMNS.values()),
+        group_columns=[GROUP_COLUMNS[name] for name in _group_columns(selection)],
         notes=[cell(note, 500) for note in selection.notes] if selection is not None else [],
         more_groups=max(0, len(rows) - MAX_GROUPS),
         budget=_budget(selection),
@@ -146,10 +149,6 @@ def _summary(run: Mapping[str, Any], selection: Selection | None, splits: Mappin
     source = dataset.get("id") or dataset.get("name")
     origin = f" from {cell(source)}" if source else ""
     method = "[LADM](https://arxiv.org/abs/2503.02502), by how much their later parts attend to distant earlier parts"
-    if packing := section(run, "packing"):
-        packed = counted(int(packing.get("documents", 0)), "document")
-        sequences = f"{counted(rows, 'sequence')} of {packing.get('length', 0):,} tokens"
-        return f"{sequences} to train on: {packed}{origin}, none cut that fits into a sequence."
     if selection is None:
         return f"{counted(rows, 'document')}{origin}, scored by {method}."
     return f"{counted(rows, 'long document')}{origin}, chosen for training on long context by {method}."
@@ -168,7 +167,6 @@ def _facts(run: Mapping[str, Any]) -> list[dict[str, str]]:
         "source": _named(source),
         "calculator": _named(model),
         "scoring": ", ".join(f"{cell(name)} = {cell(value)}" for name, value in config.items() if value is not None),
-        "packing": ", ".join(f"{cell(name)} {_number(value)}" for name, value in section(run, "packing").items()),
         "versions": ", ".join(f"{cell(name)} {cell(value)}" for name, value in versions.items() if value),
     }
     return [{"name": name, "value": value} for name, value in facts.items() if value]
@@ -190,6 +188,10 @@ def _budget(selection: Selection | None) -> str:
     if selection is None:
         return ""
     parts = [f"strategy {cell(selection.strategy)}"]
+    if selection.options["score"] != SCORE:
+        parts.append(f"ranked by {cell(score_words(selection.options['score']))}")
+    if keep := selection.options.get("keep"):
+        parts.append(f"kept within {', '.join(cell(range_words(name, bounds)) for name, bounds in keep.items())}")
     if selection.by:
         parts.insert(1, f"ranked within {cell(selection.by)}")
     if selection.budget_tokens is not None:
@@ -199,7 +201,14 @@ def _budget(selection: Selection | None) -> str:
 
 def _budget_rows(selection: Selection | None) -> list[list[str]]:
     table = selection.table if selection is not None else []
-    return [[_number(getattr(row, name)) or "(none)" for name in GROUP_COLUMNS] for row in table]
+    names = _group_columns(selection)
+    return [[_number(getattr(row, name)) or "(none)" for name in names] for row in table]
+
+
+def _group_columns(selection: Selection | None) -> list[str]:
+    """The columns of the table: those of ranges where there are ranges."""
+    ranges = selection is not None and selection.options.get("keep")
+    return [name for name in GROUP_COLUMNS if ranges or name != "outside_documents"]
 
 
 def _number(value: Any) -> str:

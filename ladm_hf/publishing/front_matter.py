@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datasets import DatasetInfo
     from huggingface_hub import DatasetCard
 
-    from ladm_hf.selection.selection import Selection
+    from ladm_hf.selection.result import Selection
 
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B")
 CARRIED = ("language", "license", "license_name", "license_link", "language_bcp47", "annotations_creators")
@@ -147,7 +147,7 @@ def section(run: Mapping[str, Any], name: str) -> dict[str, Any]:
 def ladm_record(run: Mapping[str, Any], selection: Selection | None) -> dict[str, Any]:
     """Our own YAML key: what a program needs to tell how the data was made."""
     record: dict[str, Any] = {"version": package_version("ladm_hf")}
-    for name in ("model", "config", "dataset", "packing"):
+    for name in ("model", "config", "dataset"):
         if part := {key: value for key, value in section(run, name).items() if value is not None}:
             record[name] = _plain(part)
     if selection is not None:

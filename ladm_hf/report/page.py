@@ -13,14 +13,15 @@ import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ladm_hf.errors import InputError
-from ladm_hf.report import plots
+from ladm_hf.report import plots, tables
 from ladm_hf.report.heat_maps import draw_heat_maps
-from ladm_hf.selection.selection import DROP_REASONS, Selection
+from ladm_hf.selection.reasons import meaning
+from ladm_hf.selection.result import Selection
 from ladm_hf.text import one_line, shortened
 from ladm_hf.version import __version__
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 OPENING_CHARS = 500
 DOCUMENTS_EACH = 2
-MAX_TABLE_ROWS = 200
-MAX_REASONS = 30
 
 
 def report(
@@ -76,15 +75,15 @@ def report(
     page = _template().render(
         title=title,
         version=__version__,
-        numbers=_numbers(selection),
+        numbers=tables.numbers(selection),
         notes=selection.notes,
-        budget=_budget_table(selection),
-        strata=_strata_table(selection),
+        budget=tables.budget_table(selection),
+        strata=tables.strata_table(selection),
         figures=figures,
         documents=chosen,
         heat_maps=heat_maps,
         no_heat_maps=no_heat_maps,
-        reasons=_reasons_table(selection),
+        reasons=tables.reasons_table(selection),
         options=json.dumps(selection.options, indent=2, ensure_ascii=False),
     )
     try:
@@ -188,7 +187,7 @@ def _documents(selection: Selection, text_column: str) -> list[_Document]:
                 score=f"{record['score']:.4g}",
                 tokens=f"{record['tokens']:,}",
                 domain=one_line(record["domain"], 80),
-                fate="kept" if record["kept"] else f"dropped ({DROP_REASONS.get(reason, one_line(reason, 80))})",
+                fate="kept" if record["kept"] else f"dropped ({meaning(reason) or one_line(reason, 80)})",
                 opening=None if text is None else _opening(text),
                 text=text,
                 value=record["score"],
@@ -212,28 +211,6 @@ def _opening(text: str) -> str:
     return shortened("".join(c if c.isprintable() or c in "\n\t" else " " for c in start), OPENING_CHARS)
 
 
-def _numbers(selection: Selection) -> list[tuple[str, str]]:
-    """The figures at the head of the page."""
-    kept = len(selection.selected_rows)
-    pool = kept + len(selection.dropped_rows)
-    budget = selection.budget_tokens
-    numbers = [
-        (f"documents kept of {pool:,}", f"{kept:,}"),
-        ("tokens kept" + (f" of a budget of {budget:,}" if budget else ""), f"{selection.selected_tokens:,}"),
-        ("strategy", selection.strategy),
-        ("domains" + (f" (column {selection.by})" if selection.by else ""), f"{len(selection.table):,}"),
-    ]
-    if selection.percent is not None:
-        numbers.insert(3, ("of each domain's documents", f"{selection.percent} %"))
-    return numbers
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
 def _length_caption(selection: Selection) -> str:
     """Which way score and choice go with length in this selection."""
     of_score, of_kept, of_selected = (
@@ -246,95 +223,10 @@ def _length_caption(selection: Selection) -> str:
         "of being kept and length": of_kept,
     }
     shown = ", ".join(f"{what} {value:+.2f}" for what, value in means.items() if value is not None)
-    ranked = "Ranked within length bands, each with its part of the budget. " if selection.strata else ""
+    ranked = ""
+    if selection.strata:
+        by_hand = selection.options["length_bands"] != "auto"
+        ranked = f"Ranked {'within length bands' if by_hand else 'among documents of like length'}. "
     return (
         f"{ranked}Mean rank correlation within domains: {shown}. Near 0, no length is preferred. " if shown else ranked
     )
-
-
-def _budget_table(selection: Selection) -> dict[str, Any]:
-    columns = [
-        "domain",
-        "documents",
-        "tokens",
-        "repeated",
-        "share",
-        "budget",
-        "kept",
-        "kept tokens",
-        "cut",
-        "mean",
-        "mean kept",
-        "score and length",
-        "kept and length",
-    ]
-    table = sorted(selection.table, key=lambda row: (-row.tokens, row.domain))
-    rows = [
-        [
-            one_line(row.domain, 60),
-            *map(_cell, (row.documents, row.tokens, row.repeated_documents)),
-            "–" if row.share is None else f"{100 * row.share:.1f} %",
-            *map(_cell, (row.budget_tokens, row.selected_documents, row.selected_tokens)),
-            *map(_cell, (row.threshold, row.mean_score, row.mean_selected_score)),
-            *map(_correlation, (row.score_length_correlation, row.kept_length_correlation)),
-        ]
-        for row in table[:MAX_TABLE_ROWS]
-    ]
-    if len(table) > MAX_TABLE_ROWS:
-        rows.append([f"{len(table) - MAX_TABLE_ROWS:,} smaller domains", *["…"] * (len(columns) - 1)])
-    documents, tokens, repeated, kept, kept_tokens = (
-        _cell(sum(getattr(row, name) or 0 for row in table))
-        for name in ("documents", "tokens", "repeated_documents", "selected_documents", "selected_tokens")
-    )
-    total = ["total", documents, tokens, repeated, "", _cell(selection.budget_tokens), kept, kept_tokens, *[""] * 5]
-    return {"columns": columns, "rows": rows, "total": total, "text": []}
-
-
-def _correlation(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.2f}"
-
-
-def _strata_table(selection: Selection) -> dict[str, Any] | None:
-    if not selection.strata:
-        return None
-    rows = [
-        [
-            one_line(band.domain, 60),
-            f"{band.min_tokens:,} to {band.max_tokens:,}",
-            *map(_cell, (band.united_bands, band.scored_documents, band.scored_tokens, band.budget_tokens)),
-            *map(_cell, (band.selected_documents, band.selected_tokens, band.threshold)),
-        ]
-        for band in selection.strata[:MAX_TABLE_ROWS]
-    ]
-    columns = [
-        "domain",
-        "length in tokens",
-        "bands united",
-        "documents",
-        "tokens",
-        "budget",
-        "kept",
-        "kept tokens",
-        "cut",
-    ]
-    if len(selection.strata) > MAX_TABLE_ROWS:
-        rows.append([f"{len(selection.strata) - MAX_TABLE_ROWS:,} more", *["…"] * (len(columns) - 1)])
-    return {"columns": columns, "rows": rows, "total": None, "text": []}
-
-
-def _reasons_table(selection: Selection) -> dict[str, Any]:
-    reasons = list(selection.reasons().items())
-    rows = [
-        [one_line(reason, 80), f"{count:,}", DROP_REASONS.get(reason, "its status, as the scoring left it")]
-        for reason, count in reasons[:MAX_REASONS]
-    ]
-    if len(reasons) > MAX_REASONS:
-        rest = sum(count for _, count in reasons[MAX_REASONS:])
-        rows.append([f"{len(reasons) - MAX_REASONS:,} other reasons", f"{rest:,}", ""])
-    columns = ["reason", "documents", "meaning"]
-    return {
-        "columns": columns,
-        "rows": rows or [["none", "0", "every document was kept"]],
-        "total": None,
-        "text": columns[2:],
-    }

@@ -19,8 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ladm_hf.arrays import Floats, Ints
+from ladm_hf.data.score_columns import SCORE
 from ladm_hf.errors import ConfigError, MissingExtraError
-from ladm_hf.selection.selection import Selection
+from ladm_hf.selection.result import Selection
+from ladm_hf.selection.signals import score_words
 from ladm_hf.stats import correlation_with_length
 from ladm_hf.text import one_line
 
@@ -222,7 +224,15 @@ def score_by_domain(selection: Selection) -> Figure:
     title = "Score by domain"
     if len(shown) == MAX_ROWS < len(records):
         title += f" (the {MAX_ROWS} largest of {len(records)})"
-    return score_distribution(pool, kept=chosen, cuts=cuts, title=title)
+    return score_distribution(pool, kept=chosen, cuts=cuts, title=title, xlabel=_score_label(selection))
+
+
+def _score_label(selection: Selection) -> str:
+    """What a score is here, for an axis."""
+    score = selection.options["score"]
+    if score == SCORE:
+        return "LADM score"
+    return _label(score, 40) if isinstance(score, str) else f"blend of percentiles: {_label(score_words(score), 60)}"
 
 
 def _scored(frame: pa.Table) -> pa.Table:
@@ -332,7 +342,7 @@ def score_against_length(selection: Selection) -> Figure:
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _short(value)))
     else:
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.set(xlabel="length in tokens", ylabel="LADM score")
+    axes.set(xlabel="length in tokens", ylabel=_score_label(selection))
     axes.set_title(
         f"Score against length: rank correlation {_signed(rho['all'])}, within domains {_signed(rho['within_domain'])}"
     )

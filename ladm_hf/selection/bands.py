@@ -1,8 +1,15 @@
 """Length bands: documents of like length compete with each other, so that a selection prefers no length.
 
-`"auto"` divides at `shortest * 2^(i/2)`, half octaves from the shortest document that has a score. A domain's part of
-the budget is divided over its bands in proportion to their tokens. A band whose part does not hold its longest document
-could keep nothing, so it is united with the next longer one; the longest, which has none, with the next shorter one.
+`"auto"` compares each document with its neighbours in length. The `n` documents of a domain lie in the order of their
+lengths, documents of one length all at the middle of theirs, at places `p` from 0 to `n`. They stand in two sets of
+bands of `m = clip(ceil(n / 4), 4, 1024)` places, the second half a band behind the first, and what is found in the two
+bands of a document is averaged by weights, 1 in sum, that fade from the middle of a band to its ends:
+
+    shift in (0, 1/2):  x = p / m + shift,  band = floor(x),  weight = 1 - 2 |x - band - 1/2|
+
+Bands given by hand part a domain. Its budget is divided over them in proportion to their tokens. A band whose part does
+not hold its longest document could keep nothing, so it is united with the next longer one; the longest, which has none,
+with the next shorter one. Tables count the documents of `"auto"` in half octaves, `shortest * 2^(i/2)`.
 """
 
 from __future__ import annotations
@@ -10,10 +17,41 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 
-from ladm_hf.arrays import Ints
+from ladm_hf.arrays import Floats, Ints
 
 BANDS_PER_OCTAVE = 2
+# Of "auto": a quarter of the domain to a band, within these bounds. What is left of length: benchmarks/length.py.
+BANDS_OF_DOMAIN, FEWEST, MOST = 4, 4, 1024
+
+
+def neighbourhoods(
+    code: Ints, tokens: Ints, num_domains: int, bands: int | list[int] | str
+) -> list[tuple[Ints, Floats]]:
+    """The groups of like length and domain that each of `E` documents stands in.
+
+    Args:
+        code, tokens, num_domains, bands: as in [`length_band`].
+
+    Returns:
+        Pairs of group numbers (`int64` array `[E]`) and weights (`float64` array `[E]`), which add up to 1: one pair
+        for bands given by hand, two for `"auto"`.
+    """
+    if bands != "auto" or not len(code):
+        band, num_bands = length_band(code, tokens, num_domains, bands)
+        return [(code * num_bands + band, np.ones(len(code)))]
+    place = pd.Series(tokens).groupby(code).rank().to_numpy() - 0.5
+    counts = np.bincount(code, minlength=num_domains)
+    size = np.clip(-(-counts // BANDS_OF_DOMAIN), FEWEST, MOST)
+    # no domain has more, half a band of shift included
+    most = int((counts // size).max()) + 2
+    found = []
+    for shift in (0.0, 0.5):
+        x = place / size[code] + shift
+        band = np.floor(x).astype(np.int64)
+        found.append((code * most + band, 1 - 2 * np.abs(x - band - 0.5)))
+    return found
 
 
 def length_band(code: Ints, tokens: Ints, num_domains: int, bands: int | list[int] | str) -> tuple[Ints, int]:

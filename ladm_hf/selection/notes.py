@@ -8,14 +8,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ladm_hf.data.score_columns import SCORE
+from ladm_hf.selection.reasons import had_a_score
+from ladm_hf.selection.signals import range_words, score_words
 from ladm_hf.text import counted, one_line
 
 if TYPE_CHECKING:
     from ladm_hf.selection.result import Selection
     from ladm_hf.selection.table import DomainTally
 
-# Reasons for which a document that has a score was left out.
-NOT_CHOSEN = ("below_cut", "above_cut", "not_drawn", "no_share", "repeated")
 # A rank correlation from here on is called a preference.
 PREFERENCE = 0.2
 _MOST = 3
@@ -25,22 +26,41 @@ _NAMES = 5
 def notes_of(selection: Selection) -> list[str]:
     """The notes of a selection, from its table and reasons."""
     notes = [f"{selection.tokens_counted[:1].upper()}{selection.tokens_counted[1:]}."]
+    parts = [_score, _unscored, _budget, _bands, _length, _repeated, _outside]
     if not any(row.scored_documents for row in selection.table):
-        if not any(row.repeated_documents for row in selection.table):
-            return [*notes, "No document of the pool has a score: nothing could be kept.", *_unscored(selection)]
-        nothing = "Every document of the pool that has a score repeats itself: nothing could be kept."
-        return [*notes, nothing, *_unscored(selection), *_repeated(selection)]
-    parts = (_unscored, _budget, _bands, _length, _repeated)
+        repeated, outside = (
+            any(getattr(row, name) for row in selection.table) for name in ("repeated_documents", "outside_documents")
+        )
+        why = " or ".join(["repeats itself"] * repeated + ["lies outside a range of keep"] * outside)
+        if why:
+            notes.append(f"Every document of the pool that has a score {why}: nothing could be kept.")
+        else:
+            notes.append("No document of the pool has a score: nothing could be kept.")
+        parts = [_score, _unscored, *([_repeated] * repeated), *([_outside] * outside)]
     return [*notes, *(note for part in parts for note in part(selection))]
 
 
+def _score(selection: Selection) -> Iterable[str]:
+    score = selection.options["score"]
+    if not isinstance(score, str):
+        yield (
+            f"Ranked by a blend, {score_words(score)}: the weighted mean of the percentiles of these columns within "
+            "domain and length band."
+        )
+    elif score != SCORE:
+        yield f"Ranked by the column {score}, higher first."
+
+
 def _unscored(selection: Selection) -> Iterable[str]:
-    number = sum(row.documents - row.scored_documents - (row.repeated_documents or 0) for row in selection.table)
+    number = sum(
+        row.documents - row.scored_documents - (row.repeated_documents or 0) - (row.outside_documents or 0)
+        for row in selection.table
+    )
     if not number:
         return
     groups: dict[str, list[tuple[str, int]]] = {}
     for reason, count in selection.reasons().items():
-        if reason not in NOT_CHOSEN:
+        if not had_a_score(reason):
             # errors that differ in a number, as in a byte or row, are one
             groups.setdefault(re.sub(r"\d+", "0", reason), []).append((reason, count))
     totals = sorted(((sum(c for _, c in group), group[0][0]) for group in groups.values()), key=lambda g: (-g[0], g[1]))
@@ -65,6 +85,16 @@ def _repeated(selection: Selection) -> Iterable[str]:
     if number:
         repeats = "repeats itself" if number == 1 else "repeat themselves"
         yield f"{counted(number, 'document')} {repeats} (ladm_repetition above {limit:g}) and left the pool first."
+
+
+def _outside(selection: Selection) -> Iterable[str]:
+    keep = selection.options.get("keep")
+    if not keep:
+        return
+    ranges = ", ".join(range_words(name, bounds) for name, bounds in keep.items())
+    number = sum(row.outside_documents or 0 for row in selection.table)
+    lies = "lies" if number == 1 else "lie"
+    yield f"{counted(number, 'document')} {lies} outside the ranges kept ({ranges}) and left the pool first."
 
 
 def _budget(selection: Selection) -> Iterable[str]:
@@ -107,6 +137,9 @@ def _budget(selection: Selection) -> Iterable[str]:
 def _bands(selection: Selection) -> Iterable[str]:
     if not selection.strata:
         return
+    if selection.options["length_bands"] == "auto":
+        yield "Ranked within each domain by the percentile of the score among documents of like length."
+        return
     groups = f"{counted(len(selection.strata), 'group')} of domain and length"
     shared = ", each with a part of the budget in proportion to its tokens" if selection.budget_tokens else ""
     yield f"Ranked within {groups}{shared}."
@@ -140,7 +173,7 @@ def _length(selection: Selection) -> Iterable[str]:
     if strong and selection.strata:
         yield (
             f"In {_names(strong)} the choice still goes with length: the part of the budget holds too few documents to "
-            "rank them within length bands."
+            "compare them with others of like length."
         )
     elif strong:
         yield f"The choice goes with length in {_names(strong)}: rank within length bands (length_bands) to avoid it."

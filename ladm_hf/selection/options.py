@@ -1,4 +1,7 @@
-"""The options of a selection: checked, and read as people write them (`"100M"`, `"0:8k,8k:16k"`, `"law=2"`)."""
+"""The options of a selection: checked, and read as people write them (`"100M"`, `"0:8k,8k:16k"`, `"law=2"`).
+
+What ranks and what is in range, `score` and `keep`, is read by `signals`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from ladm_hf.data.score_columns import SCORE
 from ladm_hf.errors import ConfigError
+from ladm_hf.selection.signals import parse_keep, parse_score
 
 Strategy = Literal["exact", "percent", "top-k", "bottom-k", "threshold", "temperature"]
 Shares = Literal["proportional", "equal"] | Mapping[str, float]
@@ -37,10 +42,13 @@ def checked_options(
     shares: Any = None,
     k: Any = None,
     min_score: Any = None,
+    min_percentile: Any = None,
     temperature: Any = None,
     seed: Any = 0,
     length_bands: Any = "auto",
     max_repetition: Any = MAX_REPETITION,
+    score: Any = SCORE,
+    keep: Any = None,
 ) -> dict[str, Any]:
     """The options of a selection as plain values, those that do not apply as `None`.
 
@@ -52,12 +60,17 @@ def checked_options(
         raise ConfigError(f"strategy must be one of {', '.join(map(repr, NEEDS))}, got {strategy!r}")
     if name == "temperature" and temperature is None:
         temperature = 1.0
-    given = {"budget_tokens": budget_tokens, "k": k, "min_score": min_score, "temperature": temperature}
+    needs = NEEDS[name] if min_percentile is None or name != "threshold" else ("min_percentile",)
+    given = {
+        "budget_tokens": budget_tokens, "k": k, "min_score": min_score, "min_percentile": min_percentile,
+        "temperature": temperature,
+    }  # fmt: skip
     for option, value in given.items():
-        if option in NEEDS[name] and value is None:
-            raise ConfigError(f"strategy {name!r} needs {option}")
-        if option not in NEEDS[name] and value is not None:
-            raise ConfigError(f"strategy {name!r} takes {' and '.join(NEEDS[name])}, not {option}")
+        if option in needs and value is None:
+            alternative = " or min_percentile" if option == "min_score" else ""
+            raise ConfigError(f"strategy {name!r} needs {option}{alternative}")
+        if option not in needs and value is not None:
+            raise ConfigError(f"strategy {name!r} takes {' and '.join(needs)}, not {option}")
     if shares is not None and name not in DIVIDES_BUDGET:
         raise ConfigError(f"strategy {name!r} takes no shares: only {' and '.join(DIVIDES_BUDGET)} divide a budget")
     return {
@@ -66,10 +79,13 @@ def checked_options(
         "shares": _checked_shares(shares) if name in DIVIDES_BUDGET else None,
         "k": None if k is None else _whole("k", k, 1),
         "min_score": None if min_score is None else _finite("min_score", min_score),
+        "min_percentile": None if min_percentile is None else _percentile(min_percentile),
         "temperature": None if temperature is None else _finite("temperature", temperature, positive=True),
         "seed": _whole("seed", seed, 0) if name == "temperature" else None,
         "length_bands": _checked_bands(length_bands),
         "max_repetition": _checked_repetition(max_repetition),
+        "score": parse_score(score),
+        "keep": parse_keep(keep),
     }
 
 
@@ -115,6 +131,13 @@ def _finite(option: str, value: Any, *, positive: bool = False) -> float:
         number = math.nan
     if not math.isfinite(number) or (positive and number <= 0):
         raise ConfigError(f"{option} must be a {'positive ' if positive else ''}finite number, got {value!r}")
+    return number
+
+
+def _percentile(value: Any) -> float:
+    number = _finite("min_percentile", value)
+    if not 0 <= number <= 100:
+        raise ConfigError(f"min_percentile must be from 0 to 100, got {value!r}")
     return number
 
 

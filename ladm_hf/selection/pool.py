@@ -1,14 +1,9 @@
-"""`Pool`: scored rows, and the few small columns that choosing from them needs, as arrays.
-
-anything that can be scored (see `data/open`) -> rows, which stay where they are
-                                              -> score [N], tokens [N], domain code [N], status [N], repetition [N]
-"""
+"""`Pool`: scored rows as arrays, and which can be kept: those scored, not repeating themselves and in all ranges."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,29 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ladm_hf.arrays import Bools, Floats, Ints
-from ladm_hf.data.columns import (
-    base_column,
-    column,
-    in_row_order,
-    leaves,
-    leaves_of,
-    may_hold_json,
-    nested_type,
-    to_objects,
-    with_positions,
-)
-from ladm_hf.data.data_files import SELECTION_FILE
-from ladm_hf.data.rows import AnyRows, lengths_name, open_rows, refuse_selection, refuse_stream
-from ladm_hf.errors import ColumnError
+from ladm_hf.data.rows import AnyRows
+from ladm_hf.selection.percentile import blend, percentiles_of_rows
+from ladm_hf.selection.signals import outside_ranges
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-# Where datatrove keeps everything but the text.
-METADATA = "metadata"
-SCORE, NUM_TOKENS, STATUS, REPETITION = "ladm_score", "ladm_num_tokens", "ladm_status", "ladm_repetition"
-NO_DOMAIN = "(none)"
-WHOLE_POOL = "all"
 
 
 @dataclass(frozen=True)
@@ -50,11 +28,16 @@ class Pool:
         dataset (`Dataset`): their small columns at least.
         domains (`list[str]`): names of the domains, sorted.
         code (`int64` array `[N]`): domain of each row, an index into `domains`.
-        score (`float64` array `[N]`): NaN where there is none.
+        score (`float64` array `[N]`): what is ranked, higher is better; NaN where there is none.
         tokens (`int64` array `[N]`): tokens of each row, -1 where that is not known.
         status (`pa.ChunkedArray` `[N]`, *optional*): `ladm_status`; `None` where the data has no such column.
         repeated (`bool` array `[N]`, *optional*): true where a row repeats itself more than is allowed; `None` where
             any repetition is allowed, or the data does not say.
+        signals (`dict` of `str` to `float64` arrays `[N]`): the columns that score and ranges read, NaN where a row has
+            no value.
+        outside (`int64` array `[N]`, *optional*): an index into `range_reasons`, -1 for a row in all ranges; `None`
+            where there are no ranges.
+        range_reasons (`list[str]`): why a row is outside.
     """
 
     rows: AnyRows
@@ -65,6 +48,9 @@ class Pool:
     tokens: Ints
     status: pa.ChunkedArray | None
     repeated: Bools | None
+    signals: dict[str, Floats]
+    outside: Ints | None = None
+    range_reasons: Sequence[str] = ()
 
     @property
     def scored(self) -> Bools:
@@ -76,173 +62,29 @@ class Pool:
 
     @property
     def eligible(self) -> Bools:
-        """`[N]`, true where a row is scored and does not repeat itself too much."""
-        return self.scored if self.repeated is None else self.scored & ~self.repeated
+        """`[N]`, true where a row is scored, does not repeat itself too much and lies in all ranges."""
+        eligible = self.scored
+        if self.repeated is not None:
+            eligible &= ~self.repeated
+        if self.outside is not None:
+            eligible &= self.outside < 0
+        return eligible
 
+    def within(self, keep: Mapping[str, Any] | None) -> Pool:
+        """The pool with what lies outside some ranges told from the rest."""
+        if not keep:
+            return self
+        found = outside_ranges(self.signals, keep, self.code, self.eligible, len(self.domains))
+        return replace(self, outside=found[0], range_reasons=found[1])
 
-def open_pool(scored: Any, *, split: str | None = None, score_column: str = SCORE) -> AnyRows:
-    """Scored rows, wherever they are: whatever can be scored, see [`find_splits`].
+    def percentiles(self, values: Floats, bands: int | list[int] | str) -> Floats:
+        """`[N]`, the percentile of each eligible row within domain and length band, NaN for the others."""
+        return percentiles_of_rows(values, self.eligible, self.code, self.tokens, len(self.domains), bands)
 
-    Raises:
-        InputError: nothing is there, nothing that can be read, or a selection.
-        ColumnError: there is no column of scores.
-    """
-    refuse_selection(scored, SELECTION_FILE)
-    refuse_stream(scored)
-    return open_rows(scored, split=split, marks=(score_column, f"{METADATA}.{score_column}"))
-
-
-def read_pool(
-    rows: AnyRows,
-    *,
-    by: str | None,
-    tokens: str = "scored",
-    score_column: str = SCORE,
-    also: Sequence[str] = (),
-    max_repetition: float | None = None,
-) -> Pool:
-    """Reads the columns of some rows that a choice needs.
-
-    A column that is not there is looked for in `metadata`, where datatrove keeps all but the text.
-
-    Args:
-        rows ([`DatasetRows`] or [`SourceRows`]): the rows.
-        by (`str`, *optional*): column of the domain, nested with dots; `None` makes the pool one domain.
-        tokens (`str`): `"scored"`, `"document"` or a column, as in [`select`].
-        score_column (`str`): column of the score.
-        also (sequence of `str`): further columns that `dataset` must have.
-        max_repetition (`float`, *optional*): largest `ladm_repetition` allowed.
-
-    Raises:
-        ColumnError: a column is missing or has the wrong type.
-    """
-    schema = rows.schema
-    score_name, status_name = find_column(schema, score_column), find_column(schema, STATUS)
-    counts = find_column(schema, NUM_TOKENS if tokens == "scored" else tokens)
-    domain = None if by is None else find_column(schema, by)
-    again = find_column(schema, REPETITION)
-    names = [score_name, status_name, again, *([] if domain is None else [domain]), *also]
-    _check(schema, score_name, "a score: run `ladm score` on the data first")
-    if tokens != "document":
-        _check(schema, counts, "the tokens that were scored" if tokens == "scored" else "tokens")
-        names.append(counts)
-    if domain is not None:
-        _check(schema, domain)
-    dataset = rows.columns(names, ["input_ids"] if tokens == "document" and _has_lists(schema) else [])
-    codes, domains = _domains(dataset, domain)
-    score = _numbers(dataset, score_name, pa.float64(), "a score")
-    status = column(dataset, status_name) if _there(schema, status_name) else None
-    repeated = None
-    if max_repetition is not None and _there(schema, again):
-        repetition = _numbers(dataset, again, pa.float64(), "how much a document repeats itself")
-        # a row without text has none, and is no repeat
-        repeated = pc.fill_null(pc.greater(repetition, max_repetition), False).to_numpy()
-    counted = _token_counts(dataset, counts)
-    if counted.null_count < len(counted) and pc.min(counted).as_py() < 0:
-        raise ColumnError(f"token counts must not be negative, found {pc.min(counted).as_py()} (tokens={tokens!r})")
-    return Pool(
-        rows, dataset, domains, codes, pc.fill_null(score, float("nan")).to_numpy(),
-        pc.fill_null(counted, -1).to_numpy().astype(np.int64, copy=False), _with_problems(status, rows), repeated,
-    )  # fmt: skip
-
-
-def find_column(schema: pa.Schema, name: str) -> str:
-    """The column of that name, else the one of that name in `metadata`, else the name as it is."""
-    inner = f"{METADATA}.{name}"
-    return inner if not _there(schema, name) and _there(schema, inner) else name
-
-
-def _there(schema: pa.Schema, name: str) -> bool:
-    """Whether there is such a column, or a text above it that may be a JSON object."""
-    if name in schema.names or nested_type(schema, name) is not None:
-        return True
-    above = (name.rsplit(".", n)[0] for n in range(1, 1 + name.count(".")))
-    kinds = [schema.field(up).type if up in schema.names else nested_type(schema, up) for up in above]
-    return any(kind is not None and may_hold_json(kind) for kind in kinds)
-
-
-def _check(schema: pa.Schema, name: str, what: str = "") -> None:
-    if not _there(schema, name):
-        raise ColumnError(
-            f"no column {name!r} in this data{what and f', which should hold {what}'}; its columns are "
-            f"{', '.join(leaves_of(schema)) or 'none'}"
-        )
-
-
-def _has_lists(schema: pa.Schema) -> bool:
-    kind = nested_type(schema, "input_ids")
-    return kind is not None and any(
-        test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    )
-
-
-def _with_problems(status: pa.ChunkedArray | None, rows: AnyRows) -> pa.ChunkedArray | None:
-    """The statuses, those of rows that could not be read being the reason."""
-    problems = rows.problems()
-    if not problems or status is None:
-        return status
-    told = np.full(len(status), None, dtype=object)
-    told[list(problems)] = list(problems.values())
-    return pa.chunked_array([pc.coalesce(status.combine_chunks().cast(pa.string()), pa.array(told, pa.string()))])
-
-
-def _domains(dataset: Dataset, by: str | None) -> tuple[Ints, list[str]]:
-    """The domain of each row as a code into the sorted names."""
-    if by is None:
-        return np.zeros(len(dataset), dtype=np.int64), [WHOLE_POOL]
-    dataset, positions = with_positions(dataset)
-    values, feature = base_column(dataset, by)
-    kind = values.type
-    if hasattr(feature, "int2str"):
-        names = pa.array(feature.names, pa.string())
-        values = pa.chunked_array([names.take(chunk) for chunk in values.chunks], pa.string())
-    elif pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        raise ColumnError(
-            f"column {by!r} holds {kind}, which cannot name a domain: choose a column of strings or numbers, one of "
-            f"{', '.join(leaves(dataset))}"
-        )
-    encoded = pc.fill_null(values.cast(pa.string()), NO_DOMAIN).dictionary_encode().unify_dictionaries()
-    if encoded.num_chunks == 0:
-        return np.empty(0, dtype=np.int64), []
-    found = to_objects(encoded.chunk(0).dictionary)
-    codes = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in encoded.chunks])
-    codes = codes if positions is None else codes[positions]
-    # only the names that rows of this data set have, sorted
-    present = np.unique(codes)
-    ordered = sorted((found[code], code) for code in present.tolist())
-    rank = np.zeros(len(found), dtype=np.int64)
-    rank[[code for _, code in ordered]] = np.arange(len(ordered))
-    return rank[codes], [name for name, _ in ordered]
-
-
-def _numbers(dataset: Dataset, name: str, kind: pa.DataType, what: str) -> pa.ChunkedArray:
-    values = column(dataset, name)
-    if name not in dataset.column_names and (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        # numbers inside JSON text
-        with contextlib.suppress(pa.ArrowInvalid):
-            values = values.cast(pa.float64())
-    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_null(values.type)):
-        raise ColumnError(f"column {name!r} holds {values.type}, expected numbers: {what}")
-    try:
-        return values.cast(kind)
-    except pa.ArrowInvalid as error:
-        raise ColumnError(f"column {name!r} cannot be read as {kind}: {error}") from error
-
-
-def _token_counts(dataset: Dataset, tokens: str) -> pa.ChunkedArray:
-    if tokens != "document":
-        return _numbers(dataset, tokens, pa.int64(), "the tokens of each document")
-    counted = lengths_name("input_ids")
-    if counted in dataset.column_names:
-        return dataset.data.column(counted)
-    if "input_ids" not in dataset.column_names:
-        raise ColumnError(
-            "tokens='document' counts the column 'input_ids', which this data has not: name a column that holds the "
-            "tokens of each whole document, or count them as scored with tokens='scored'"
-        )
-    dataset, positions = with_positions(dataset)
-    ids = dataset.data.column("input_ids")
-    kind = ids.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        raise ColumnError(f"column 'input_ids' holds {kind}, expected a list of token ids")
-    return in_row_order(pc.list_value_length(ids).cast(pa.int64()), positions)
+    def blended(self, score: str | Mapping[str, float], bands: int | list[int] | str) -> Pool:
+        """The pool scored by a blend of percentiles, where that is what documents are ranked by."""
+        if isinstance(score, str):
+            return self
+        ranked = {name: self.percentiles(self.signals[name], bands) for name in score}
+        # a row that is not ranked keeps its mark of having all columns
+        return replace(self, score=np.where(self.eligible, blend(ranked, score), self.score))

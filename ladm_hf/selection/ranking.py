@@ -30,6 +30,7 @@ class Ranking:
         rows (`int64` array `[E]`): row numbers in the pool.
         stratum (`int64` array `[E]`): `domain * num_bands + band`.
         score (`float64` array `[E]`): their scores.
+        percentile (`float64` array `[E]`): ranks of the scores within domain and length band, 0 to 100.
         tokens (`int64` array `[E]`): their tokens.
         num_domains (`int`): `D`.
         num_bands (`int`): length bands, 1 where there are none.
@@ -39,6 +40,7 @@ class Ranking:
     rows: Ints
     stratum: Ints
     score: Floats
+    percentile: Floats
     tokens: Ints
     num_domains: int
     num_bands: int
@@ -84,13 +86,16 @@ class Ranking:
     def reordered(self, key: Floats) -> Ranking:
         """The same rows ranked by another key, higher first."""
         order = np.lexsort((-key, self.stratum))
-        columns = self.rows[order], self.stratum[order], self.score[order], self.tokens[order]
-        return Ranking(*columns, self.num_domains, self.num_bands, self.united)
+        return Ranking(
+            self.rows[order], self.stratum[order], self.score[order], self.percentile[order], self.tokens[order],
+            self.num_domains, self.num_bands, self.united,
+        )  # fmt: skip
 
 
 def rank(
     pool: Pool,
     *,
+    percentile: Floats,
     length_bands: int | list[int] | str,
     ties: str | None,
     ascending: bool = False,
@@ -100,7 +105,9 @@ def rank(
 
     Args:
         pool ([`Pool`]): the rows.
-        length_bands (`int`, `list[int]` or `str`): see [`length_band`].
+        percentile (`float64` array `[N]`): of each row that is ranked, within domain and length band.
+        length_bands (`int`, `list[int]` or `str`): see [`length_band`]; `"auto"` ranks domains by percentile, and what
+            is equal there by score.
         ties (`str`, *optional*): column that orders equal scores before the row number.
         ascending (`bool`): the lowest score ranks first.
         budgets ([`Budgets`], *optional*): the domains' budgets, by which narrow bands are united.
@@ -110,17 +117,21 @@ def rank(
     """
     rows = np.flatnonzero(pool.eligible)
     code, score, tokens = pool.code[rows], pool.score[rows], pool.tokens[rows]
-    band, num_bands = length_band(code, tokens, len(pool.domains), length_bands)
+    by_percentile = length_bands == "auto"
+    band, num_bands = length_band(code, tokens, len(pool.domains), "off" if by_percentile else length_bands)
     stratum = code * num_bands + band
     unites = np.minimum(np.bincount(stratum, minlength=len(pool.domains) * num_bands), 1)
     if budgets is not None and num_bands > 1:
         stratum, unites = united(stratum, tokens, num_bands, budgets.final, budgets.capacity)
-    keys = [score if ascending else -score, stratum]
+    keys = [score if ascending else -score, *([-percentile[rows]] if by_percentile else []), stratum]
     if ties is not None:
         keys.insert(0, _tie_rank(pool, ties)[rows])
     # lexsort is stable, so that what is still equal keeps the order of the rows
     order = np.lexsort(tuple(keys))
-    return Ranking(rows[order], stratum[order], score[order], tokens[order], len(pool.domains), num_bands, unites)
+    rows = rows[order]
+    return Ranking(
+        rows, stratum[order], score[order], percentile[rows], tokens[order], len(pool.domains), num_bands, unites
+    )
 
 
 def _tie_rank(pool: Pool, ties: str) -> Ints:
@@ -245,14 +256,19 @@ def _first_k(ranking: Ranking, options: Mapping[str, Any], budgets: Budgets | No
 
 
 def _threshold(ranking: Ranking, options: Mapping[str, Any], budgets: Budgets | None) -> Kept:
+    if options["min_percentile"] is not None:
+        return ranking.rows[ranking.percentile >= options["min_percentile"]], None
     return ranking.rows[ranking.score >= options["min_score"]], None
 
 
 def _temperature(ranking: Ranking, options: Mapping[str, Any], budgets: Budgets | None) -> Kept:
     """Sorting by logit plus Gumbel noise is drawing one by one without replacement, in proportion to `exp(logit)`."""
+    value = ranking.score
+    if options["length_bands"] == "auto":
+        value = np.log(ranking.percentile / (100 - ranking.percentile))
     counts = np.maximum(ranking.counts, 1)
-    mean = np.bincount(ranking.stratum, ranking.score, len(counts)) / counts
-    centred = ranking.score - mean[ranking.stratum]
+    mean = np.bincount(ranking.stratum, value, len(counts)) / counts
+    centred = value - mean[ranking.stratum]
     deviation = np.sqrt(np.bincount(ranking.stratum, centred**2, len(counts)) / counts)[ranking.stratum]
     z = np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
     # drawn in the order of the ranking, the noise does not depend on the order of the pool's rows

@@ -99,7 +99,7 @@ def test_the_commands_of_the_card_are_those_that_made_it():
 def test_the_command_of_the_card_selects_the_same_again(tmp_path):
     pool = rows(["web"] * 6).rename_column("ladm_score", "my score")
     pool.save_to_disk(tmp_path / "pool")
-    selection = select(pool, budget_tokens=300, length_bands=[100], score_column="my score")
+    selection = select(pool, budget_tokens=300, length_bands=[100], score="my score")
     line = re.search(r"ladm (select SCORED SELECTED .*)", build_card({}, selection).text)[1]
     paths = {"SCORED": str(tmp_path / "pool"), "SELECTED": str(tmp_path / "selected")}
     done = CliRunner().invoke(app, [paths.get(word, word) for word in shlex.split(line)])

@@ -45,8 +45,48 @@ def band_of(tokens: int, edges: list[int]) -> int:
     return sum(tokens >= edge for edge in edges)
 
 
+def percentile_by_hand(members: list[int], rows: list[Row]) -> dict[int, float]:
+    """The percentile of each document of one domain among its neighbours in length."""
+    size = min(max(math.ceil(len(members) / 4), 4), 1024)
+    lengths = sorted(rows[i][1] for i in members)
+    found: dict[int, float] = dict.fromkeys(members, 0.0)
+    for shift in (0.0, 0.5):
+        place = {}
+        for i in members:
+            # documents of one length lie at the middle of theirs
+            first, count = lengths.index(rows[i][1]), lengths.count(rows[i][1])
+            place[i] = (first + count / 2) / size + shift
+        for i in members:
+            scores = [rows[j][0] for j in members if math.floor(place[j]) == math.floor(place[i])]
+            below, equal = sum(s < rows[i][0] for s in scores), scores.count(rows[i][0])
+            weight = 1 - 2 * abs(place[i] % 1 - 0.5)
+            found[i] += weight * 100 * (below + equal / 2) / len(scores)
+    return {i: round(value, 9) for i, value in found.items()}
+
+
+def by_percentile(rows: list[Row], budget: int) -> tuple[set[int], dict[int, float]]:
+    """What `exact` keeps by default with proportional shares, document by document, and the percentiles."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for i, (score, _, domain) in enumerate(rows):
+        if math.isfinite(score):
+            members[domain].append(i)
+    pool = sum(rows[i][1] for group in members.values() for i in group)
+    kept, percentiles = set(), {}
+    for group in members.values():
+        mine = percentile_by_hand(group, rows)
+        percentiles |= mine
+        whole = sum(rows[i][1] for i in group)
+        left = min(whole, budget * whole // pool) if pool else 0
+        for i in sorted(group, key=lambda i: (-mine[i], -rows[i][0], i)):
+            if rows[i][1] > left:
+                break
+            kept.add(i)
+            left -= rows[i][1]
+    return kept, percentiles
+
+
 def by_hand(rows: list[Row], budget: int, edges: list[int]) -> set[int]:
-    """What `exact` keeps with proportional shares, document by document."""
+    """What `exact` keeps in bands given by hand with proportional shares, document by document."""
     groups: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, (score, tokens, domain) in enumerate(rows):
         if math.isfinite(score):
@@ -85,14 +125,46 @@ edges = st.lists(st.integers(1, 310), min_size=1, max_size=5, unique=True).map(s
 
 
 @settings(max_examples=150, deadline=None)
-@given(rows=pools, budget=st.integers(1, 9000), edges=st.one_of(st.none(), edges))
-def test_bands_keep_what_a_selection_by_hand_keeps(rows: list[Row], budget: int, edges: list[int] | None) -> None:
-    selection = select(pool_of(rows), budget_tokens=budget, length_bands="auto" if edges is None else edges)
-    lengths = [tokens for score, tokens, _ in rows if math.isfinite(score)]
-    if edges is None:
-        edges = half_octaves(min(lengths), max(lengths)) if lengths else []
+@given(rows=pools, budget=st.integers(1, 9000), edges=edges)
+def test_bands_keep_what_a_selection_by_hand_keeps(rows: list[Row], budget: int, edges: list[int]) -> None:
+    selection = select(pool_of(rows), budget_tokens=budget, length_bands=edges)
     assert set(selection.selected["id"]) == by_hand(rows, budget, edges)
     assert selection.selected_tokens <= budget
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows=pools, budget=st.integers(1, 9000))
+def test_the_default_keeps_the_best_percentiles_of_like_length(rows: list[Row], budget: int) -> None:
+    selection = select(pool_of(rows), budget_tokens=budget)
+    kept, percentiles = by_percentile(rows, budget)
+    found = {row["id"]: row["ladm_percentile"] for part in (selection.selected, selection.dropped) for row in part}
+    for i, value in found.items():
+        assert value == pytest.approx(percentiles.get(i, math.nan), nan_ok=True)
+    assert set(selection.selected["id"]) == kept
+    assert selection.selected_tokens <= budget
+
+
+@pytest.mark.parametrize("count", [64, 400])
+@pytest.mark.parametrize("trend", [-0.6, 0.0, 0.6])
+def test_the_percentile_does_not_go_with_length_in_narrow_domains_either(count: int, trend: float) -> None:
+    rng = np.random.default_rng(count)
+    rows = []
+    for domain in range(30):
+        tokens = np.clip(np.exp(rng.normal(8.7, 0.9, count)), 1200, 32768).astype(int)
+        ranks = tokens.argsort().argsort()
+        score = trend * (ranks - ranks.mean()) / ranks.std() + math.sqrt(1 - trend**2) * rng.normal(size=count)
+        rows += [(value, int(length), str(domain)) for value, length in zip(score.tolist(), tokens, strict=True)]
+    selection = select(pool_of(rows), budget_tokens=sum(tokens for _, tokens, _ in rows) // 4)
+    assert max(abs(row.percentile_length_correlation or 0) for row in selection.table) < 0.15
+    assert max(abs(row.kept_length_correlation or 0) for row in selection.table) < 0.2
+
+
+def test_documents_of_one_length_are_ranked_by_score_whatever_their_order() -> None:
+    scores = np.random.default_rng(0).permutation(90).astype(float).tolist()
+    rows = [(score, 32768, "a") for score in scores] + [(float(n), 2000 + n, "a") for n in range(10)]
+    kept = select(pool_of(rows), budget_tokens=32768 * 30).selected
+    assert {score for score, length in zip(kept["ladm_score"], kept["ladm_num_tokens"], strict=True)
+            if length == 32768} == set(map(float, range(90 - kept["ladm_num_tokens"][:].count(32768), 90)))  # fmt: skip
 
 
 @settings(max_examples=100, deadline=None)
@@ -105,7 +177,7 @@ def test_a_domain_stays_under_its_part_by_less_than_one_document(rows: list[Row]
         left = [tokens for i, (score, tokens, domain) in enumerate(rows)
                 if domain == row.domain and math.isfinite(score) and i not in kept]  # fmt: skip
         assert row.selected_tokens <= row.budget_tokens < row.selected_tokens + max(left, default=1)
-    for domain in {band.domain for band in selection.strata}:
+    for domain in {band.domain for band in selection.strata} if bands != "auto" else ():
         mine = [band for band in selection.strata if band.domain == domain]
         whole = next(row for row in selection.table if row.domain == domain)
         assert sum(band.scored_documents for band in mine) == whole.scored_documents
@@ -159,7 +231,7 @@ def test_narrow_domains_under_bands_keep_their_budget_and_say_what_was_united(tm
     narrow = [(n / 10, 2400 + 3000 * n, "narrow") for n in range(10)]
     pool = pool_of(wide + narrow)
     total = sum(tokens for _, tokens, _ in wide + narrow)
-    for bands in ("auto", 4, [4000, 8000, 16000]):
+    for bands in (4, [4000, 8000, 16000]):
         selection = select(pool, budget_tokens=total // 5, length_bands=bands)
         table = {row.domain: row for row in selection.table}
         budget = table["narrow"].budget_tokens or 0
@@ -214,7 +286,7 @@ def test_strategies_without_a_budget_to_divide_do_what_their_name_says_and_tell_
         selection = select(pool, **options)
         assert selection.strata == []
         assert selection.options["length_bands"] == "auto"
-        assert selection.selected.to_list() == select(pool, length_bands="off", **options).selected.to_list()
+        assert selection.selected["id"] == select(pool, length_bands="off", **options).selected["id"]
         assert "longer documents preferred" in selection.notes[-3]
     assert len(select(pool, strategy="top-k", k=2, length_bands=3).selected) == 2 * 3 * 2
 

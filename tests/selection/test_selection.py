@@ -22,8 +22,9 @@ from ladm_hf.cli.app import app
 from ladm_hf.data.columns import column
 from ladm_hf.errors import ColumnError, ConfigError, InputError
 from ladm_hf.selection.options import parse_bands, parse_shares, parse_tokens
-from ladm_hf.selection.pool import _domains, _token_counts
-from ladm_hf.selection.selection import DROP_REASON, _with_column
+from ladm_hf.selection.read import _domains, _token_counts
+from ladm_hf.selection.reasons import DROP_REASON
+from ladm_hf.selection.split import with_column
 from ladm_hf.text import one_line
 
 disable_progress_bars()
@@ -178,6 +179,7 @@ def test_selected_and_dropped_are_the_pool_and_every_dropped_row_has_a_reason(ro
     assert DROP_REASON not in selection.selected.column_names
     for row in selection.dropped:
         reason = row.pop(DROP_REASON)
+        assert math.isnan(row.pop("ladm_percentile")) == (reason == "too_short")
         assert (
             reason == "too_short"
             if math.isnan(row["ladm_score"])
@@ -368,7 +370,8 @@ def test_views_of_a_pool_are_selected_from_without_copying_the_texts():
         selection = select(view, budget_tokens=5000)
         assert sorted([*selection.selected["id"], *selection.dropped["id"]]) == sorted(view["id"])
         assert all(row["text"].startswith(f"text {row['id']}t") for row in selection.dropped)
-        assert selection.selected.data.nbytes in (view.data.nbytes, view.flatten_indices().data.nbytes)
+        selected = selection.selected.remove_columns("ladm_percentile")
+        assert selected.data.nbytes in (view.data.nbytes, view.flatten_indices().data.nbytes)
     shuffled = pool.shuffle(seed=0)
     dropped = select(shuffled, budget_tokens=5000).dropped
     assert dropped.data.num_rows == 50
@@ -397,8 +400,8 @@ def test_views_are_read_without_the_private_name_of_their_rows():
     codes, names = _domains(view, "meta.d")
     assert [names[code] for code in codes] == ["c", "a"]
     assert _token_counts(view, "document").to_pylist() == [0, 1]
-    assert _with_column(view, "m", pa.array([7, 8]))["m"] == [7, 8]
-    assert _with_column(view, "m", pa.array([7, 8]))["n"] == [2, 3]
+    assert with_column(view, "m", pa.array([7, 8]))["m"] == [7, 8]
+    assert with_column(view, "m", pa.array([7, 8]))["n"] == [2, 3]
 
 
 def test_selecting_again_replaces_the_reasons():
@@ -483,7 +486,7 @@ def test_columns_that_are_missing_or_of_the_wrong_type_are_named():
     with pytest.raises(ColumnError, match="'ladm_num_tokens'"):
         select(pool.remove_columns("ladm_num_tokens"), budget_tokens=5)
     with pytest.raises(ColumnError, match="holds string, expected numbers"):
-        select(pool, budget_tokens=5, score_column="domain")
+        select(pool, budget_tokens=5, score="domain")
     with pytest.raises(ColumnError, match="cannot be read as int64"):
         select(pool, budget_tokens=5, tokens="ladm_score")
     with pytest.raises(ColumnError, match="cannot order ties"):
@@ -568,7 +571,7 @@ def test_a_selection_that_keeps_nothing_or_everything_is_saved_with_its_columns(
     selection = select(pool, budget_tokens=budget)
     again = Selection.load(selection.save(tmp_path))
     assert (len(again.selected), len(again.dropped)) == ((0, 2) if budget == 1 else (2, 0))
-    assert again.selected.features == pool.features
+    assert again.selected.features == {**pool.features, "ladm_percentile": Value("float64")}
     assert again.frame().num_rows == 2
     assert again.reasons() == selection.reasons()
 
