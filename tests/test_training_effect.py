@@ -1,0 +1,238 @@
+"""The training-effect benchmark at toy size: the whole of it from the commands in the documents, and its parts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+
+from benchmarks.training_effect import analysis, training
+from benchmarks.training_effect.__main__ import main
+from benchmarks.training_effect.file_types import file_type, is_text
+from benchmarks.training_effect.packing import packed
+from benchmarks.training_effect.probes import CITIES, NAMES, WORDS
+from benchmarks.training_effect.store import Stream, pack, unpack
+from ladm_hf.training.recipe import Architecture, Recipe, build_model
+from ladm_hf.training.tokenizer import train_tokenizer
+
+LETTERS = [f"{a}{b}" for a in "bcdfgklmnprst" for b in "aeiou"]
+
+
+def sentences(rng: np.random.Generator, words: int) -> str:
+    return " ".join(f"{a}{b}" for a, b in rng.choice(LETTERS, (words, 2)))
+
+
+@pytest.fixture(scope="module")
+def calculator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calculator")
+    rng = np.random.default_rng(0)
+    facts = [f"The password of {name} is {word}. {name} lives in {city}. {name} lives with {name}."
+             for name in NAMES for word, city in zip(WORDS, CITIES, strict=False)]  # fmt: skip
+    tokenizer = train_tokenizer([sentences(rng, 4000), *facts], vocab_size=600)
+    shape = Architecture(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                         num_attention_heads=2, num_key_value_heads=1)  # fmt: skip
+    build_model(None, shape, Recipe(focus_layers=())).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    config = {"heads": [[1, 0]], "ablation": "no_std", "span_length": 16, "d_afs": 1, "d_cds": 1, "max_length": 512}
+    (folder / "ladm_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def toy_plan(calculator: Path) -> dict[str, Any]:
+    plan = yaml.safe_load((ROOT / "benchmarks/training_effect/plan.yaml").read_text())
+    plan["calculator"] = str(calculator)
+    plan["pool"]["max_tokens"] = 512
+    plan["base"] |= {"length": 64, "unique_tokens": 6000, "tokens": 6000, "batch_tokens": 512}
+    plan["model"] |= {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+                      "num_key_value_heads": 2, "head_dim": 16}  # fmt: skip
+    plan["extension"] |= {"seeds": [0, 1], "length": 256, "windows": 6, "short_windows": 2, "batch_tokens": 512}
+    plan["selection"]["budget_tokens"] = 8 * 512
+    plan["long_minus_short"]["max_tokens"] = 256
+    plan["evaluation"] |= {"length": 256, "targets": [128, 256], "near": 32, "per_domain": 3, "least_per_domain": 2,
+                           "short_documents": 5, "short_length": 64, "probes": 3, "probe_context": 192}  # fmt: skip
+    plan["statistics"]["rounds"] = 200
+    return plan
+
+
+def write_documents(path: Path, prefix: str, count: int, seed: int) -> Path:
+    rng, rows = np.random.default_rng(seed), []
+    for i in range(count):
+        short = (prefix == "corpus" and i % 2) or (prefix == "held" and i % 4 == 3)
+        text = sentences(rng, 20 if short else int(rng.integers(300, 700)))
+        name = "json" if i % 4 == 1 else "md"
+        rows.append({"id": f"{prefix}/s{i % 6}:{i}.{name}", "domain": f"d{i % 2}", "source": f"{prefix}/s{i % 6}",
+                     "kind": "short" if short else "long", "text": text, "n_chars": len(text)})  # fmt: skip
+    pd.DataFrame(rows).to_parquet(path)
+    return path
+
+
+def commands() -> list[list[str]]:
+    """The commands of the documents, word by word."""
+    text = (ROOT / "docs" / "evidence.md").read_text()
+    lines = re.findall(r"^python -m benchmarks\.training_effect (.*)$", text.split("## Repeat it")[1], re.MULTILINE)
+    return [shlex.split(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, calculator: Path) -> Path:
+    """The working folder after every command of the documents."""
+    root = tmp_path_factory.mktemp("study")
+    plan = root / "plan.yaml"
+    plan.write_text(yaml.safe_dump(toy_plan(calculator), sort_keys=False))
+    known = {"$POOL": write_documents(root / "pool.parquet", "pool", 40, 1), "$EARLIER": calculator,
+             "$CORPUS": write_documents(root / "corpus.parquet", "corpus", 60, 2),
+             "$HELD_OUT": write_documents(root / "held.parquet", "held", 24, 3)}  # fmt: skip
+    for words in commands():
+        extra = {"prepare": ["--plan", str(plan)], "analyse": ["--output", str(root / "results")]}.get(words[0], [])
+        main([*(str(known.get(word, word)) for word in words), "--work", str(root / "work"), *extra])
+    return root
+
+
+def test_every_stage_runs_from_the_commands_of_the_documents(finished: Path) -> None:
+    plan = yaml.safe_load((finished / "plan.yaml").read_text())
+    result = json.loads((finished / "results/training_effect.json").read_text())
+    assert set(result["runs"].values()) == {4}
+    assert set(result["runs"]) == set(plan["arms"]) == set(result["selections"])
+    assert set(result["measures"]) == {"loss", "gain", "probes", "short"}
+    assert [[t["arm"], t["against"]] for t in result["measures"]["loss"]["tests"]] == plan["statistics"]["tested"]
+    assert result["measures"]["loss"]["arms"]["oracle"]["share_of_gap"] == 1
+    assert result["stage_0"]["spread_of_seeds"] > 0
+    assert (finished / "results/training_effect.png").stat().st_size > 5000
+    assert "difference to random" in (finished / "results/training_effect.md").read_text()
+
+
+def test_all_arms_have_the_same_domains_and_the_oracle_has_no_table_where_there_is_text(finished: Path) -> None:
+    chosen = json.loads((finished / "results/training_effect.json").read_text())["selections"]
+    shares = [entry["domains"]["d0"] for entry in chosen.values()]
+    assert max(shares) - min(shares) < 0.15
+    assert chosen["oracle"]["not_text"] == 0
+    assert chosen["junk"]["not_text"] > chosen["random"]["not_text"]
+
+
+def test_the_manifest_names_the_documents_and_holds_no_text(finished: Path) -> None:
+    manifest = pd.read_csv(finished / "results/training_effect_manifest.csv", dtype=str, keep_default_na=False)
+    rows = json.loads((finished / "work/selections/random-1.json").read_text())["rows"]
+    assert manifest.index[manifest["chosen by random"].str.contains("1")].tolist() == rows
+    assert manifest.map(len).to_numpy().max() < 60
+
+
+def test_a_stage_started_again_changes_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {path: path.stat().st_mtime_ns for path in (finished / "work").rglob("*.json")}
+    for stage in (["score", "--earlier", "none"], ["select"], ["base"], ["extend"]):
+        main([*stage, "--work", str(finished / "work")])
+    assert {path: path.stat().st_mtime_ns for path in (finished / "work").rglob("*.json")} == files
+
+
+def test_a_run_that_was_lost_comes_out_the_same(finished: Path) -> None:
+    path = finished / "work/runs/LADM-1-0.json"
+    before = json.loads(path.read_text())
+    path.unlink()
+    main(["extend", "--arms", "LADM", "--work", str(finished / "work")])
+    after = json.loads(path.read_text())
+    assert after["loss"] == pytest.approx(before["loss"], abs=1e-4)
+    path.write_text(json.dumps(before))
+
+
+def test_no_run_is_started_when_the_time_is_over(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = finished / "work/runs/random-0-0.json"
+    kept = path.rename(path.with_suffix(".kept"))
+    main(["extend", "--max-minutes", "-1", "--work", str(finished / "work")])
+    assert not path.exists()
+    kept.rename(path)
+    assert "out of time" in capsys.readouterr().out
+
+
+def test_another_plan_needs_another_folder(finished: Path, tmp_path: Path, calculator: Path) -> None:
+    plan = toy_plan(calculator) | {"arms": {}}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    with pytest.raises(SystemExit, match="follows another plan"):
+        main(["prepare", "--plan", str(tmp_path / "plan.yaml"), "--pool", "a", "--corpus", "b", "--held-out", "c",
+              "--work", str(finished / "work")])  # fmt: skip
+
+
+def test_pieces_come_back_as_they_were(finished: Path, tmp_path: Path) -> None:
+    work = finished / "work"
+    pack(work, ["tokens/pool.u16", "plan.json"], tmp_path / "pieces", 1 << 12)
+    assert len(list((tmp_path / "pieces").iterdir())) > 2
+    unpack(tmp_path / "pieces", tmp_path / "work")
+    for name in ("tokens/pool.u16", "plan.json"):
+        assert (tmp_path / "work" / name).read_bytes() == (work / name).read_bytes()
+
+
+def test_packing_loses_and_doubles_no_token(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    stream = Stream.write(tmp_path / "s", [rng.integers(1, 9, n).tolist() for n in (5, 70, 33, 1, 64, 20)])
+    windows = packed(stream, np.array([0, 1, 2, 4]), 32)
+    places = np.concatenate([np.arange(s, s + n) for s, n in zip(windows.starts, windows.lengths, strict=True)])
+    wanted = np.concatenate([np.arange(stream.offsets[row], stream.offsets[row + 1]) for row in (0, 1, 2, 4)])
+    assert sorted(places.tolist()) == wanted.tolist()
+    sizes = [sum(map(len, windows.stretches(row, stream))) for row in range(len(windows))]
+    assert max(sizes) <= 32
+    # 172 tokens need six windows
+    assert len(windows) == 6
+
+
+def test_training_does_not_see_the_neighbour_in_a_window(finished: Path) -> None:
+    plan = json.loads((finished / "work/plan.json").read_text())
+    config = training.llama_config(plan, finished / "work", 10_000.0, 256)
+    torch.manual_seed(0)
+    model = training.LlamaForCausalLM(config).eval()
+    model.set_attn_implementation("sdpa")
+    rng = np.random.default_rng(0)
+    mine, one, other = (rng.integers(1, 500, 40).astype(np.uint16) for _ in range(3))
+    seen = []
+    for neighbour in (one, other):
+        batch = training.collate([[{"input_ids": neighbour}, {"input_ids": mine}]])
+        assert batch["labels"][0, 40] == -100
+        seen.append(model(**{name: batch[name] for name in ("input_ids", "position_ids")}).logits[0, 40:])
+    torch.testing.assert_close(seen[0], seen[1])
+
+
+def test_file_types_come_from_the_file_that_an_id_names() -> None:
+    assert file_type("a/b:lib/x#lib/x/algebra.ex") == "ex"
+    assert file_type("a/b:doc/orm/backref.rst#joined9") == "rst"
+    assert file_type("a/b:C#/notes.md#joined4") == "md"
+    assert file_type("a/b:src/epub/text#part1") == ""
+    assert is_text("a/b:data/x.xml#ch1-2")
+    assert not is_text("a/b:data/x.geojson#part0")
+
+
+def test_holm_corrects_as_by_hand() -> None:
+    assert analysis.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert analysis.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+
+
+def test_a_difference_that_all_runs_and_documents_share_is_found_and_none_is_not() -> None:
+    rng = np.random.default_rng(0)
+    documents, runs = rng.normal(4, 0.5, 30), rng.normal(0, 0.003, (10, 1))
+    noise = {arm: rng.normal(0, 0.003, (10, 30)) for arm in ("random", "same", "better", "oracle")}
+    loss = {arm: documents + runs + noise[arm] for arm in noise}
+    loss["better"] -= 0.02
+    loss["oracle"] -= 0.04
+    found = {"bases": np.repeat([0, 1], 5), "domains": {"loss": ["a"] * 10 + ["b"] * 20}, "loss": loss}
+    plan = {"statistics": {"against": "random", "rounds": 2000, "confidence": 0.95,
+                           "tested": [["better", "random"], ["same", "random"]]}}  # fmt: skip
+    result = analysis.compared(plan, found, "loss")
+    better, same = result["tests"]
+    assert better["p_holm"] < 0.01
+    assert better["interval"][0] < -0.02 < better["interval"][1] < 0
+    assert same["p_holm"] > 0.05
+    assert result["arms"]["better"]["share_of_gap"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_bootstrap_of_a_mean_has_the_spread_of_theory() -> None:
+    values = np.random.default_rng(0).normal(0, 1, (10, 200))
+    found = {"bases": np.repeat([0, 1], 5), "domains": {"loss": ["a"] * 200}, "loss": {"one": values}}
+    sample = analysis.means(found, "loss", 4000)["one"]
+    by_document, by_run = values.mean(0).std() / 200**0.5, values.mean(1).std() / 10**0.5
+    assert sample.std() == pytest.approx((by_document**2 + by_run**2) ** 0.5, rel=0.3)
+    assert sample.mean() == pytest.approx(values.mean(), abs=0.01)
