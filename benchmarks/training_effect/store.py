@@ -118,12 +118,10 @@ def pack(work: Path, names: Sequence[str], folder: Path, piece_bytes: int) -> li
     jobs = []
     for name in names:
         data = (work / name).stat().st_size
-        # compressed by somewhat more than half; a piece that still comes out too large is for the caller to see
-        step = max(2, min(data, int(piece_bytes * 1.2)) // 2 * 2)
-        jobs += [
-            (work / name, start, step, folder / f"{name.replace('/', '--')}.{start}.xz")
-            for start in range(0, max(data, 1), step)
-        ]
+        # token ids compress to about two fifths
+        step = piece_bytes * 2
+        for start in range(0, max(data, 1), step):
+            jobs.append((work / name, start, step, folder / f"{name.replace('/', '--')}.{start}.xz"))
     with ProcessPoolExecutor(2) as pool:
         return list(pool.map(_pack_piece, jobs))
 
