@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ladm_hf.training.averaging import average_calculators
     from ladm_hf.training.calibration import Calibration, calibrate, write_calibration
     from ladm_hf.training.documents import TokenizedDocument, held_out, load_documents, tokenize_documents
     from ladm_hf.training.labelled import labelled_windows
@@ -29,6 +30,7 @@ _HOMES = {
     "TokenizedDocument": "documents",
     "WindowDataset": "windows",
     "WindowMix": "mix",
+    "average_calculators": "averaging",
     "calibrate": "calibration",
     "held_out": "documents",
     "labelled_windows": "labelled",
@@ -47,6 +49,7 @@ __all__ = [
     "TokenizedDocument",
     "WindowDataset",
     "WindowMix",
+    "average_calculators",
     "calibrate",
     "held_out",
     "labelled_windows",
