@@ -45,8 +45,8 @@ FILES = {
     "scoring": "attention batching engine inputs journal layers llama recorder repetition results rows scorer "
     "text_signals",
     "selection": "bands folder notes options percentile pool ranking read reasons result selection signals split table",
-    "training": "averaging batches calibration degenerate documents expansion labelled mix objective perturbations pools "
-    "recipe templates tokenizer windows",
+    "training": "averaging batches calibration degenerate documents expansion labelled mix objective perturbations "
+    "pools recipe templates tokenizer windows",
 }
 # Everything in these; the rest of the package may load torch.
 FREE_OF_TORCH = [
