@@ -244,10 +244,10 @@ def score_stream(engine: Engine, documents: list[Any]) -> None:
 def by_document(engine: Engine, documents: list[Any]) -> dict[int, Any]:
     """Layer scores of every document that got any, by index."""
     return {
-        i: scores
+        i: measured.cds
         for batch, results in engine.score_all(documents)
         if results is not None
-        for i, scores in zip(batch, results, strict=True)
+        for i, measured in zip(batch, results, strict=True)
     }
 
 

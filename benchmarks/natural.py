@@ -150,7 +150,7 @@ def scores_of(
         scores[name] = np.empty(len(items))
         for batch, found in load(model, config, device).score_all(ids):
             assert found is not None, "out of memory"
-            scores[name][batch] = [document_score(cds, config.weights) for cds in found]
+            scores[name][batch] = [document_score(measured.cds, config.weights) for measured in found]
     path = resolve(folder).path
     assert path is not None
     reader = Reader(path, device)

@@ -37,12 +37,12 @@ FILES = {
     "data": "columns content data_files files hub inference json_lines loaded open parquet repositories "
     "rows run_record schemas score_columns shards sources streams temporary writer",
     "integrations": "datatrove evaluate ray_data",
-    "ops": "blockwise causal chunked device fused hopper naive pointwise scores spans",
+    "ops": "blockwise causal chunked device distant fused hopper naive pointwise scores spans",
     "packing": "best_fit documents formats mixture pack record sequences tokenizer",
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",
     "report": "heat_maps page plots tables",
     "runs": "chunks estimate folder lock monitor prepare prepared progress runner",
-    "scoring": "attention batching engine inputs journal layers llama recorder repetition results rows scorer "
+    "scoring": "attention batching engine inputs journal layers llama losses recorder repetition results rows scorer "
     "text_signals",
     "selection": "bands folder notes options percentile pool ranking read reasons result selection signals split table",
     "training": "averaging batches calibration degenerate documents expansion labelled mix objective perturbations "

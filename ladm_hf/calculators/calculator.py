@@ -54,12 +54,12 @@ class Calculator:
         is_folder = self.path is not None and self.revision is None and self.name not in BUNDLED
         return str(Path(self.name).expanduser().absolute()) if is_folder else self.name
 
-    def load_model(self, dtype: str, device: str) -> PreTrainedModel:
-        """The model in evaluation mode; a live one as it is. For the errors see [`loading.load_model`]."""
+    def load_model(self, dtype: str, device: str, head_for: str = "") -> PreTrainedModel:
+        """The model in evaluation mode; a live one as it is. For arguments and errors see [`loading.load_model`]."""
         if self.model is not None:
             return self.model
         assert self.path is not None
-        return load_model(self.path, self.name, dtype, device)
+        return load_model(self.path, self.name, dtype, device, head_for)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer beside the weights. For the errors see [`loading.load_tokenizer`]."""

@@ -22,12 +22,17 @@ _PLAIN_WORDS = "The ship left the harbour at dawn. Le navire quitta le port. 7 +
 _ENTRIES = 64
 
 
-def load_model(path: Path, name: str, dtype: str, device: str) -> PreTrainedModel:
+def load_model(path: Path, name: str, dtype: str, device: str, head_for: str = "") -> PreTrainedModel:
     """The model of a folder, in evaluation mode.
 
+    Args:
+        path (`Path`), name (`str`): the folder, and what it is called in errors.
+        dtype, device (`str`): of the weights.
+        head_for (`str`, *optional*): what needs the language model head, which is left out otherwise.
+
     Raises:
-        CalculatorError: the weights are missing, damaged, incomplete or too large, or need remote code or a package
-            that is not installed.
+        CalculatorError: the weights are missing, damaged, incomplete or too large, need remote code or a package that
+            is not installed, or have no head though one is needed.
     """
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
@@ -38,7 +43,7 @@ def load_model(path: Path, name: str, dtype: str, device: str) -> PreTrainedMode
     # A quantised model cannot be moved, so it is loaded where it is to stay; torchao's weights are found by the names
     # that they had in the whole model.
     placed = {"device_map": {"": device}} if quantisation else {}
-    loader = AutoModelForCausalLM if quantisation else AutoModel
+    loader = AutoModelForCausalLM if quantisation or head_for else AutoModel
     try:
         with _quiet():
             model, report = loader.from_pretrained(
@@ -53,10 +58,15 @@ def load_model(path: Path, name: str, dtype: str, device: str) -> PreTrainedMode
                 **placed,
             )
     except Exception as error:  # transformers and the packages of quantisation raise whatever they like
+        if head_for and "AutoModelForCausalLM" in str(error):
+            raise _no_head(name, head_for, "its architecture has none") from error
         raise _load_error(error, name, quantisation) from error
-    # nobody misses the head of a quantised model, which is left out
-    wanted = f"{model.base_model_prefix}." if quantisation else ""
+    # nobody misses the head of a quantised model, which is left out where it is not needed
+    wanted = f"{model.base_model_prefix}." if quantisation or head_for else ""
     missing = sorted(key for key in report["missing_keys"] if key.startswith(wanted))
+    headless = sorted(set(report["missing_keys"]) - set(missing))
+    if head_for and headless and not missing:
+        raise _no_head(name, head_for, f"its files lack {headless[0]!r}")
     mismatched = sorted(report["mismatched_keys"], key=str)
     if missing:
         raise CalculatorError(
@@ -69,7 +79,8 @@ def load_model(path: Path, name: str, dtype: str, device: str) -> PreTrainedMode
             f"{tuple(found)}, expected {tuple(expected)}. One of the two is of another model"
         )
     try:
-        return (model.base_model if quantisation else model.to(device)).eval()
+        placed_model = model if quantisation else model.to(device)
+        return (placed_model.base_model if quantisation and not head_for else placed_model).eval()
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _load_error(error, name, quantisation) from error
 
@@ -139,6 +150,13 @@ def _quantisation(path: Path, name: str) -> str | None:
             "give a calculator that is not quantised"
         )
     return method
+
+
+def _no_head(name: str, head_for: str, reason: str) -> CalculatorError:
+    return CalculatorError(
+        f"{head_for} need a language model head, and {name!r} has none ({reason}): give a causal language model with "
+        "its head, or leave these signals out"
+    )
 
 
 def _load_error(error: Exception, name: str, quantisation: str | None) -> CalculatorError:

@@ -96,6 +96,9 @@ def score(
     signals: Annotated[
         str, typer.Option(help=f"Other signals to write beside the score, by commas: {', '.join(SIGNALS)}.")
     ] = "",
+    short_context: Annotated[
+        int, typer.Option(min=1, help="Tokens of the short context of context_gain and key_token_share.")
+    ] = 4096,
     chunks: Annotated[
         int | None, typer.Option(help="Pieces of work.", show_default="of about 4M tokens, at least 64")
     ] = None,
@@ -145,6 +148,7 @@ def score(
         "max_batch_tokens": max_batch_tokens,
         "on_error": on_error,
         "signals": signals,
+        "short_context": short_context,
         "config_file": config,
         "paper": paper,
         "geometry": {key: value for key, value in geometry.items() if value is not None},

@@ -1,8 +1,8 @@
 """The columns that scoring adds to a dataset: four always, and one for each signal that is asked for.
 
 A signal `name` stands in the column `ladm_name`. Text signals are statistics of the text alone; the others come from
-the calculator's forward pass. Formulas and sources are in `ladm_hf.scoring.text_signals` and
-`ladm_hf.scoring.model_signals`.
+the calculator's forward pass. Formulas and sources are in `ladm_hf.scoring.text_signals`,
+`ladm_hf.scoring.losses` and `ladm_hf.ops.distant`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,19 @@ TEXT_SIGNALS = {
     "duplicate_lines": "share of the lines that repeat an earlier one, in 0..1, NaN if it has no text",
     "duplicate_paragraphs": "share of the paragraphs that repeat an earlier one, in 0..1, NaN if it has no text",
 }
-SIGNALS = TEXT_SIGNALS
+# Those that compare the loss with long context to that with a short one, those that need the model's head, and all that
+# come from the model.
+GAIN_SIGNALS = {
+    "context_gain": "what context beyond `short_context` tokens adds to predicting a token, in nats (LongFilter)",
+    "key_token_share": "share of the tokens that only such context makes likely, in 0..1 (LongPPL)",
+}
+LOSS_SIGNALS = {"token_loss": "mean loss of a token, in nats", **GAIN_SIGNALS}
+MODEL_SIGNALS = {
+    **LOSS_SIGNALS,
+    "distant_attention": "attention of the first layer to text at least a quarter of the document back (LongAttn)",
+    "distant_uniformity": "how evenly that attention is spread, at most 0 (LongAttn)",
+}
+SIGNALS = {**TEXT_SIGNALS, **MODEL_SIGNALS}
 MEANINGS = {
     SCORE: "contextual dependency score (CDS) of the document, NaN if it has none",
     NUM_TOKENS: "tokens that were scored, as the calculator's tokenizer counts",

@@ -20,10 +20,11 @@ import torch
 import xxhash
 
 from ladm_hf.config import LadmConfig
+from ladm_hf.data.score_columns import checked_signals
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.ranks import Ranks, launched
 from ladm_hf.scoring.results import DocumentScore
-from ladm_hf.scoring.scorer import LadmScorer
+from ladm_hf.scoring.scorer import SHORT_CONTEXT, LadmScorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,7 +48,7 @@ Args:
         Branch, tag or commit of a Hub id.
     config ([`LadmConfig`] or `dict`, *optional*):
         What changes the score. Defaults to the calculator's own.
-    backend, dtype, device, max_batch_tokens, signals (*optional*):
+    backend, dtype, device, max_batch_tokens, signals, short_context (*optional*):
         As for [`LadmScorer`].
 Returns:
     ladm_scores (`list` of `float`): score of each document, NaN unless its status is `"ok"`.
@@ -138,7 +139,8 @@ class Ladm(evaluate.Metric):  # type: ignore[misc]
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         max_batch_tokens: int | None = None,
-        signals: str | Iterable[str] | None = None,
+        signals: str | Iterable[str] = (),
+        short_context: int = SHORT_CONTEXT,
     ) -> dict[str, Any]:
         documents = list(predictions)
         if not documents:
@@ -147,7 +149,7 @@ class Ladm(evaluate.Metric):  # type: ignore[misc]
             config = LadmConfig.from_dict(config)
         options = {
             "revision": revision, "config": config, "backend": backend, "dtype": dtype, "device": device,
-            "max_batch_tokens": max_batch_tokens, "signals": signals or (),
+            "max_batch_tokens": max_batch_tokens, "signals": checked_signals(signals), "short_context": short_context,
         }  # fmt: skip
         scorer = self._scorer_for(model, options)
         scores = score_distributed(scorer, documents) if self.num_process == 1 else scorer.score_texts(documents)
@@ -163,7 +165,7 @@ class Ladm(evaluate.Metric):  # type: ignore[misc]
     def _scorer_for(self, model: Any, options: dict[str, Any]) -> LadmScorer:
         """The scorer that was asked for: the last one, with its loaded model, if nothing has changed."""
         if isinstance(model, LadmScorer):
-            given = [name for name, value in options.items() if value not in (None, "auto", ())]
+            given = [name for name, value in options.items() if value not in (None, "auto", (), SHORT_CONTEXT)]
             if given:
                 raise ConfigError(f"{given[0]} goes into the LadmScorer that is given as model, not beside it")
             return model

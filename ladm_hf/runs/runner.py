@@ -534,6 +534,7 @@ def _identity(scorer: LadmScorer) -> dict[str, Any]:
         "schema_version": scorer.identity.schema_version,
         # runs of before there were signals have none
         **({"signals": ",".join(scorer.signals)} if scorer.signals else {}),
+        **({"short_context": scorer.identity.short_context} if scorer.identity.short_context else {}),
     }
 
 

@@ -67,7 +67,9 @@ def ladm_attention(
         softcap = kwargs.get("softcap")
         if ladm_recorder.is_last(layer):
             ladm_recorder.record(layer, query, key, scale, None, softcap)
-            raise ForwardDone
+            if not ladm_recorder.to_the_end:
+                raise ForwardDone
+            return attend(module, query, key, value, attention_mask, scale, dropout, **kwargs)[0], None
         if _is_plain_causal(module, query, key, attention_mask, dropout, kwargs):
             focused = focused_attention(layer, query, key, value, scale, ladm_recorder)
             if focused is not None:

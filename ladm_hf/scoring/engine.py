@@ -1,4 +1,5 @@
-"""A calculator loaded on one device: token ids -> PFS -> CDS by layer, and what a worker process needs before that."""
+"""A calculator loaded on one device: token ids -> PFS -> CDS by layer, with signals of the same forward pass beside it;
+and what a worker process needs before that."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ import torch
 from ladm_hf.arrays import Floats, Ints
 from ladm_hf.calculators.calculator import Calculator
 from ladm_hf.config import LadmConfig
-from ladm_hf.errors import BackendError, CalculatorError
+from ladm_hf.data.score_columns import GAIN_SIGNALS, LOSS_SIGNALS, MODEL_SIGNALS
+from ladm_hf.errors import BackendError, CalculatorError, ConfigError
 from ladm_hf.ops import choose_backend
 from ladm_hf.ops.device import sent_to
 from ladm_hf.ops.scores import contextual_dependency_score, even_score
@@ -23,7 +25,8 @@ from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.scoring.batching import TokenBudget
 from ladm_hf.scoring.layers import LayerPlan, check_reach, chosen_heads, layer_plan
 from ladm_hf.scoring.llama import LlamaForward, llama_forward
-from ladm_hf.scoring.recorder import ForwardDone, SpanRecorder
+from ladm_hf.scoring.losses import LanguageModelHead, loss_signals, short_losses
+from ladm_hf.scoring.recorder import ForwardDone, NoRecorder, Recorder, SignalRecorder, SpanRecorder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,8 +43,27 @@ STEPS_PER_OCTAVE = 32
 _IMPORTED_IN = os.getpid()
 
 
+class Measured(NamedTuple):
+    """What one forward pass says of a document.
+
+    Attributes:
+        cds (`float64` array `[L]`): CDS by layer; with weights, `CDS / CDS_even` by head.
+        signals (`float64` array `[N]`): the engine's signals, in their order.
+    """
+
+    cds: Floats
+    signals: Floats
+
+
 class Engine:
-    """A loaded calculator on one device."""
+    """A loaded calculator on one device.
+
+    Args:
+        calculator ([`Calculator`]), config ([`LadmConfig`]), dtype, device, backend (`str`), max_batch_tokens (`int`):
+            as for [`LadmScorer`], resolved.
+        signals (sequence of `str`, *optional*): the signals of the model that are wanted.
+        short_context (`int`, *optional*): tokens of the short context, see `ladm_hf.scoring.losses`.
+    """
 
     def __init__(
         self,
@@ -51,12 +73,22 @@ class Engine:
         device: str,
         backend: str,
         max_batch_tokens: int | None,
+        signals: tuple[str, ...] = (),
+        short_context: int = 1,
     ) -> None:
+        self.signals = tuple(name for name in MODEL_SIGNALS if name in signals)
+        self.short_context = short_context if set(signals) & set(GAIN_SIGNALS) else None
+        if self.short_context is not None and self.short_context >= config.max_length:
+            raise ConfigError(
+                f"short_context={short_context} leaves no token with a longer context at max_length="
+                f"{config.max_length}: give a smaller short_context"
+            )
+        head_for = ", ".join(name for name in self.signals if name in LOSS_SIGNALS)
         self.calculator = calculator
         self.config = config
         self.dtype = dtype
         try:
-            self.model = calculator.load_model(dtype, device)
+            self.model = calculator.load_model(dtype, device, head_for)
         except (AssertionError, RuntimeError) as error:
             if "re-initialize CUDA in forked" in str(error):
                 raise BackendError(
@@ -75,6 +107,7 @@ class Engine:
         self._alone = _rotates_by_length(self.model)
         self._pads = self._asynchronous and not self._alone
         with _evaluating(self.model):
+            self._head = LanguageModelHead(self.model, head_for) if head_for else None
             self._fast: LlamaForward | None = llama_forward(self.model, self.plan)
         self.budget = TokenBudget(1 if self._alone else max_batch_tokens or self._default_batch_tokens())
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -97,30 +130,34 @@ class Engine:
 
     def pfs(self, documents: list[Ints]) -> tuple[SpanGrid, torch.Tensor]:
         """PFS of a batch by layer, averaged over heads, or by weighted head, fp64 on the CPU: `[L, B, R, S]`."""
-        grid, pfs = self._start(documents)
+        grid, pfs, _ = self._start(documents)
         return grid, pfs()
 
     def score(self, documents: list[Ints]) -> list[Floats]:
         """CDS by layer of each document, `[L]` each; with weights, `CDS / CDS_even` by head."""
+        return [found.cds for found in self.measure(documents)]
+
+    def measure(self, documents: list[Ints]) -> list[Measured]:
+        """CDS by layer and signals of each document, all in one batch."""
         return self._start_score(documents)()
 
-    def score_all(self, documents: list[Ints]) -> Iterator[tuple[list[int], list[Floats] | None]]:
+    def score_all(self, documents: list[Ints]) -> Iterator[tuple[list[int], list[Measured] | None]]:
         """Scores documents in batches under the token budget.
 
         While a GPU computes one batch the host finishes the one before and prepares the next.
 
         Yields:
-            `(indices, CDS by layer of each)`, with `None` where a single document does not fit in memory.
+            `(indices, CDS by layer and signals of each)`, with `None` where a single document does not fit in memory.
         """
         lengths = [self._padded_length(len(document)) for document in documents]
-        running: tuple[list[int], Callable[[], list[Floats]]] | None = None
+        running: tuple[list[int], Callable[[], list[Measured]]] | None = None
 
-        def start(batch: list[int]) -> Callable[[], list[Floats]]:
+        def start(batch: list[int]) -> Callable[[], list[Measured]]:
             chosen = [documents[i] for i in batch]
             if self._asynchronous:
                 return self._start_score(chosen)
             # all of it here, where running out of memory is dealt with
-            results = self.score(chosen)
+            results = self.measure(chosen)
             return lambda: results
 
         for batch, scores in self.budget.run(lengths, start):
@@ -136,10 +173,10 @@ class Engine:
         if running is not None:
             yield running[0], running[1]()
 
-    def _start_score(self, documents: list[Ints]) -> Callable[[], list[Floats]]:
+    def _start_score(self, documents: list[Ints]) -> Callable[[], list[Measured]]:
         """Starts a batch; the function returned waits for its scores."""
-        grid, pfs = self._start(documents)
-        return lambda: list(self.cds(grid, pfs()).T.numpy())
+        grid, pfs, signals = self._start(documents)
+        return lambda: [*map(Measured, self.cds(grid, pfs()).T.numpy(), signals().numpy())]
 
     def cds(self, grid: SpanGrid, pfs: torch.Tensor) -> torch.Tensor:
         """What [`score`] gives, from PFS: `[L, B]`."""
@@ -147,38 +184,87 @@ class Engine:
         return cds if self.config.weights is None else cds / even_score(grid, self.config.ablation)
 
     @torch.inference_mode()
-    def run(self, documents: list[Ints], recorder: SpanRecorder) -> None:
-        """Starts the forward pass of a batch, up to the last layer that the recorder wants.
+    def run(self, documents: list[Ints], recorder: SpanRecorder) -> torch.Tensor | None:
+        """Starts the forward pass of a batch, up to the last layer that the recorder wants or to the end.
+
+        Returns:
+            The last hidden states `[B, T, C]` where the pass goes on to its end.
 
         Raises:
             NoFullAttentionError: no layer sees the longest document whole.
             CalculatorError: a layer that the recorder wants was not reached.
         """
-        longest = max(len(ids) for ids in documents)
-        check_reach(self.plan, longest, self.model_type)
+        check_reach(self.plan, max(map(len, documents)), self.model_type)
+        hidden = self._forward(self._padded(documents), recorder)
+        absent = [layer for layer in recorder.layers if layer not in recorder.pfs]
+        if absent:
+            raise CalculatorError(
+                f"layer {absent[0]} of this {self.model_type!r} model was not reached in the forward pass"
+            )
+        return hidden
+
+    def _padded(self, documents: list[Ints]) -> torch.Tensor:
+        """Token ids on the device, `[B, T]`, with zeros on the right."""
+        longest = max(map(len, documents))
         # padding must not lead beyond what the model can take
         bounds = [bound for bound in (self.plan.positions, self.plan.reach) if bound is not None]
         width = max(longest, min([self._padded_length(longest), *bounds]))
         padded = np.zeros((len(documents), width), dtype=np.int64)
         for row, ids in zip(padded, documents, strict=True):
             row[: len(ids)] = ids
-        self._forward(sent_to(self.model.device, torch.from_numpy(padded)), recorder)
-        absent = [layer for layer in recorder.layers if layer not in recorder.pfs]
-        if absent:
-            raise CalculatorError(
-                f"layer {absent[0]} of this {self.model_type!r} model was not reached in the forward pass"
-            )
+        return sent_to(self.model.device, torch.from_numpy(padded))
 
     @torch.inference_mode()
-    def _start(self, documents: list[Ints]) -> tuple[SpanGrid, Callable[[], torch.Tensor]]:
-        """Starts the forward pass of a batch; the function returned waits for its PFS."""
+    def _start(self, documents: list[Ints]) -> tuple[SpanGrid, Callable[[], torch.Tensor], Callable[[], torch.Tensor]]:
+        """Starts the forward pass of a batch; the functions returned wait for its PFS and signals `[B, N]`."""
         grid = SpanGrid([len(ids) for ids in documents], self.config)
-        recorder = SpanRecorder(grid, self.layers, self.heads, self.span_focus, self.config.weights is not None)
-        self.run(documents, recorder)
+        by_head = self.config.weights is not None
+        if not self.signals:
+            recorder = SpanRecorder(grid, self.layers, self.heads, self.span_focus, by_head)
+            self.run(documents, recorder)
+            none = torch.empty(len(documents), 0, dtype=torch.float64)
+            return grid, self._on_host([recorder.pfs[layer] for layer in self.layers]), lambda: none
+        recorder = SignalRecorder(
+            grid, self.layers, self.heads, self.span_focus, by_head,
+            distant_layer=self.plan.scored[0] if "distant" in " ".join(self.signals) else None,
+            uniformity="distant_uniformity" in self.signals,
+            padded=self._padded_length,
+            to_the_end=self._head is not None,
+        )  # fmt: skip
+        hidden = self.run(documents, recorder)
+        pfs = self._on_host([recorder.pfs[layer] for layer in self.layers])
+        return grid, pfs, self._on_host([self._signals(documents, recorder, hidden)])
+
+    def _signals(self, documents: list[Ints], recorder: SignalRecorder, hidden: torch.Tensor | None) -> torch.Tensor:
+        """The signals of a batch, `[B, N]` on the device."""
+        found: dict[str, torch.Tensor] = {}
+        if recorder.distant is not None:
+            found["distant_attention"], found["distant_uniformity"] = recorder.distant.T
+        if self._head is not None:
+            assert hidden is not None
+            on_device = [sent_to(self.model.device, torch.from_numpy(ids.astype(np.int64))) for ids in documents]
+            long = [self._head.losses(row[: len(ids)], ids) for row, ids in zip(hidden, on_device, strict=True)]
+            # a batch of short windows has no more tokens than the long pass had
+            tokens = 1 if self._alone else hidden.shape[0] * hidden.shape[1]
+            del hidden
+            short = short_losses(self._head, documents, self.short_context, tokens, self._last_hidden_states)
+            losses = torch.stack([loss_signals(*pair) for pair in zip(long, short, strict=True)])
+            found |= dict(zip(LOSS_SIGNALS, losses.T, strict=True))
+        return torch.stack([found[name] for name in self.signals], 1)
+
+    def _last_hidden_states(self, documents: list[Ints]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Padded token ids `[B, T]` and hidden states `[B, T, C]` of a batch, nothing recorded."""
+        padded = self._padded(documents)
+        hidden = self._forward(padded, NoRecorder())
+        assert hidden is not None
+        return padded, hidden
+
+    def _on_host(self, tensors: list[torch.Tensor]) -> Callable[[], torch.Tensor]:
+        """Brings tensors, one after another, to the host; the function returned waits for them, in fp64."""
         if not self._asynchronous:
-            pfs = torch.cat([recorder.pfs[layer].cpu().double() for layer in self.layers])
-            return grid, lambda: pfs
-        on_device = torch.cat([recorder.pfs[layer] for layer in self.layers])
+            found = torch.cat([tensor.cpu().double() for tensor in tensors])
+            return lambda: found
+        on_device = torch.cat(tensors)
         on_host = torch.empty(on_device.shape, dtype=on_device.dtype, pin_memory=True)
         on_host.copy_(on_device, non_blocking=True)
         done = torch.cuda.Event()
@@ -188,10 +274,10 @@ class Engine:
             done.synchronize()
             return on_host.double()
 
-        return grid, wait
+        return wait
 
-    def _forward(self, input_ids: torch.Tensor, recorder: SpanRecorder) -> None:
-        """The forward pass, up to the last scored layer."""
+    def _forward(self, input_ids: torch.Tensor, recorder: Recorder) -> torch.Tensor | None:
+        """The forward pass, up to the last layer that the recorder wants, or to the last hidden states."""
         if self._alone:
             _forget_longest(self.model)
         with _evaluating(self.model):
@@ -199,13 +285,15 @@ class Engine:
                 # a live model has been changed under us
                 self._fast = llama_forward(self.model, self.plan)
             if self._fast is not None:
-                self._fast(input_ids, recorder)
-                return
+                return self._fast(input_ids, recorder)
             with scoring_attention(self.model), contextlib.suppress(ForwardDone):
                 # Causal attention with padding on the right needs no padding mask: no document sees beyond its end. The
                 # mask of ones says that nothing is packed either; without it transformers 4.57 builds one of T x T.
                 mask = torch.ones_like(input_ids)
-                self.model(input_ids=input_ids, attention_mask=mask, use_cache=False, ladm_recorder=recorder)
+                model = self.model.base_model if recorder.to_the_end else self.model
+                output = model(input_ids=input_ids, attention_mask=mask, use_cache=False, ladm_recorder=recorder)
+                return output.last_hidden_state if recorder.to_the_end else None
+        return None
 
     def _padded_length(self, length: int) -> int:
         """The length that a document is padded to."""

@@ -28,7 +28,7 @@ from ladm_hf.ops.causal import causal_attention
 from ladm_hf.ops.device import launches_on
 from ladm_hf.scoring.attention import focused_attention, scoring_attention
 from ladm_hf.scoring.layers import LayerPlan
-from ladm_hf.scoring.recorder import ForwardDone, Recorder
+from ladm_hf.scoring.recorder import ForwardDone, NoRecorder, Recorder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,12 +73,16 @@ class LlamaForward:
             for layer, module in zip(self.layers, self.base.layers, strict=True)
         )
 
-    def __call__(self, input_ids: Tensor, recorder: Recorder) -> None:
-        """Runs `[B, T]` token ids up to the last layer that the recorder wants."""
-        with launches_on(input_ids.device):
-            self._run(input_ids, recorder)
+    def __call__(self, input_ids: Tensor, recorder: Recorder) -> Tensor | None:
+        """Runs `[B, T]` token ids up to the last layer that the recorder wants.
 
-    def _run(self, input_ids: Tensor, recorder: Recorder) -> None:
+        Returns:
+            The last hidden states `[B, T, C]` where the recorder lets the pass run to its end.
+        """
+        with launches_on(input_ids.device):
+            return self._run(input_ids, recorder)
+
+    def _run(self, input_ids: Tensor, recorder: Recorder) -> Tensor | None:
         from ladm_hf.ops import pointwise
 
         batch, length = input_ids.shape
@@ -93,7 +97,8 @@ class LlamaForward:
             attention = module.self_attn
             normed = _norm(hidden, module.input_layernorm)
             last = recorder.is_last(index)
-            width = rotated * self.head_dim if last else layer.qkv.shape[0]
+            done = last and not recorder.to_the_end
+            width = rotated * self.head_dim if done else layer.qkv.shape[0]
             bias = None if layer.qkv_bias is None else layer.qkv_bias[:width]
             # [B T, H + Hkv (+ Hkv), D]
             heads = nn.functional.linear(normed, layer.qkv[:width], bias).unflatten(1, (-1, self.head_dim))
@@ -109,14 +114,16 @@ class LlamaForward:
             )
             if last:
                 recorder.record(index, q, k, self.scale, None, None)
-                return
-            output = self._attend(index, q, k, v[0], recorder)
+            if done:
+                return None
+            output = self._attend(index, q, k, v[0], NoRecorder() if last else recorder)
             hidden.addmm_(output.transpose(1, 2).reshape(hidden.shape[0], -1), attention.o_proj.weight.t())
             del normed, heads, q, k, v, output
             for block in hidden.split(MLP_BLOCK):
                 gate_up = nn.functional.linear(_norm(block, module.post_attention_layernorm), layer.gate_up)
                 block.addmm_(pointwise.silu_mul(gate_up), module.mlp.down_proj.weight.t())
                 del gate_up
+        return _norm(hidden, self.base.norm).view(batch, length, -1)
 
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, recorder: Recorder) -> Tensor:
         """The attention's output `[B, H, T, D]`; the recorder gets what it wants."""

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ladm_hf.arrays import Floats
+from ladm_hf.arrays import Floats, Ints
 from ladm_hf.config import LadmConfig
 from ladm_hf.ops.scores import document_score
 from ladm_hf.scoring.batching import OUT_OF_MEMORY
-from ladm_hf.scoring.engine import Engine
+from ladm_hf.scoring.engine import Engine, Measured
 from ladm_hf.scoring.inputs import Tokens, checked_text
 from ladm_hf.scoring.results import DocumentScore
 
@@ -125,7 +125,7 @@ def with_statistics(
 ) -> list[DocumentScore]:
     """The scores of documents with the repetition and text signals of each, in the same order."""
     return [
-        dataclasses.replace(score, repetition=repetition, signals={**score.signals, **signals})
+        dataclasses.replace(score, repetition=repetition, signals={**signals, **score.signals})
         for score, (repetition, signals) in zip(scores, measured, strict=True)
     ]
 
@@ -153,7 +153,7 @@ def score_rows(
             if statuses[i] == "ok":
                 pieces += [(i, window) for window in windows(row, engine.config)]
         check(i, statuses[i])
-    layers: list[list[tuple[int, Floats | None]]] = [[] for _ in rows]
+    measured: list[list[tuple[int, Measured | None]]] = [[] for _ in rows]
     if engine is not None and pieces:
         lengths = [len(window) for _, window in pieces]
         disable = None if progress is None else not progress
@@ -162,10 +162,10 @@ def score_rows(
         ) as bar:
             for batch, results in engine.score_all([window for _, window in pieces]):
                 for n, j in enumerate(batch):
-                    layers[pieces[j][0]].append((lengths[j], None if results is None else results[n]))
+                    measured[pieces[j][0]].append((lengths[j], None if results is None else results[n]))
                 bar.update(sum(lengths[j] for j in batch))
     scores = [
-        _document_score(row, status, found, engine) for row, status, found in zip(rows, statuses, layers, strict=True)
+        _document_score(row, status, found, engine) for row, status, found in zip(rows, statuses, measured, strict=True)
     ]
     for i, score in enumerate(scores):
         check(i, score.status)
@@ -192,9 +192,9 @@ def status_of(ids: Tokens, engine: Engine) -> str:
 
 
 def _document_score(
-    row: Tokens | str, status: str, found: list[tuple[int, Floats | None]], engine: Engine | None
+    row: Tokens | str, status: str, found: list[tuple[int, Measured | None]], engine: Engine | None
 ) -> DocumentScore:
-    """One score from the pieces of a document, each `(tokens, CDS by layer)`, weighted by their tokens."""
+    """One score from the pieces of a document, each with its tokens, by which it is weighted."""
     num_tokens = 0 if isinstance(row, str) else len(row)
     if status != "ok":
         return DocumentScore(float("nan"), num_tokens, status)
@@ -204,10 +204,23 @@ def _document_score(
             float("nan"), scored, f"error: {OUT_OF_MEMORY} at {max(n for n, _ in found)} tokens in one piece"
         )
     weights = [length for length, _ in found]
-    layers = np.average([result for _, result in found if result is not None], axis=0, weights=weights)
+    pieces = [result for _, result in found if result is not None]
+    layers = np.average([piece.cds for piece in pieces], axis=0, weights=weights)
     assert engine is not None
     score = document_score(layers, engine.config.weights)
     if not np.isfinite(score):
         hint = "; try dtype='bfloat16' or 'float32'" if engine.dtype == "float16" else ""
         return DocumentScore(float("nan"), scored, f"error: the score is not finite in {engine.dtype}{hint}")
-    return DocumentScore(score, scored, "ok", tuple(layers.tolist()))
+    signals = _mean_of_defined(np.array([piece.signals for piece in pieces]), np.array(weights))
+    return DocumentScore(
+        score, scored, "ok", tuple(layers.tolist()), signals=dict(zip(engine.signals, signals, strict=True))
+    )
+
+
+def _mean_of_defined(values: Floats, weights: Ints) -> list[float]:
+    """Mean over the pieces `[P, N]` that have a value, weighted by their tokens `[P]`; NaN where none has."""
+    there = np.isfinite(values)
+    total = weights @ there
+    sums = weights @ np.where(there, values, 0.0)
+    means: list[float] = np.divide(sums, total, out=np.full(len(sums), np.nan), where=total > 0).tolist()
+    return means

@@ -22,13 +22,20 @@ from datasets import Features
 from ladm_hf.calculators.calculator import DEFAULT, Calculator, resolve
 from ladm_hf.calculators.files import CONFIG_FILE
 from ladm_hf.config import LadmConfig
-from ladm_hf.data.score_columns import SCORE_FIELDS, TEXT_SIGNALS, checked_signals, score_columns
+from ladm_hf.data.score_columns import (
+    GAIN_SIGNALS,
+    MODEL_SIGNALS,
+    SCORE_FIELDS,
+    TEXT_SIGNALS,
+    checked_signals,
+    score_columns,
+)
 from ladm_hf.errors import BackendError, ConfigError, RowError
 from ladm_hf.ops import BACKENDS
 from ladm_hf.ops.scores import document_score
 from ladm_hf.scoring.engine import Engine, prepare_worker
 from ladm_hf.scoring.inputs import Tokens, all_rows, checked_ids, read_batch
-from ladm_hf.scoring.journal import Journal, with_journal
+from ladm_hf.scoring.journal import Finished, Journal, with_journal
 from ladm_hf.scoring.repetition import repetition
 from ladm_hf.scoring.results import DocumentScore, FocusMap
 from ladm_hf.scoring.rows import TOKENIZE_CHARS, score_rows, score_texts, status_of, with_statistics
@@ -41,6 +48,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 # Characters scored on a CPU before the journal keeps them; elsewhere as many as are tokenised at once.
 JOURNAL_CHARS = 65_536
+# The published short context of LongPPL.
+SHORT_CONTEXT = 4096
 DTYPES = ("float32", "float16", "bfloat16")
 DOCUMENT_BACKENDS = ("auto", *BACKENDS)
 OnError = Literal["status", "raise"]
@@ -58,6 +67,7 @@ class Identity(NamedTuple):
         text_column, input_ids_column, on_error: the options of the scorer.
         repetition (`int`): raised when the same text gives another `ladm_repetition` than before.
         signals (`tuple[str, ...]`): signals that stand beside the score.
+        short_context (`int`, *optional*): tokens of the short context, where a signal has one.
     """
 
     kind: str
@@ -70,11 +80,14 @@ class Identity(NamedTuple):
     on_error: str
     repetition: int = 1
     signals: tuple[str, ...] = ()
+    short_context: int | None = None
 
     @property
     def of_a_document(self) -> tuple[Any, ...]:
         """What determines the score of a document, whatever column it stands in; its `repr` names a journal."""
-        return tuple(self[:5])
+        # signals of a text are counted anew
+        signals = tuple(name for name in self.signals if name in MODEL_SIGNALS)
+        return (*self[:5], signals, self.short_context) if signals else tuple(self[:5])
 
 
 class _Options(NamedTuple):
@@ -103,6 +116,8 @@ class _EngineKey(NamedTuple):
     device: str
     backend: str
     max_batch_tokens: int | None
+    signals: tuple[str, ...]
+    short_context: int
 
 
 class _Loaded(NamedTuple):
@@ -147,9 +162,15 @@ class LadmScorer:
             Folder in which a call keeps finished rows, by the hash of their content, so that an interrupted
             `dataset.map(scorer, batched=True)` does not score them again. It changes neither scores nor fingerprint.
         signals (sequence of `str`, *optional*):
-            Other published signals to give beside the score, each in a column `ladm_<name>`: `"compression"`,
-            `"duplicate_lines"`, `"duplicate_paragraphs"`; see `ladm_hf.scoring.text_signals`. One text with commas
-            does too.
+            Other published signals to give beside the score, each in a column `ladm_<name>`. Of the text alone:
+            `"compression"`, `"duplicate_lines"`, `"duplicate_paragraphs"` (see `ladm_hf.scoring.text_signals`). Of the
+            calculator's losses: `"token_loss"`, `"context_gain"`, `"key_token_share"` (`ladm_hf.scoring.losses`), for
+            which the forward pass goes on to the model's head. Of its first layer: `"distant_attention"`,
+            `"distant_uniformity"` (`ladm_hf.ops.distant`). One text with commas does too. Signals of the model are NaN
+            where the status is not `"ok"`; of a document in windows they are the mean over windows that have them,
+            weighted by tokens.
+        short_context (`int`, *optional*, defaults to `4096`):
+            Tokens of the short context of `"context_gain"` and `"key_token_share"`.
 
     Raises:
         ConfigError: an option is out of range.
@@ -170,6 +191,7 @@ class LadmScorer:
         on_error: OnError = "status",
         journal: str | os.PathLike[str] | None = None,
         signals: str | Iterable[str] = (),
+        short_context: int = SHORT_CONTEXT,
     ) -> None:
         dtype = str(dtype).removeprefix("torch.")
         _check_option("dtype", dtype, ("auto", *DTYPES))
@@ -185,6 +207,9 @@ class LadmScorer:
         self.input_ids_column = input_ids_column
         self.on_error: OnError = on_error
         self.signals = checked_signals(signals)
+        if isinstance(short_context, bool) or not isinstance(short_context, int) or short_context < 1:
+            raise ConfigError(f"short_context must be a positive number of tokens, got {short_context!r}")
+        self.short_context = short_context
         self._options = _Options(model, revision, config, dtype)
         self._backend = backend
         try:
@@ -243,6 +268,7 @@ class LadmScorer:
             self.input_ids_column,
             self.on_error,
             signals=self.signals,
+            short_context=self.short_context if set(self.signals) & set(GAIN_SIGNALS) else None,
         )
 
     @property
@@ -390,6 +416,10 @@ class LadmScorer:
         score = DocumentScore(total, len(row), "ok", tuple(layers.tolist()), again)
         return FocusMap(mean, grid.query_starts[0], starts, grid.span_length, offsets, score)
 
+    @property
+    def _model_signals(self) -> tuple[str, ...]:
+        return tuple(name for name in self.signals if name in MODEL_SIGNALS)
+
     # Rows
 
     def _score_documents(
@@ -404,17 +434,23 @@ class LadmScorer:
         self._forget_what_can_change()
         identity = self.identity.of_a_document
         if self._journal is None or self._journal.identity != identity:
-            self._journal = Journal(self._journal_folder or "", identity)
+            self._journal = Journal(self._journal_folder or "", identity, len(self._model_signals))
 
-        def score(group: list[Any]) -> list[tuple[float, int, str]]:
+        def score(group: list[Any]) -> list[Finished]:
             # bad rows are named by their place in the whole batch, so the parts of it must not raise
             scores = self._score_documents(column, group, rank, on_error="status")
-            return [(found.score, found.num_tokens, found.status) for found in scores]
+            return [
+                Finished(s.score, s.num_tokens, s.status, tuple(s.signals[name] for name in self._model_signals))
+                for s in scores
+            ]
 
         limit = JOURNAL_CHARS if self._default_device(rank) == "cpu" else TOKENIZE_CHARS
         if column != self.text_column:
             limit //= 4
-        scores = [DocumentScore(*found) for found in with_journal(self._journal, rows, limit, score)]
+        scores = [
+            DocumentScore(*found[:3], signals=dict(zip(self._model_signals, found.signals, strict=True)))
+            for found in with_journal(self._journal, rows, limit, score)
+        ]
         for i, found in enumerate(scores):
             _check_status(i, column, found.status, self.on_error)
         # counted again rather than kept: it costs less than the journal's own hash
@@ -494,13 +530,15 @@ class LadmScorer:
             self._default_device(rank),
             self._backend,
             self._max_batch_tokens,
+            self._model_signals,
+            self.short_context,
         )
         if self._loaded is None or self._loaded.key != key:
             prepare_worker()
             self._warn_if_uncalibrated()
             # the old model goes before the new one is loaded
             self._loaded = None
-            engine = Engine(calculator, key.config, key.dtype, key.device, key.backend, key.max_batch_tokens)
+            engine = Engine(calculator, *key[1:])
             self._loaded = _Loaded(key, engine)
         return self._loaded.engine
 
@@ -537,6 +575,7 @@ class _Runtime:
             "max_batch_tokens": scorer._max_batch_tokens,
             "journal": scorer._journal_folder,
             "signals": scorer.signals,
+            "short_context": scorer.short_context,
         }
 
 

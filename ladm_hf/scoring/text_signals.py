@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 # The default of the gzip program; 31 asks zlib for a gzip stream.
@@ -57,7 +57,7 @@ def text_signals(document: Any, names: Iterable[str]) -> dict[str, float]:
 
     Args:
         document (`str` or anything else): NaN for what is no text, or white space alone.
-        names (iterable of `str`): of `STATISTICS`; other names are left to others.
+        names (iterable of `str`): signals, NaN also for those that are not in `STATISTICS`.
     """
-    has_text = isinstance(document, str) and bool(document.strip())
-    return {name: STATISTICS[name](document) if has_text else float("nan") for name in names if name in STATISTICS}
+    known: Container[str] = STATISTICS if isinstance(document, str) and document.strip() else ()
+    return {name: STATISTICS[name](document) if name in known else float("nan") for name in names}

@@ -17,7 +17,7 @@ from launches import ROOT, bits, dataset, document, expected, rows, scorer
 from ladm_hf import LadmConfig
 from ladm_hf.errors import RowError, StorageError
 from ladm_hf.scoring.engine import Engine
-from ladm_hf.scoring.journal import Journal, document_key, with_journal
+from ladm_hf.scoring.journal import Finished, Journal, document_key, with_journal
 
 
 class StopError(Exception):
@@ -28,13 +28,13 @@ class StopError(Exception):
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Lengths of the documents that reach the model."""
     seen: list[int] = []
-    score = Engine.score
+    score = Engine.measure
 
     def count(self: Engine, documents: list[Any]) -> Any:
         seen.extend(map(len, documents))
         return score(self, documents)
 
-    monkeypatch.setattr(Engine, "score", count)
+    monkeypatch.setattr(Engine, "measure", count)
     return seen
 
 
@@ -64,17 +64,17 @@ def test_an_interrupted_map_goes_on_where_it_stopped(tmp_path: Path, scored: lis
 def test_rows_are_kept_within_a_batch(tmp_path: Path, scored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ladm_hf.scoring.scorer.JOURNAL_CHARS", 1)
     data = batch(dataset(6))
-    score = Engine.score
+    score = Engine.measure
 
     def fail_at_third(self: Engine, documents: list[Any]) -> Any:
         if len(scored) == 2:
             raise StopError
         return score(self, documents)
 
-    monkeypatch.setattr(Engine, "score", fail_at_third)
+    monkeypatch.setattr(Engine, "measure", fail_at_third)
     with pytest.raises(StopError):
         scorer(journal=tmp_path)(data)
-    monkeypatch.setattr(Engine, "score", score)
+    monkeypatch.setattr(Engine, "measure", score)
     scorer(journal=tmp_path)(data)
     assert len(scored) == 4
 
@@ -120,7 +120,7 @@ def test_a_bad_row_is_told_by_its_place_in_the_batch(tmp_path: Path) -> None:
 def test_damaged_files_lose_only_the_damaged_records(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "me")
     keys = [document_key(str(n)) for n in range(10)]
-    journal.add([(key, float(n), n) for n, key in enumerate(keys) if key])
+    journal.add([(key, Finished(float(n), n)) for n, key in enumerate(keys) if key])
     journal.add([])
     (file,) = journal.folder.iterdir()
     data = bytearray(file.read_bytes())
@@ -129,13 +129,14 @@ def test_damaged_files_lose_only_the_damaged_records(tmp_path: Path) -> None:
     file.write_bytes(bytes(data[:-7]))
     (journal.folder / "empty.rows").touch()
     found = [Journal(tmp_path, "me").get(key) for key in keys if key]
-    assert found == [(float(n), n) if n not in (3, 9) else None for n in range(10)]
+    assert found == [Finished(float(n), n) if n not in (3, 9) else None for n in range(10)]
 
 
 def test_keys_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
-    Journal(tmp_path, "me").add([((5, 1), 1.0, 1), ((5, 2), 2.0, 2), ((5, 2), 2.0, 2)])
+    two = ((5, 2), Finished(2.0, 2))
+    Journal(tmp_path, "me").add([((5, 1), Finished(1.0, 1)), two, two])
     journal = Journal(tmp_path, "me")
-    assert [journal.get((5, n)) for n in range(4)] == [None, (1.0, 1), (2.0, 2), None]
+    assert [journal.get((5, n)) for n in range(4)] == [None, Finished(1.0, 1), Finished(2.0, 2), None]
     assert journal.get((2**64 - 1, 0)) is None
 
 
@@ -151,10 +152,10 @@ def test_documents_have_keys_by_kind_and_content() -> None:
 
 ADD = """
 import sys
-from ladm_hf.scoring.journal import Journal, document_key
+from ladm_hf.scoring.journal import Finished, Journal, document_key
 journal = Journal(sys.argv[1], "me")
 for n in range(int(sys.argv[2]), int(sys.argv[2]) + 200):
-    journal.add([(document_key(str(n)), float(n), n)])
+    journal.add([(document_key(str(n)), Finished(float(n), n))])
 """
 
 
@@ -164,22 +165,22 @@ def test_processes_write_side_by_side(tmp_path: Path) -> None:
     ]
     assert [worker.wait() for worker in workers] == [0, 0, 0]
     journal = Journal(tmp_path, "me")
-    assert all(journal.get(document_key(str(n)) or (0, 0)) == (float(n), n) for n in range(400))
+    assert all(journal.get(document_key(str(n)) or (0, 0)) == Finished(float(n), n) for n in range(400))
     assert len(list(journal.folder.iterdir())) == 3
 
 
 def test_only_scored_rows_are_kept_and_groups_are_small(tmp_path: Path) -> None:
     calls: list[list[Any]] = []
 
-    def score(group: list[Any]) -> list[tuple[float, int, str]]:
+    def score(group: list[Any]) -> list[Finished]:
         calls.append(group)
-        return [(1.0, 5, "ok") if text else (float("nan"), 0, "empty") for text in group]
+        return [Finished(1.0, 5) if text else Finished(float("nan"), 0, "empty") for text in group]
 
     journal = Journal(tmp_path, "me")
     with_journal(journal, ["abc", "", "defg", "h", None], 4, score)
     assert calls == [["abc", "", "defg"], ["h", None]]
     calls.clear()
-    assert [row[2] for row in with_journal(Journal(tmp_path, "me"), ["h", "", "abc"], 4, score)] == [
+    assert [row.status for row in with_journal(Journal(tmp_path, "me"), ["h", "", "abc"], 4, score)] == [
         "ok",
         "empty",
         "ok",
@@ -195,4 +196,4 @@ def test_a_journal_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "write", fail)
     with pytest.raises(StorageError, match="the journal"):
-        journal.add([((1, 1), 1.0, 1)])
+        journal.add([((1, 1), Finished(1.0, 1))])

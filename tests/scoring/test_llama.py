@@ -20,7 +20,7 @@ from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.scoring.engine import Engine, _rotates_by_length
 from ladm_hf.scoring.layers import LayerPlan, layer_plan
 from ladm_hf.scoring.llama import LlamaForward, llama_forward
-from ladm_hf.scoring.recorder import ForwardDone, SpanRecorder
+from ladm_hf.scoring.recorder import ForwardDone, NoRecorder, SignalRecorder, SpanRecorder
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.skipif(DEVICE == "cpu" and not fused.INTERPRETED, reason="needs a GPU or TRITON_INTERPRET=1")
@@ -141,7 +141,9 @@ def test_the_engine_scores_the_same_by_either_forward_pass(monkeypatch: pytest.M
         engine = Engine(resolve(model), SMALL, "float32", DEVICE, "chunked", None)
         passes.append(engine.forward_pass)
         found = {
-            i: value for batch, values in engine.score_all(documents) for i, value in zip(batch, values, strict=True)
+            i: found.cds
+            for batch, all_found in engine.score_all(documents)
+            for i, found in zip(batch, all_found, strict=True)
         }
         return np.stack([found[0], found[1]])
 
@@ -194,3 +196,24 @@ def test_lengths_are_padded_to_few_shapes_unless_the_rotation_would_change(monke
         assert all(length <= to <= length * 33 / 32 for length, to in padded.items())
         assert (len(set(padded.values())) <= 4 * 32) == pads
         assert engine._padded_length(32768) == 32768
+
+
+@pytest.mark.parametrize("recorder", ["wants the last layer", "wants nothing"])
+def test_it_runs_on_to_the_models_last_hidden_states(recorder: str) -> None:
+    model = tiny_model("qwen3", num_hidden_layers=2).to(DEVICE)
+    forward = llama_forward(model, plan(model))
+    assert forward is not None
+    ids = torch.tensor([random_ids(300, 1), random_ids(300, 2)], device=DEVICE)
+    grid = SpanGrid([300, 300], SMALL)
+    stops = SpanRecorder(grid, (0, 1), {}, chunked.span_focus)
+    goes_on = SignalRecorder(
+        grid, (0, 1), {}, chunked.span_focus, False, distant_layer=0, uniformity=True, padded=int, to_the_end=True
+    )
+    with torch.inference_mode():
+        expected = model(input_ids=ids, use_cache=False).last_hidden_state
+        hidden = forward(ids, goes_on if recorder == "wants the last layer" else NoRecorder())
+        assert forward(ids, stops) is None
+    torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-4)
+    if recorder == "wants the last layer":
+        assert goes_on.distant is not None
+        assert all(torch.allclose(stops.pfs[layer], goes_on.pfs[layer], rtol=1e-4) for layer in (0, 1))

@@ -144,7 +144,7 @@ def test_windows_are_weighted_by_tokens(scorer: LadmScorer) -> None:
 
 
 def test_out_of_memory_costs_one_document_at_most(scorer: LadmScorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Engine.score
+    real = Engine.measure
 
     def score(self, documents):
         if sum(map(len, documents)) > 1000:
@@ -153,7 +153,7 @@ def test_out_of_memory_costs_one_document_at_most(scorer: LadmScorer, monkeypatc
 
     documents = [random_ids(n, seed=n) for n in (400, 450, 500, 1500)]
     expected = scorer.score_input_ids(documents)
-    monkeypatch.setattr(Engine, "score", score)
+    monkeypatch.setattr(Engine, "measure", score)
     small = LadmScorer(scorer.calculator.model, config=SMALL, max_batch_tokens=10_000)
     actual = small.score_input_ids(documents)
     assert [s.status for s in actual[:3]] == ["ok"] * 3
