@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 # Exit code of a run after which no document has a score, or of prepared data without a document.
 NOTHING_SCORED = 3
+# torchrun takes --signals for an abbreviation of its own --signals-to-handle, on Python 3.11 even behind the module.
+FOR_TORCHRUN = "--add-signals"
 ITS_OWN = "the calculator's, else "
 
 
@@ -94,7 +96,13 @@ def score(
     ] = None,
     on_error: Annotated[OnError, typer.Option(help="A bad row gets a status, or stops the run.")] = "status",
     signals: Annotated[
-        str, typer.Option(help=f"Other signals to write beside the score, by commas: {', '.join(SIGNALS)}.")
+        str,
+        typer.Option(
+            "--signals",
+            FOR_TORCHRUN,
+            help=f"Other signals to write beside the score, by commas: {', '.join(SIGNALS)}.",
+            show_default="none",
+        ),
     ] = "",
     short_context: Annotated[
         int, typer.Option(min=1, help="Tokens of the short context of context_gain and key_token_share.")
@@ -237,7 +245,8 @@ def rerun_command(values: Mapping[str, Any]) -> str:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return line
     where = f"--nnodes {nodes} ... " if nodes != "1" else ""
-    return f"torchrun {where}--nproc_per_node {local} -m ladm_hf {line.removeprefix('ladm ')}"
+    line = line.removeprefix("ladm ").replace(" --signals ", f" {FOR_TORCHRUN} ")
+    return f"torchrun {where}--nproc_per_node {local} -m ladm_hf {line}"
 
 
 def prepare(

@@ -342,7 +342,16 @@ def test_a_run_with_another_short_context_is_refused(tmp_path: Path) -> None:
 
 def test_two_ranks_killed_and_resumed_give_the_signals_of_one(tmp_path: Path) -> None:
     signals = ("compression", *NAMES)
-    options = ["--span-length", "16", "--max-length", "2048", "--signals", ",".join(signals), "--short-context", "64"]
+    options = [
+        "--span-length",
+        "16",
+        "--max-length",
+        "2048",
+        "--add-signals",
+        ",".join(signals),
+        "--short-context",
+        "64",
+    ]
     source, output = parquet(tmp_path / "in.parquet", 18, words=600), tmp_path / "out"
     arguments = ["score", str(source), str(output), "--chunks", "12", *options]
     first = launch(arguments, 2)
@@ -351,6 +360,7 @@ def test_two_ranks_killed_and_resumed_give_the_signals_of_one(tmp_path: Path) ->
     second = launch(arguments, 2)
     said, _ = second.communicate(timeout=200)
     assert second.returncode == 0, said
+    assert f"--add-signals {','.join(signals)} " in (output / "run.json").read_text()
     config = replace(LadmScorer().config, span_length=16, max_length=2048)
     expected = LadmScorer(config=config, signals=signals, short_context=64)({"text": list(dataset(18, 600)["text"])})
     found = pq.read_table(output / "data").sort_by("id").to_pydict()
