@@ -78,8 +78,8 @@ def score(
         for name, (engine, config) in engines.items():
             for rows, found in engine.score_all(ids):
                 assert found is not None, "out of memory"
-                for row, cds in zip(rows, found, strict=True):
-                    lines[row]["scores"][name] = float(document_score(cds, config.weights))
+                for row, measured in zip(rows, found, strict=True):
+                    lines[row]["scores"][name] = float(document_score(measured.cds, config.weights))
         if reader is not None:
             add_losses(reader, ids, lines)
         with output.open("a", encoding="utf-8") as file:
