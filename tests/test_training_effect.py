@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,21 @@ def test_training_does_not_see_the_neighbour_in_a_window(finished: Path) -> None
         assert batch["labels"][0, 40] == -100
         seen.append(model(**{name: batch[name] for name in ("input_ids", "position_ids")}).logits[0, 40:])
     torch.testing.assert_close(seen[0], seen[1])
+
+
+def test_attention_document_by_document_is_that_of_each_document_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 12, 16, dtype=torch.bfloat16)
+    bounds = torch.tensor([0, 5, 12], dtype=torch.int32)
+    output, _ = training.attention_within_documents(
+        torch.nn.Module(), q, k, v, None, cu_seq_lens_q=bounds, max_length_q=7
+    )  # fmt: skip
+    scores = (q.float() @ k.float().transpose(2, 3)) / 4
+    documents = torch.tensor([0] * 5 + [1] * 7)
+    seen = (documents[:, None] == documents) & torch.ones(12, 12).tril().bool()
+    wanted = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v.float()
+    torch.testing.assert_close(output.float(), wanted.transpose(1, 2), atol=0.03, rtol=0.03)
 
 
 def test_file_types_come_from_the_file_that_an_id_names() -> None:

@@ -40,13 +40,19 @@ def attention_within_documents(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention of `[1, H, T, D]` within the documents that `cu_seq_lens_q` bounds: `[1, T, H, D]`."""
-    from torch.nn.attention.varlen import varlen_attn
-
+    q, k, v = (states.to(torch.bfloat16) for states in (query, key, value))
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        # before PyTorch 2.10: document by document
+        sizes = cu_seq_lens_q.diff().tolist()
+        parts = zip(*(states.split(sizes, 2) for states in (q, k, v)), strict=True)
+        documents = [torch.nn.functional.scaled_dot_product_attention(*part, is_causal=True) for part in parts]
+        return torch.cat(documents, 2).transpose(1, 2).to(value.dtype), None
     takes = inspect.signature(varlen_attn).parameters
     causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in takes else {"is_causal": True}
-    q, k, v = (states[0].transpose(0, 1).to(torch.bfloat16).contiguous() for states in (query, key, value))
-    bounds = cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q
-    output = varlen_attn(q, k, v, *bounds, **causal)
+    q, k, v = (states[0].transpose(0, 1).contiguous() for states in (q, k, v))
+    output = varlen_attn(q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, **causal)
     assert isinstance(output, torch.Tensor)
     return output.unsqueeze(0).to(value.dtype), None
 
