@@ -27,7 +27,7 @@ from ladm_hf.errors import InputError
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-# Rows that the stream is asked for at once.
+# Rows that the stream is asked for at once, and that tell a pass over it from another.
 _STREAM_ROWS = 8
 
 P = TypeVar("P", pa.Table, list[dict[str, Any]])
@@ -54,7 +54,7 @@ class StreamSource(SequentialSource):
         self._typed = dataset.features is not None
         self._column = ""
         self._rows = 0
-        self._hash = ""
+        self._hash = self._head = ""
 
     def limit_rows(self, count: int) -> None:
         self.dataset = self.dataset.take(count)
@@ -75,7 +75,7 @@ class StreamSource(SequentialSource):
             columns.log()
             self._column = document_column(self._schema, candidates)
         positions, cumulative = cost.cumulative()
-        layout = {"rows": self._rows, "column": self._column, **schema_layout(self._schema)}
+        layout = {"rows": self._rows, "column": self._column, "head": self._head, **schema_layout(self._schema)}
         return SourceScan(self._schema, positions, cumulative, layout)
 
     def _tables(self) -> Iterator[pa.Table]:
@@ -124,14 +124,27 @@ class StreamSource(SequentialSource):
             ) from error
 
     def _hashed(self, parts: Iterator[P], hash_of: Callable[[P], bytes]) -> Iterator[P]:
-        """The whole stream, noting its rows and their hash."""
+        """The whole stream, noting how many rows there are, their hash and that of the first ones."""
         digest = xxhash.xxh3_128()
         rows = 0
         for part in parts:
+            if not rows:
+                self._head = hash_of(part[:_STREAM_ROWS]).hex()
             digest.update(hash_of(part))
             rows += len(part)
             yield part
         self._rows, self._hash = rows, digest.hexdigest()
+
+    def _as_scanned(self, parts: Iterator[P], hash_of: Callable[[P], bytes]) -> Iterator[P]:
+        """The stream again, refused where it begins with other rows than it did."""
+        for n, part in enumerate(parts):
+            if n == 0 and self._head not in ("", hash_of(part[:_STREAM_ROWS]).hex()):
+                raise InputError(
+                    f"{self.name} begins with other rows than when it was first read, or than on rank 0. Every pass "
+                    "must give the same rows in the same order: seed what is random, and do not split the stream by "
+                    "rank (split_dataset_by_node, shard), since the ranks divide the work themselves"
+                )
+            yield part
 
     def fingerprint(self) -> str:
         """A hash of all rows: one pass over the stream, unless it has been scanned."""
@@ -150,6 +163,9 @@ class StreamSource(SequentialSource):
 
     def restore_layout(self, layout: dict[str, Any]) -> None:
         self._schema, self._rows, self._column = schema_of(layout), layout["rows"], layout.get("column", "")
+        self._head = layout.get("head", "")
+        # at once: a process that is given no chunk reads nothing, and its part of a divided stream would be missing
+        next(self._found_rows(), None)
 
     def read(self, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[Rows]:
         for found in self._forward(0, 0, start, stop, self._found_rows):
@@ -162,10 +178,11 @@ class StreamSource(SequentialSource):
     def _found_rows(self) -> Iterator[Rows]:
         assert self._schema is not None
         if self._typed:
-            yield from (Rows(conform(table, self._schema, self.name)) for table in self._tables())
+            for table in self._as_scanned(self._tables(), content_hash):
+                yield Rows(conform(table, self._schema, self.name))
             return
         kind = nested_type(self._schema, self._column)
-        for rows in self._python_rows():
+        for rows in self._as_scanned(self._python_rows(), _rows_hash):
             problems = {n: text_problem(row, self._column, kind) for n, row in enumerate(rows)}
             table = to_table([replace_surrogates(row) for row in rows], self._schema)
             yield Rows(table, {n: problem for n, problem in problems.items() if problem})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,3 +97,31 @@ def test_other_formats_are_unpacked_and_named(tmp_path: Path, ending: str) -> No
     (tmp_path / "c.csv").write_bytes(b"\xff\xfetext\n\x00")
     with pytest.raises(InputError, match=r"c\.csv cannot be read beyond row 0"):
         open_source(tmp_path / "c.csv").scan(["text"], 512)
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_every_pass_over_a_stream_must_begin_with_the_same_rows(typed: bool) -> None:
+    """As where each rank was given its own part of it, or a shuffle has no seed."""
+    features = Features({"text": Value("string"), "meta": Value("int64")}) if typed else None
+    scanned, same, other = (
+        open_source(IterableDataset.from_generator(rows_of, gen_kwargs={"values": values}, features=features))
+        for values in ([1, 2, 3, 4], [1, 2, 3, 4], [2, 4, 6, 8])
+    )
+    layout = scanned.scan(["text"], 512).layout
+    same.restore_layout(layout)
+    assert [found.table["meta"].to_pylist() for found in same.read(0, 4)] == [[1, 2, 3, 4]]
+    with pytest.raises(InputError, match=r"begins with other rows .*split_dataset_by_node"):
+        other.restore_layout(layout)
+
+
+def test_a_stream_that_is_shuffled_anew_in_every_pass_is_refused() -> None:
+    passes = itertools.count()
+
+    def rows() -> Iterator[dict[str, Any]]:
+        first = next(passes)
+        yield from ({"text": f"document {first + n}"} for n in range(4))
+
+    source = open_source(IterableDataset.from_generator(rows))
+    source.scan(["text"], 512)
+    with pytest.raises(InputError, match="begins with other rows"):
+        list(source.read(0, 4))
