@@ -62,12 +62,16 @@ def lengths(values: pa.ChunkedArray) -> Floats:
         counts, scale = pc.list_value_length(values), 1
     elif pa.types.is_fixed_size_list(kind):
         return np.full(len(values), kind.list_size, dtype=np.float64)
-    elif any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)):
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_bytes(kind):
         counts, scale = pc.binary_length(values), BYTES_PER_TOKEN
     else:
         return np.zeros(len(values))
     filled = pc.fill_null(counts, 0).to_numpy().astype(np.float64)
     return np.asarray(np.ceil(filled / scale))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def root_column(schema: pa.Schema, column: str) -> str:
@@ -121,11 +125,17 @@ def documents(values: pa.ChunkedArray) -> list[Any]:
     kind = values.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return [value.values.to_numpy(zero_copy_only=False) if value.is_valid else None for value in values]
+    return [decoded(value) for value in to_objects(values, invalid=bytes)]
+
+
+def decoded(value: Any) -> Any:
+    """A text that is kept as bytes, as by writers of parquet that know no texts; anything else as it is."""
+    if not isinstance(value, bytes):
+        return value
     try:
-        documents: list[Any] = values.to_pylist()
-        return documents
+        return value.decode()
     except UnicodeDecodeError:
-        return [_decoded(value, invalid=bytes) for value in values]
+        return value
 
 
 def replacing(raw: bytes) -> Any:

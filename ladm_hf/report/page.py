@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ladm_hf.data.columns import decoded
 from ladm_hf.errors import InputError
 from ladm_hf.report import plots, tables
 from ladm_hf.report.heat_maps import draw_heat_maps
@@ -202,6 +203,7 @@ def _text(selection: Selection, row: int, text_column: str) -> str | None:
         value = selection.selected_rows.value(row, text_column)
     else:
         value = selection.dropped_rows.value(row - kept, text_column)
+    value = decoded(value)
     return value if isinstance(value, str) else None
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ladm_hf.arrays import Ints
-from ladm_hf.data.columns import documents
+from ladm_hf.data.columns import decoded, documents
 from ladm_hf.errors import ColumnError, InputError
 
 Tokens = Ints
@@ -54,7 +54,7 @@ def column_names(batch: Any) -> list[str] | None:
 
 
 def all_rows(values: Any) -> list[Any]:
-    """The values of a column or list of documents, as Python objects or arrays.
+    """The values of a column or list of documents, as Python objects or arrays; texts kept as bytes are decoded.
 
     Raises:
         InputError: one text was given.
@@ -64,7 +64,7 @@ def all_rows(values: Any) -> list[Any]:
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
         return documents(values)
     try:
-        return list(values)
+        return [decoded(value) for value in values]
     except TypeError as error:
         raise InputError(
             f"expected a list of documents or a batch of columns, found {type(values).__name__}"

@@ -43,7 +43,7 @@ def repetition(document: Any) -> float:
     if isinstance(document, str):
         data = "".join(document.casefold().split()).encode("utf-32-le", "surrogatepass")
         return _repetition(np.frombuffer(data, dtype=np.uint32), WINDOW_CHARS)
-    if isinstance(document, np.ndarray) and document.ndim == 1:
+    if isinstance(document, np.ndarray) and document.ndim == 1 and np.issubdtype(document.dtype, np.integer):
         return _repetition(document, WINDOW_TOKENS)
     return float("nan")
 

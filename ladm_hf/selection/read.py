@@ -175,12 +175,17 @@ def _domains(dataset: Dataset, by: str | None) -> tuple[Ints, list[str]]:
     if hasattr(feature, "int2str"):
         names = pa.array(feature.names, pa.string())
         values = pa.chunked_array([names.take(chunk) for chunk in values.chunks], pa.string())
-    elif pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    try:
+        if pa.types.is_nested(kind):
+            raise pa.ArrowInvalid(str(kind))
+        # bytes are names where they are valid UTF-8
+        texts = values.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ColumnError(
             f"column {by!r} holds {kind}, which cannot name a domain: choose a column of strings or numbers, one of "
             f"{', '.join(leaves(dataset))}"
-        )
-    encoded = pc.fill_null(values.cast(pa.string()), NO_DOMAIN).dictionary_encode().unify_dictionaries()
+        ) from error
+    encoded = pc.fill_null(texts, NO_DOMAIN).dictionary_encode().unify_dictionaries()
     if encoded.num_chunks == 0:
         return np.empty(0, dtype=np.int64), []
     found = to_objects(encoded.chunk(0).dictionary)

@@ -50,6 +50,9 @@ def expected(one: LadmScorer) -> list[float]:
         pa.array(TEXTS),
         pa.chunked_array([TEXTS[:1], TEXTS[1:]]),
         pa.array(TEXTS).dictionary_encode(),
+        # as writers of parquet that know no texts leave them
+        pa.array([text and text.encode() for text in TEXTS], pa.large_binary()),
+        [text and text.encode() for text in TEXTS],
     ],
     ids=lambda texts: type(texts).__name__,
 )
@@ -115,7 +118,7 @@ def test_what_libraries_put_in_place_of_nothing_is_null(one: LadmScorer, value: 
 
 
 def test_other_values_are_no_gaps(one: LadmScorer) -> None:
-    values = [0, 1.5, "", True, [], b"bytes", {"a": None}]
+    values = [0, 1.5, "", True, [], b"\xff bytes", {"a": None}]
     assert not any(map(is_missing, values))
     statuses = one({"text": values})["ladm_status"]
     assert statuses[2] == "empty"
@@ -163,3 +166,12 @@ def test_a_text_that_is_no_utf8_is_an_error_of_its_row(one: LadmScorer) -> None:
     texts = pa.array([TEXTS[0].encode(), b"\xff\xfe"], pa.binary()).view(pa.string())
     for batch in (texts, pa.table({"text": texts})):
         assert one(batch)["ladm_status"] == ["ok", "error: expected a string, found bytes"]
+
+
+@pytest.mark.parametrize("value", [["a", "b"], [["a"]], [{"role": "user"}]], ids=str)
+def test_a_list_in_place_of_a_text_is_an_error_of_its_row(one: LadmScorer, value: Any) -> None:
+    """As of a chat, or of a JSON file that holds its columns."""
+    for batch in ({"text": [value, TEXTS[0]]}, pa.table({"text": [value] * 2}), pd.DataFrame({"text": [value] * 2})):
+        found = one(batch)
+        assert found["ladm_status"][0].startswith("error: expected a string, found")
+        assert np.isnan(found["ladm_repetition"][0])
