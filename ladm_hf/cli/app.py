@@ -63,7 +63,8 @@ def command(function: Callable[..., Any], example: str) -> None:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except (LadmError, BrokenPipeError) as error:
+        except (LadmError, OSError) as error:
+            # an OSError of whatever place names its file, and a file system is nothing to look for in our code
             print(f"error: {error}", file=sys.stderr)
             tell_launcher(str(error))
             raise typer.Exit(1) from error

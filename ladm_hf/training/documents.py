@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 DEGENERATE = "degenerate"
 # A domain with fewer sources than this is divided by document instead of by source.
 MIN_SOURCES = 5
+# Columns that name what a document is and where it comes from.
+_NAMES = ("domain", "source", "kind", "id")
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,16 @@ def tokenize_documents(
         ColumnError: there is no such column.
         InputError: no row has text.
     """
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset, Features, IterableDataset, List, Value
 
     dataset_columns = dataset.column_names
     if dataset_columns is not None and not {text_column, text_column.split(".")[0]} & set(dataset_columns):
         raise ColumnError(
             f"no column {text_column!r} in this data; its columns are {', '.join(map(repr, dataset_columns))}"
         )
+    # without them, `map` turns names back into what the input has in a column of that name
+    names = {name: Value("string") for name in _NAMES}
+    features = Features({"input_ids": List(Value("int32")), "num_chars": Value("int64"), **names})
     encode = partial(_encode, tokenizer=tokenizer, text_column=text_column)
     if isinstance(dataset, IterableDataset):
         stream = dataset
@@ -97,10 +102,15 @@ def tokenize_documents(
                 for values in zip(*columns.values(), strict=True):
                     yield dict(zip(columns, values, strict=True))
 
-        tokens = Dataset.from_generator(rows)
+        tokens = Dataset.from_generator(rows, features=features)
     else:
         tokens = dataset.map(
-            encode, batched=True, batch_size=16, remove_columns=dataset.column_names, desc="Tokenizing documents"
+            encode,
+            batched=True,
+            batch_size=16,
+            remove_columns=dataset.column_names,
+            features=features,
+            desc="Tokenizing documents",
         )
     if len(tokens) == 0:
         raise InputError(f"no row of this data has any text in column {text_column!r}")
@@ -116,7 +126,7 @@ def _encode(batch: Any, tokenizer: PreTrainedTokenizerBase, text_column: str) ->
         "input_ids": [np.asarray(row, dtype=np.int32) for row in ids],
         "num_chars": [len(texts[i]) for i in keep],
     }
-    for name in ("domain", "source", "kind", "id"):
+    for name in _NAMES:
         values = batch[name] if name in batch else [""] * len(texts)
         columns[name] = ["" if values[i] is None else str(values[i]) for i in keep]
     return columns
@@ -136,7 +146,7 @@ def _memory_mapped(tokens: Dataset) -> list[TokenizedDocument]:
     for chunk in tokens.data.column("input_ids").chunks:
         values, offsets = chunk.values.to_numpy(), chunk.offsets.to_numpy()
         views += [values[start:stop] for start, stop in pairwise(offsets.tolist())]
-    columns = [tokens[name] for name in ("domain", "source", "kind", "id", "num_chars")]
+    columns = [tokens[name] for name in (*_NAMES, "num_chars")]
     return [
         TokenizedDocument(ids, domain or "all", source or key or str(row), kind, key or str(row), num_chars)
         for row, (ids, domain, source, kind, key, num_chars) in enumerate(zip(views, *columns, strict=True))

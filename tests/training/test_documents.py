@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 
 from ladm_hf.errors import ColumnError, InputError
-from ladm_hf.training.documents import load_documents, tokenize_documents
+from ladm_hf.training.documents import held_out, load_documents, tokenize_documents
 from ladm_hf.training.tokenizer import train_tokenizer
 
 ROWS = [
@@ -42,6 +42,16 @@ def test_a_stream_gives_the_same(tokenizer) -> None:
     stream = tokenize_documents(Dataset.from_list(ROWS).to_iterable_dataset(), tokenizer)
     assert [document.ids.tolist() for document in plain] == [document.ids.tolist() for document in stream]
     assert [document.key for document in plain] == [document.key for document in stream]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_names_are_texts_whatever_the_columns_hold(tokenizer, stream: bool) -> None:
+    rows = Dataset.from_dict({"text": ["one", "two"], "id": [7, None], "domain": [1.5, 2.0], "source": [True, False]})
+    documents = tokenize_documents(rows.to_iterable_dataset() if stream else rows, tokenizer)
+    assert [(document.key, document.domain, document.source) for document in documents] == [
+        ("7", "1.5", "True"), ("1", "2.0", "False"),
+    ]  # fmt: skip
+    assert not held_out(documents, 0.0).any()
 
 
 def test_text_alone_is_enough(tokenizer) -> None:
