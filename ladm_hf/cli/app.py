@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from ladm_hf.cli import checks, pack, publish, score, select, train
-from ladm_hf.cli.terminal import unfailing_output
+from ladm_hf.cli.terminal import plain_warnings, unfailing_output
 from ladm_hf.errors import LadmError
 from ladm_hf.ranks import tell_launcher
 from ladm_hf.version import __version__
@@ -43,7 +43,7 @@ class _Commands(TyperGroup):
     """The commands, with output that cannot make them fail."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        with unfailing_output():
+        with unfailing_output(), plain_warnings():
             return super().main(*args, **options)
 
 
@@ -64,7 +64,7 @@ def command(function: Callable[..., Any], example: str) -> None:
         try:
             return function(*args, **kwargs)
         except (LadmError, OSError) as error:
-            # an OSError of whatever place names its file, and a file system is nothing to look for in our code
+            # what a file system refuses names its file, and a traceback says no more
             print(f"error: {error}", file=sys.stderr)
             tell_launcher(str(error))
             raise typer.Exit(1) from error

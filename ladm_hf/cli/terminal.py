@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
@@ -61,3 +62,14 @@ def unfailing_output() -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Shows a warning as one line, without the place in the code that gave it, for the time of a `with` block."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *place, **line: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -58,3 +59,18 @@ def test_an_error_is_one_line_and_no_traceback(tmp_path) -> None:
     assert done.output.splitlines()[-1].startswith("error: ")
     assert "has no config.json" in done.output.splitlines()[-1]
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+@pytest.mark.parametrize(
+    "command", ["score POOL OUT", "prepare POOL OUT", "report OUT", "demo --output OUT", "score --status OUT"]
+)
+def test_a_file_in_place_of_a_folder_is_one_line(command: str, place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "pool.jsonl").write_text('{"text": "one"}\n')
+    words = command.replace("POOL", str(tmp_path / "pool.jsonl")).replace("OUT", str(tmp_path / place)).split()
+    done = runner.invoke(app, words)
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert done.output.splitlines()[-1].startswith("error: ")
+    assert str(tmp_path / "file") in done.output.splitlines()[-1]

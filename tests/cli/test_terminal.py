@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from datasets import Dataset
 
-from ladm_hf.cli.terminal import unfailing_output
+from ladm_hf.cli.terminal import plain_warnings, unfailing_output
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +105,11 @@ def test_streams_are_given_back() -> None:
         assert sys.stdout is not before[0]
         print("ä", end="")
     assert (sys.stdout, sys.stderr) == before
+
+
+def test_a_warning_is_one_line() -> None:
+    with plain_warnings():
+        assert warnings.formatwarning("all heads are averaged", UserWarning, __file__, 1) == (
+            "warning: all heads are averaged\n"
+        )
+    assert __file__ in warnings.formatwarning("all heads are averaged", UserWarning, __file__, 1)
