@@ -35,7 +35,7 @@ FILES = {
     "checks": "demo environment reproduce",
     "cli": "app checks options pack publish score select terminal train",
     "data": "columns content data_files files hub inference json_lines loaded open parquet repositories "
-    "rows run_record schemas score_columns shards sources streams temporary writer",
+    "row_files rows run_record schemas score_columns shards sources storable streams temporary writer",
     "integrations": "datatrove evaluate ray_data",
     "ops": "blockwise causal chunked device distant fused hopper naive pointwise scores spans",
     "packing": "best_fit documents formats mixture pack record sequences tokenizer",

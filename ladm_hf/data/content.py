@@ -61,6 +61,11 @@ def is_lfs_pointer(head: bytes) -> bool:
     return re.match(_LFS, head) is not None
 
 
+def is_json_array(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a JSON array."""
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
 def explain(head: bytes) -> str:
     """What a file is that cannot be read as what its name says, and what to do: the end of a sentence with "it is"."""
     if not head:

@@ -181,6 +181,11 @@ def load_with_datasets(files: DataFiles, name: str, *, streaming: bool) -> Any:
     from datasets import load_dataset
 
     register_compressions()
+    if files.format == "text":
+        logger.warning(
+            "each line of %s is a row, as `datasets` reads text: to have a row for each file, write them as JSON lines",
+            name,
+        )
     urls = {"train": [glob.escape(url) for url in files.urls]}
     try:
         return load_dataset(files.format, data_files=urls, split="train", streaming=streaming, **files.options)

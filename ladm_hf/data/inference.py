@@ -67,7 +67,7 @@ class Inference:
         try:
             array = pa.array(values)
             self._wide.update(_wide(array, (name,)))
-            kind = pa.string() if _unwritable(array.type) else array.type
+            kind = pa.string() if has_empty_struct(array.type) else array.type
             if name in self.fields:
                 both = [pa.schema([(name, self.fields[name])]), pa.schema([(name, kind)])]
                 kind = pa.unify_schemas(both, promote_options="permissive").field(0).type
@@ -164,11 +164,12 @@ def _type_at(kind: pa.DataType, path: Place) -> pa.DataType:
     return kind
 
 
-def _unwritable(kind: pa.DataType) -> bool:
+def has_empty_struct(kind: pa.DataType) -> bool:
     """Whether a type has a struct without fields in it, which parquet cannot hold."""
     if pa.types.is_struct(kind):
-        return kind.num_fields == 0 or any(_unwritable(field.type) for field in kind)
-    return pa.types.is_list(kind) and _unwritable(kind.value_type)
+        return kind.num_fields == 0 or any(has_empty_struct(field.type) for field in kind)
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_list and has_empty_struct(kind.value_type)
 
 
 def _has_many_fields(kind: pa.DataType) -> bool:

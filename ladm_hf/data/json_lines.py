@@ -19,7 +19,15 @@ import numpy as np
 
 from ladm_hf.data import sources
 from ladm_hf.data.columns import BYTES_PER_TOKEN, document_column, nested_type
-from ladm_hf.data.content import compression_in, known_content, open_unpacked, read_unpacked_head, reading, shown
+from ladm_hf.data.content import (
+    compression_in,
+    is_json_array,
+    known_content,
+    open_unpacked,
+    read_unpacked_head,
+    reading,
+    shown,
+)
 from ladm_hf.data.inference import Inference, replace_surrogates, text_problem, to_table
 from ladm_hf.data.sources import FileSource, Rows, SourceScan
 from ladm_hf.errors import InputError
@@ -102,18 +110,17 @@ class JsonLinesSource(FileSource):
     def _check_content(self, file: int) -> None:
         """Refuses a file that holds something else than lines, before its bytes are taken for one endless line."""
         head = read_unpacked_head(self.fs, self.paths[file])
-        if head.lstrip().startswith(b"["):
-            raise InputError(
-                f"{self.paths[file]} holds a JSON array: write one object a line (JSON lines), for instance with "
-                "`jq -c '.[]'`"
-            )
+        if is_json_array(head):
+            raise InputError(f"{self.paths[file]} holds a JSON array, unlike {self.paths[0]}: give it by itself")
         if what := known_content(head):
             raise InputError(f"{self.paths[file]} holds no JSON lines; it is {what}")
 
     def _no_line_parses(self, file: int, problem: str) -> str:
         head = read_unpacked_head(self.fs, self.paths[file])
         first = head.lstrip().partition(b"\n")[0].rstrip()
-        if first.startswith(b"{") and b"\n" in head.strip() and not first.endswith(b"}"):
+        if "Extra data" in problem:
+            problem += "; write one object a line, without commas between them, as `jq -c .` does"
+        elif first.startswith(b"{") and b"\n" in head.strip() and not first.endswith(b"}"):
             problem = "an object is spread over several lines: write one a line (JSON lines), as `jq -c .` does"
         elif "codec can't decode" in problem:
             problem += "; convert it to UTF-8, for instance with `iconv -f LATIN1 -t UTF-8`"

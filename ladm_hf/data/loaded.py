@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from ladm_hf.data.columns import to_rows
 from ladm_hf.data.data_files import load_with_datasets
 from ladm_hf.data.open import READERS, Split, find_data, source_of
+from ladm_hf.data.row_files import row_reader
 from ladm_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def open_documents(data: Any, split: str | None = None, streaming: bool = False)
         if streaming or found.hub is None:
             return content
         return load_dataset(str(found.hub["id"]), revision=found.hub["revision"], split=found.split)
-    if content.format not in READERS:
+    if content.format not in READERS and not row_reader(content):
         return load_with_datasets(content, found.name, streaming=streaming)
     source = source_of(found)
     scan = source.scan((), sys.maxsize)

@@ -24,6 +24,7 @@ from ladm_hf.data.hub import is_repo_name
 from ladm_hf.data.json_lines import JsonLinesSource
 from ladm_hf.data.parquet import ParquetSource
 from ladm_hf.data.repositories import has_configs, splits_of_repository
+from ladm_hf.data.row_files import row_reader
 from ladm_hf.data.sources import DatasetSource, Source
 from ladm_hf.data.streams import StreamSource
 from ladm_hf.errors import InputError
@@ -128,16 +129,18 @@ def source_of(found: Split) -> Source:
     """The reader of a split that was found."""
     from datasets import Dataset, IterableDataset
 
-    content, source = found.content, None
+    content = found.content
+    source: Source
     if isinstance(content, Dataset):
         return DatasetSource(content)
-    if isinstance(content, DataFiles) and content.format in READERS:
+    if isinstance(content, IterableDataset):
+        source = StreamSource(content, None if found.hub is None else found.name)
+    elif rows := row_reader(content):
+        source = StreamSource(IterableDataset.from_generator(rows, gen_kwargs={"files": content}), found.name)
+    elif content.format in READERS:
         source = READERS[content.format](content.fs, list(content.paths), found.name)
     else:
-        stream = (
-            content if isinstance(content, IterableDataset) else load_with_datasets(content, found.name, streaming=True)
-        )
-        source = StreamSource(stream, None if content is stream and found.hub is None else found.name)
+        source = StreamSource(load_with_datasets(content, found.name, streaming=True), found.name)
     source.hub = found.hub
     return source
 

@@ -21,7 +21,8 @@ from ladm_hf.arrays import Bools
 from ladm_hf.data.columns import nested_type, pick, root_column, to_objects
 from ladm_hf.data.open import find_data, from_table, source_of
 from ladm_hf.data.shards import write_shards, write_tables
-from ladm_hf.data.sources import Source
+from ladm_hf.data.sources import MAX_TABLE_ROWS, Source
+from ladm_hf.data.storable import storable_features, to_storable
 from ladm_hf.data.temporary import temporary_folder
 from ladm_hf.errors import ColumnError, InputError
 
@@ -72,7 +73,12 @@ class DatasetRows:
     ) -> list[Path]:
         """Writes parquet files `split-00000-of-00002.parquet` and returns them in order."""
         dataset = self._dataset.remove_columns(list(without)) if without else self._dataset
-        return write_shards(dataset, split, folder, shard_bytes)
+        features = storable_features(dataset.features, "the data set")
+        if features == dataset.features:
+            return write_shards(dataset, split, folder, shard_bytes)
+        schema = features.arrow_schema
+        tables = (to_storable(table, schema) for table in dataset.with_format("arrow").iter(MAX_TABLE_ROWS))
+        return write_tables(tables, schema, split, folder, shard_bytes)
 
     def long_columns(self, row_bytes: int) -> list[str]:
         """Columns that are nested, or hold more bytes a row than that."""

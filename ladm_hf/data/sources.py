@@ -20,6 +20,7 @@ import xxhash
 
 from ladm_hf.arrays import Floats, Ints
 from ladm_hf.data.columns import content_hash, document_column, lengths, pick, root_column
+from ladm_hf.data.storable import storable_features, to_storable
 from ladm_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class DatasetSource(Source):
             )
         self.dataset = dataset.with_format("arrow")
         self.name = f"a Dataset of {len(dataset):,} rows"
+        self._features = storable_features(dataset.features, self.name)
 
     def limit_rows(self, count: int) -> None:
         self.dataset = self.dataset.select(range(min(count, len(self.dataset))))
@@ -186,7 +188,7 @@ class DatasetSource(Source):
 
     @property
     def _schema(self) -> pa.Schema:
-        return self.dataset.features.arrow_schema
+        return self._features.arrow_schema
 
     @cached_property
     def _row_bytes(self) -> float:
@@ -202,7 +204,7 @@ class DatasetSource(Source):
         dataset = self.dataset if columns is None else self.dataset.select_columns(list(columns))
         step = rows_per_table(int(self._row_bytes * len(self.dataset)), len(self.dataset))
         for low in range(start, stop, step):
-            yield Rows(dataset[low : min(stop, low + step)])
+            yield Rows(to_storable(dataset[low : min(stop, low + step)], self._schema))
 
 
 class SequentialSource(Source):

@@ -22,6 +22,7 @@ from ladm_hf.data.sources import (
     schema_layout,
     schema_of,
 )
+from ladm_hf.data.storable import storable_features, to_storable
 from ladm_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class StreamSource(SequentialSource):
         self.dataset = dataset
         self.name = name or "a streamed data set"
         self._is_loaded = name is not None
-        self._schema = None if dataset.features is None else dataset.features.arrow_schema
+        features = dataset.features and storable_features(dataset.features, self.name)
+        self._schema = None if features is None else features.arrow_schema
         self._typed = dataset.features is not None
         self._column = ""
         self._rows = 0
@@ -63,9 +65,9 @@ class StreamSource(SequentialSource):
         cost = Cost(max_tokens)
         if self._typed:
             assert self._schema is not None
-            self._column = document_column(self._schema, candidates)
+            self._column = document_column(self._schema, candidates) if candidates else ""
             for table in self._hashed(self._tables(), content_hash):
-                cost.add(pick(table, self._column))
+                cost.add(pick(table, self._column) if candidates else pa.chunked_array([pa.nulls(len(table))]))
         else:
             columns = Inference(self.name)
             for rows in self._hashed(self._python_rows(), _rows_hash):
@@ -73,7 +75,7 @@ class StreamSource(SequentialSource):
                 cost.add_tokens(np.array([_tokens(row, candidates) for row in rows]))
             self._schema = columns.finish()
             columns.log()
-            self._column = document_column(self._schema, candidates)
+            self._column = document_column(self._schema, candidates) if candidates else ""
         positions, cumulative = cost.cumulative()
         layout = {"rows": self._rows, "column": self._column, "head": self._head, **schema_layout(self._schema)}
         return SourceScan(self._schema, positions, cumulative, layout)
@@ -82,8 +84,9 @@ class StreamSource(SequentialSource):
         """The stream as tables, where its features are known."""
         pending: list[pa.Table] = []
         size = 0
+        assert self._schema is not None
         for table in self._read_on(self.dataset.with_format("arrow").iter(batch_size=_STREAM_ROWS)):
-            pending.append(table)
+            pending.append(to_storable(table, self._schema))
             size += table.nbytes
             if size >= TABLE_BYTES or _STREAM_ROWS * len(pending) >= MAX_TABLE_ROWS:
                 yield pa.concat_tables(pending, promote_options="permissive")
@@ -183,7 +186,9 @@ class StreamSource(SequentialSource):
             return
         kind = nested_type(self._schema, self._column)
         for rows in self._as_scanned(self._python_rows(), _rows_hash):
-            problems = {n: text_problem(row, self._column, kind) for n, row in enumerate(rows)}
+            # without a column of documents, a row is what it is
+            texts = enumerate(rows) if self._column else ()
+            problems = {n: text_problem(row, self._column, kind) for n, row in texts}
             table = to_table([replace_surrogates(row) for row in rows], self._schema)
             yield Rows(table, {n: problem for n, problem in problems.items() if problem})
 

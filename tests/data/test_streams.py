@@ -87,16 +87,19 @@ def test_errors_of_a_stream_say_where_unless_they_are_the_callers() -> None:
 
 
 @pytest.mark.parametrize("ending", ["zst", "lz4", "gz"])
-def test_other_formats_are_unpacked_and_named(tmp_path: Path, ending: str) -> None:
+def test_other_formats_are_unpacked_and_named(
+    tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
     codec = {"zst": "zstd", "gz": "gzip"}.get(ending, ending)
-    with pa.output_stream(tmp_path / f"a.csv.{ending}", compression=codec) as file:
-        file.write(b"text,n\none,1\ntwo,x\n")
-    source = open_source(tmp_path / f"a.csv.{ending}")
-    assert source.scan(["text"], 512).schema.names == ["text", "n"]
-    assert [row["n"] for found in source.read(0, 2) for row in found.table.to_pylist()] == ["1", "x"]
-    (tmp_path / "c.csv").write_bytes(b"\xff\xfetext\n\x00")
-    with pytest.raises(InputError, match=r"c\.csv cannot be read beyond row 0"):
-        open_source(tmp_path / "c.csv").scan(["text"], 512)
+    with pa.output_stream(tmp_path / f"a.txt.{ending}", compression=codec) as file:
+        file.write(b"one\ntwo\n")
+    source = open_source(tmp_path / f"a.txt.{ending}")
+    assert source.scan(["text"], 512).schema.names == ["text"]
+    assert f"each line of {tmp_path / f'a.txt.{ending}'} is a row" in caplog.text
+    assert [row["text"] for found in source.read(0, 2) for row in found.table.to_pylist()] == ["one", "two"]
+    (tmp_path / "c.txt").write_bytes(b"\xff\xfetext\n\x00")
+    with pytest.raises(InputError, match=r"c\.txt cannot be read beyond row 0"):
+        open_source(tmp_path / "c.txt").scan(["text"], 512)
 
 
 @pytest.mark.parametrize("typed", [False, True])
