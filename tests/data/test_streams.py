@@ -87,9 +87,7 @@ def test_errors_of_a_stream_say_where_unless_they_are_the_callers() -> None:
 
 
 @pytest.mark.parametrize("ending", ["zst", "lz4", "gz"])
-def test_other_formats_are_unpacked_and_named(
-    tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_other_formats_are_unpacked_and_named(tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture) -> None:
     codec = {"zst": "zstd", "gz": "gzip"}.get(ending, ending)
     with pa.output_stream(tmp_path / f"a.txt.{ending}", compression=codec) as file:
         file.write(b"one\ntwo\n")
