@@ -65,7 +65,7 @@ def ladm(pool: Stream, model: str, config: Callable[..., LadmConfig] | None, dev
     for batch, found in engine.score_all([pool[row][: own.max_length].astype(np.int64) for row in rows]):
         if found is None:
             raise SystemExit(f"a document of {len(pool[rows[batch[0]]]):,} tokens does not fit in memory")
-        scores[rows[batch]] = [document_score(cds, own.weights) for cds in found]
+        scores[rows[batch]] = [document_score(measured.cds, own.weights) for measured in found]
     return scores
 
 
