@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from ladm_hf.data.columns import document_column, documents, nested_type, pick, root_column
+from ladm_hf.data.columns import document_column, documents, leaves_of, nested_type, pick, root_column
 from ladm_hf.data.sources import Rows, Source
 from ladm_hf.errors import ColumnError, InputError
 from ladm_hf.packing.sequences import TokenIds
@@ -46,6 +46,7 @@ class Documents:
         input_ids_column (`str`, *optional*): column of token ids that are taken instead, whoever made them.
         seed (sequence of `int`): of the order of the blocks.
         num_proc (`int`): processes that tokenise.
+        option (`str`): the option that names the column of the text, for errors.
         column (`str`): the column that is read, known after [`open`].
         left_out (`Counter`): rows without a document, by the reason.
     """
@@ -56,6 +57,7 @@ class Documents:
     input_ids_column: str | None = None
     seed: tuple[int, ...] = (0,)
     num_proc: int = 1
+    option: str = "--text-column (text_column=)"
     column: str = ""
     left_out: Counter[str] = field(default_factory=Counter)
     _edges: list[int] = field(default_factory=list)
@@ -68,7 +70,12 @@ class Documents:
             ColumnError: there is no column of documents, or token ids of which nobody knows who made them.
         """
         candidates = [self.input_ids_column] if self.input_ids_column else [self.text_column, INPUT_IDS]
-        scan = self.source.scan(candidates, 1 << 62)
+        try:
+            scan = self.source.scan(candidates, 1 << 62)
+        except ColumnError as error:
+            if self.source.schema is None:
+                raise
+            raise self._no_column(self.source.schema, candidates) from error
         self.column = self._document_column(scan.schema, candidates)
         kind = scan.schema.field(self.column).type if self.column in scan.schema.names else None
         kind = kind or nested_type(scan.schema, self.column)
@@ -95,10 +102,17 @@ class Documents:
         if found == INPUT_IDS and found not in (self.input_ids_column, self.text_column):
             raise ColumnError(
                 f"no column {self.text_column!r} in {self.source.name}, and nothing says which tokenizer made the "
-                f"token ids in {found!r}: name the column of the text with --text-column (text_column=), or, if "
+                f"token ids in {found!r}: name the column of the text with {self.option}, or, if "
                 f"{self.tokenizer.name!r} made them, say so with --input-ids-column {found} (input_ids_column=)"
             )
         return found
+
+    def _no_column(self, schema: pa.Schema, candidates: list[str]) -> ColumnError:
+        option = "--input-ids-column (input_ids_column=)" if self.input_ids_column else self.option
+        return ColumnError(
+            f"no column {candidates[0]!r} in {self.source.name}; its columns are "
+            f"{', '.join(leaves_of(schema)) or 'none'}. Name yours with {option}"
+        )
 
     def __iter__(self) -> Iterator[TokenIds]:
         rows = self._rows()

@@ -32,6 +32,13 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "seq_lengths": ("input_ids", "seq_lengths"),
     "cu_seqlens": ("input_ids", "cu_seqlens"),
 }
+MEANINGS = {
+    "input_ids": "token ids of documents, one behind the other",
+    "labels": "the same, -100 for the first token of each document and for padding",
+    "position_ids": "place of each token in its document",
+    "seq_lengths": "tokens of each document, of the padding last",
+    "cu_seqlens": "where each document begins, and where the last one ends",
+}
 # Tokens of one table of parquet, and of one token file, whose index is in memory until it is closed.
 _TABLE_TOKENS = 1 << 20
 FILE_TOKENS = 1 << 30

@@ -145,7 +145,9 @@ def pack(
     extra = None
     if short is not None:
         source = open_source(_opened(short)[0], split=short_split, name=short_name)
-        extra = Documents(source, target, short_text_column, None, (seed, 1), num_proc)
+        extra = Documents(
+            source, target, short_text_column, None, (seed, 1), num_proc, "--short-text-column (short_text_column=)"
+        )
         extra.open()
     estimate = documents.open() / (1 - short_share if extra else 1)
     stored = window(format, length)

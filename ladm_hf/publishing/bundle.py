@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ladm_hf.data.data_files import SELECTION_FILE, DataFiles
+from ladm_hf.data.data_files import PACK_FILE, SELECTION_FILE, DataFiles
 from ladm_hf.data.open import find_splits, source_of
 from ladm_hf.data.rows import AnyRows, DatasetRows, refuse_stream, rows_of_source
 from ladm_hf.data.run_record import RunRecord, run_facts, run_of
 from ladm_hf.data.shards import SHARD_BYTES, SHARD_NAME, by_split
 from ladm_hf.errors import ConfigError, InputError, MissingExtraError
+from ladm_hf.packing.record import PackRecord
 from ladm_hf.publishing.card_block import Figure
 from ladm_hf.text import redacted
 from ladm_hf.version import __version__
@@ -106,8 +107,9 @@ def make_bundle(
     """Lays out `source` as files; new ones are written into the folder `work`.
 
     Args:
-        source: a [`Selection`] or the folder of one, or whatever can be scored, see [`find_splits`]: the folder of
-            `ladm score`, parquet, JSON lines, a folder of `save_to_disk`, a `Dataset`, a `DatasetDict`, a Hub id.
+        source: a [`Selection`] or the folder of one, the folder of `ladm pack` (parquet), or whatever can be scored,
+            see [`find_splits`]: the folder of `ladm score`, parquet, JSON lines, a folder of `save_to_disk`, a
+            `Dataset`, a `DatasetDict`, a Hub id.
         work (`Path`): an empty folder.
         config_name (`str`, *optional*, defaults to `"default"`): configuration of the published rows.
         run ([`RunRecord`] or mapping, *optional*): how the rows were scored; defaults to the folder's or the
@@ -163,7 +165,9 @@ def _with_source(run: Mapping[str, Any], source: str | None) -> dict[str, Any]:
     return {**run, **({"dataset": record} if record else {})}
 
 
-def _opened(source: Any) -> tuple[dict[str, list[Path] | AnyRows], Selection | None, RunRecord | None]:
+def _opened(
+    source: Any,
+) -> tuple[dict[str, list[Path] | AnyRows], Selection | None, RunRecord | dict[str, Any] | None]:
     """Splits (each rows, or parquet files as they are), the selection, and the run record."""
     from datasets import Dataset
 
@@ -176,7 +180,7 @@ def _opened(source: Any) -> tuple[dict[str, list[Path] | AnyRows], Selection | N
         selection = Selection.load(folder)
         return dict(by_split(sorted((folder / "data").glob("*.parquet")))), selection, selection.run
     refuse_stream(source)
-    run = run_of(source)
+    run = _packing(source) or run_of(source)
     parts: dict[str, list[Path] | AnyRows] = {}
     for name, split in find_splits(source).items():
         if isinstance(split.content, Dataset):
@@ -186,6 +190,19 @@ def _opened(source: Any) -> tuple[dict[str, list[Path] | AnyRows], Selection | N
         else:
             parts[name] = rows_of_source(source_of(split), ("ladm_score", "metadata.ladm_score"))
     return parts, None, run
+
+
+def _packing(source: Any) -> dict[str, Any] | None:
+    """The facts of packed data."""
+    if not isinstance(source, (str, Path)) or not (Path(source).expanduser() / PACK_FILE).is_file():
+        return None
+    record = PackRecord.load(source)
+    if record.format != "parquet":
+        raise InputError(
+            f"{source} holds token files of {record.format}, which the Hub cannot show or load: pack with --format "
+            "parquet to publish"
+        )
+    return record.facts()
 
 
 def _drawn(selection: Selection | None, work: Path) -> list[tuple[Path, str, str]]:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from ladm_hf.data import score_columns
 from ladm_hf.data.score_columns import SCORE
+from ladm_hf.packing.formats import MEANINGS as PACKED_MEANINGS
 from ladm_hf.publishing.front_matter import package_version, section
 from ladm_hf.selection import signals
 from ladm_hf.selection.selection import select
@@ -95,10 +96,11 @@ def render(
     """The text of the block, from `card_template.md`."""
     rows = _budget_rows(selection)
     splits = info.splits or {}
+    meanings = {**MEANINGS, **(PACKED_MEANINGS if "packing" in run else {})}
     text = _template().render(
         summary=_summary(run, selection, splits),
         columns=[
-            {"name": cell(name), "type": cell(_type_name(feature)), "meaning": MEANINGS.get(name, "from the source")}
+            {"name": cell(name), "type": cell(_type_name(feature)), "meaning": meanings.get(name, "from the source")}
             for name, feature in (info.features or {}).items()
         ],
         splits=[{"name": cell(name), "rows": f"{split.num_examples:,}"} for name, split in splits.items()],
@@ -149,6 +151,10 @@ def _summary(run: Mapping[str, Any], selection: Selection | None, splits: Mappin
     source = dataset.get("id") or dataset.get("name")
     origin = f" from {cell(source)}" if source else ""
     method = "[LADM](https://arxiv.org/abs/2503.02502), by how much their later parts attend to distant earlier parts"
+    if packing := section(run, "packing"):
+        packed = counted(int(packing.get("documents", 0)), "document")
+        sequences = f"{counted(rows, 'sequence')} of {packing.get('length', 0):,} tokens"
+        return f"{sequences} to train on: {packed}{origin}, none cut that fits into a sequence."
     if selection is None:
         return f"{counted(rows, 'document')}{origin}, scored by {method}."
     return f"{counted(rows, 'long document')}{origin}, chosen for training on long context by {method}."
@@ -167,6 +173,7 @@ def _facts(run: Mapping[str, Any]) -> list[dict[str, str]]:
         "source": _named(source),
         "calculator": _named(model),
         "scoring": ", ".join(f"{cell(name)} = {cell(value)}" for name, value in config.items() if value is not None),
+        "packing": ", ".join(f"{cell(name)} {_number(value)}" for name, value in section(run, "packing").items()),
         "versions": ", ".join(f"{cell(name)} {cell(value)}" for name, value in versions.items() if value),
     }
     return [{"name": name, "value": value} for name, value in facts.items() if value]

@@ -89,8 +89,6 @@ def test_trainer_learns_from_packed_data_as_from_single_documents(tmp_path: Path
 
 
 @pytest.mark.parametrize("boundaries", ["position_ids", "seq_lengths"])
-# of TRL and of what it calls
-@pytest.mark.filterwarnings("ignore")
 def test_sft_trainer_learns_from_packed_data_as_from_single_documents(boundaries: Any, tmp_path: Path) -> None:
     trl = pytest.importorskip("trl")
     dataset = packed(tmp_path / "packed", boundaries=boundaries)
