@@ -149,6 +149,19 @@ def _with_interval(area: dict[str, Any]) -> str:
     return f"{area['auc']:.3f} ({low:.3f} to {high:.3f})"
 
 
+def length(result: dict[str, Any]) -> str:
+    """What is left of length in simulated domains, by size and way."""
+    rows = result["rows"]
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    lines = ["| documents of a domain | largest correlation of `ladm_percentile` and length | "
+             + " | ".join(f"outside, by {way}" for way in ways) + " |", "|---" * (2 + len(ways)) + "|"]  # fmt: skip
+    for size in dict.fromkeys(row["documents"] for row in rows):
+        mine = {row["way"]: row for row in rows if row["documents"] == size}
+        cells = [f"{mine[way]['outside']:.1%}" for way in ways]
+        lines.append(f"| {size} | {mine[ways[0]]['percentile']:.2f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def gpu_summary(result: dict[str, Any]) -> str:
     """Of the GPU's results: what was measured on what, and the steady state."""
     lines = render_gpu(result).strip().splitlines()
@@ -169,6 +182,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "natural_cuts": ("natural.json", natural_cuts),
     "natural_dev": ("natural-dev.json", natural_dev),
     "quality_summary": ("quality.json", quality_summary),
+    "length": ("length.json", length),
     "gpu": ("h200.json", render_gpu),
     "gpu_summary": ("h200.json", gpu_summary),
 }
