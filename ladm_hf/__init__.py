@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ladm_hf.scoring.attention import register_attention
     from ladm_hf.scoring.results import DocumentScore, FocusMap
     from ladm_hf.scoring.scorer import LadmScorer, ladm_score
+    from ladm_hf.selection.compare import compare
     from ladm_hf.selection.options import parse_tokens
     from ladm_hf.selection.result import Selection
     from ladm_hf.selection.selection import add_percentile, select
@@ -47,6 +48,7 @@ _HOMES = {
     "SpanGrid": "ladm_hf.ops.spans",
     "add_percentile": "ladm_hf.selection.selection",
     "build_card": "ladm_hf.publishing.card",
+    "compare": "ladm_hf.selection.compare",
     "is_first_rank": "ladm_hf.ranks",
     "ladm_score": "ladm_hf.scoring.scorer",
     "pack": "ladm_hf.packing.pack",
@@ -74,6 +76,7 @@ __all__ = [
     "__version__",
     "add_percentile",
     "build_card",
+    "compare",
     "is_first_rank",
     "ladm_score",
     "pack",

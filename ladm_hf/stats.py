@@ -55,7 +55,7 @@ def _correlation(score: Floats, tokens: Ints) -> float:
     return spearman(score, tokens) if len(score) > 2 else math.nan
 
 
-def correlation_by_group(x: Floats, y: Ints, group: Ints, size: int) -> Floats:
+def correlation_by_group(x: Floats, y: Floats | Ints, group: Ints, size: int) -> Floats:
     """Spearman's rank correlation of `x` and `y` within each group.
 
     Args:

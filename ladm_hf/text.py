@@ -146,3 +146,13 @@ def _each(value: Any) -> Sequence[Any]:
 def range_text(bounds: Sequence[Any]) -> str:
     """`[low, high]` as `low:high`, `None` as an open end."""
     return ":".join("" if bound is None else str(bound) for bound in bounds)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table as lines of text, the first column to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *rest in rows:
+        cells = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return lines

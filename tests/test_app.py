@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from matplotlib.colors import to_hex
 
-from ladm_hf.report.plots import focus_heatmap
+from ladm_hf.report.focus_plot import focus_heatmap
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "metrics" / "ladm"

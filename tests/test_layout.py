@@ -33,18 +33,19 @@ LAYERS = [
 FILES = {
     "calculators": "calculator files hub loading token_ids",
     "checks": "demo environment reproduce",
-    "cli": "app checks options pack publish score select terminal train",
+    "cli": "app checks compare options pack publish score select terminal train",
     "data": "columns content data_files files hub inference json_lines loaded open parquet repositories "
     "row_files rows run_record schemas score_columns shards sources storable streams temporary writer",
     "integrations": "datatrove evaluate ray_data",
     "ops": "blockwise causal chunked device distant fused hopper naive pointwise scores spans",
     "packing": "best_fit documents formats mixture pack record sequences tokenizer",
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",
-    "report": "heat_maps page plots tables",
+    "report": "comparison focus_plot heat_maps matrix page parts plots style tables",
     "runs": "chunks estimate folder lock monitor prepare prepared progress runner",
     "scoring": "attention batching engine inputs journal layers llama losses recorder repetition results rows scorer "
     "text_signals",
-    "selection": "bands folder notes options percentile pool ranking read reasons result selection signals split table",
+    "selection": "bands compare comparison folder notes options percentile pool ranking read reasons result selection "
+    "signals split table",
     "training": "averaging batches calibration degenerate documents expansion labelled mix objective perturbations "
     "pools recipe templates tokenizer windows",
 }

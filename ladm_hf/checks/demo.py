@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ladm_hf.report.plots import focus_heatmap, score_distribution
+from ladm_hf.report.focus_plot import focus_heatmap
+from ladm_hf.report.plots import score_distribution
 from ladm_hf.scoring.scorer import LadmScorer
 from ladm_hf.stats import area_under_curve
 

@@ -208,6 +208,7 @@ def _packing(source: Any) -> dict[str, Any] | None:
 def _drawn(selection: Selection | None, work: Path) -> list[tuple[Path, str, str]]:
     """The figures of a selection, as files with what they show."""
     from ladm_hf.report import plots
+    from ladm_hf.report.style import to_png
 
     if selection is None:
         return []
@@ -223,7 +224,7 @@ def _drawn(selection: Selection | None, work: Path) -> list[tuple[Path, str, str
             logger.warning("the card gets no figures: %s", error)
             return []
         file = work / f"ladm_{draw.__name__}.png"
-        file.write_bytes(plots.to_png(figure))
+        file.write_bytes(to_png(figure))
         shown.append((file, str(figure.get_label()), caption))
     return shown
 

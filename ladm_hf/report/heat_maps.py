@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ladm_hf.config import PAPER, LadmConfig
 from ladm_hf.errors import LadmError
-from ladm_hf.report import plots
+from ladm_hf.report.focus_plot import focus_heatmap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,7 +103,7 @@ def draw_heat_maps(
             f"{document.rank}. How much each query span attends to each distant span before it; the score is made of "
             "this. Colours end at the 99th percentile."
         )
-        figure = plots.focus_heatmap(focus_map, title=title)
+        figure = focus_heatmap(focus_map, title=title)
         maps.append((figure, {"name": f"focus_{name}", "title": title, "caption": caption}))
         if len(texts) == 1:
             break

@@ -7,11 +7,9 @@ Selection -> figures/*.png
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,19 +18,17 @@ import numpy as np
 from ladm_hf.data.columns import decoded
 from ladm_hf.errors import InputError
 from ladm_hf.report import plots, tables
+from ladm_hf.report.comparison import comparison_section
 from ladm_hf.report.heat_maps import draw_heat_maps
+from ladm_hf.report.parts import Picture, draw, opening, render
+from ladm_hf.selection.compare import compare_selection
 from ladm_hf.selection.reasons import meaning
 from ladm_hf.selection.result import Selection
-from ladm_hf.text import one_line, shortened
-from ladm_hf.version import __version__
+from ladm_hf.text import one_line
 
 if TYPE_CHECKING:
-    import jinja2
-    from matplotlib.figure import Figure
-
     from ladm_hf.scoring.scorer import LadmScorer
 
-OPENING_CHARS = 500
 DOCUMENTS_EACH = 2
 
 
@@ -71,11 +67,13 @@ def report(
     chosen = _documents(selection, text_column)
     figures = _selection_figures(selection)
     drawn, no_heat_maps = draw_heat_maps(scorer, chosen)
-    heat_maps = [_drawn(figure, **words) for figure, words in drawn]
+    heat_maps = [draw(figure, **words) for figure, words in drawn]
     no_heat_maps = no_scorer or no_heat_maps
-    page = _template().render(
+    compared = compare_selection(selection, text_column)
+    comparison = None if compared is None else comparison_section(compared)
+    page = render(
+        "report_template.html",
         title=title,
-        version=__version__,
         numbers=tables.numbers(selection),
         notes=selection.notes,
         budget=tables.budget_table(selection),
@@ -84,12 +82,13 @@ def report(
         documents=chosen,
         heat_maps=heat_maps,
         no_heat_maps=no_heat_maps,
+        comparison=comparison,
         reasons=tables.reasons_table(selection),
         options=json.dumps(selection.options, indent=2, ensure_ascii=False),
     )
     try:
         (output / "figures").mkdir(parents=True, exist_ok=True)
-        for figure in [*figures, *heat_maps]:
+        for figure in [*figures, *heat_maps, *([comparison["figure"]] if comparison else [])]:
             (output / "figures" / f"{figure.name}.png").write_bytes(figure.png)
         (output / "index.html").write_text(page, encoding="utf-8")
     except OSError as error:
@@ -97,34 +96,8 @@ def report(
     return output / "index.html"
 
 
-def _template() -> jinja2.Template:
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(files("ladm_hf.report").joinpath("report_template.html").read_text(encoding="utf-8"))
-
-
-@dataclass(frozen=True)
-class _Figure:
-    """A drawn figure, as file and as part of the page."""
-
-    name: str
-    title: str
-    caption: str
-    png: bytes
-    alt: str
-
-    @property
-    def src(self) -> str:
-        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
-
-
-def _drawn(figure: Figure, name: str, title: str, caption: str) -> _Figure:
-    return _Figure(name, title, caption, plots.to_png(figure), str(figure.get_label()))
-
-
-def _selection_figures(selection: Selection) -> list[_Figure]:
-    mix = _drawn(
+def _selection_figures(selection: Selection) -> list[Picture]:
+    mix = draw(
         plots.domain_mix(selection),
         "domain_mix",
         "Domain mix",
@@ -132,13 +105,13 @@ def _selection_figures(selection: Selection) -> list[_Figure]:
     )
     if not any(row.scored_documents for row in selection.table):
         return [mix]
-    by_domain = _drawn(
+    by_domain = draw(
         plots.score_by_domain(selection),
         "score_by_domain",
         "Scores by domain",
         "Histogram of the scored documents of each domain, each row to its own height. Blue: kept.",
     )
-    length = _drawn(
+    length = draw(
         plots.score_against_length(selection),
         "score_against_length",
         "Score and length",
@@ -189,7 +162,7 @@ def _documents(selection: Selection, text_column: str) -> list[_Document]:
                 tokens=f"{record['tokens']:,}",
                 domain=one_line(record["domain"], 80),
                 fate="kept" if record["kept"] else f"dropped ({meaning(reason) or one_line(reason, 80)})",
-                opening=None if text is None else _opening(text),
+                opening=None if text is None else opening(text),
                 text=text,
                 value=record["score"],
             )
@@ -205,12 +178,6 @@ def _text(selection: Selection, row: int, text_column: str) -> str | None:
         value = selection.dropped_rows.value(row - kept, text_column)
     value = decoded(value)
     return value if isinstance(value, str) else None
-
-
-def _opening(text: str) -> str:
-    """The beginning of a text, characters that a page cannot show replaced."""
-    start = text.strip()[: OPENING_CHARS + 1].replace("\r\n", "\n")
-    return shortened("".join(c if c.isprintable() or c in "\n\t" else " " for c in start), OPENING_CHARS)
 
 
 def _length_caption(selection: Selection) -> str:

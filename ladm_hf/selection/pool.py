@@ -88,3 +88,19 @@ class Pool:
         ranked = {name: self.percentiles(self.signals[name], bands) for name in score}
         # a row that is not ranked keeps its mark of having all columns
         return replace(self, score=np.where(self.eligible, blend(ranked, score), self.score))
+
+
+def joined(a: Pool, b: Pool) -> Pool:
+    """The rows of two pools, those of the first one first; rows and data set are those of the first."""
+    domains = sorted({*a.domains, *b.domains})
+    place = {name: n for n, name in enumerate(domains)}
+    code = [np.array([place[name] for name in pool.domains], dtype=np.int64)[pool.code] for pool in (a, b)]
+    status = None
+    if a.status is not None and b.status is not None:
+        status = pa.chunked_array([*a.status.cast(pa.string()).chunks, *b.status.cast(pa.string()).chunks], pa.string())
+    repeated = None if a.repeated is None or b.repeated is None else np.concatenate([a.repeated, b.repeated])
+    return Pool(
+        a.rows, a.dataset, domains, np.concatenate(code), np.concatenate([a.score, b.score]),
+        np.concatenate([a.tokens, b.tokens]), status, repeated,
+        {name: np.concatenate([a.signals[name], b.signals[name]]) for name in a.signals},
+    )  # fmt: skip

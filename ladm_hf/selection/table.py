@@ -15,7 +15,7 @@ from ladm_hf.selection.bands import length_band
 from ladm_hf.selection.pool import Pool
 from ladm_hf.selection.ranking import Budgets, Ranking, parts
 from ladm_hf.stats import correlation_by_group
-from ladm_hf.text import one_line
+from ladm_hf.text import aligned, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,9 +220,4 @@ def table_lines(table: Sequence[DomainTally], budget_tokens: int | None) -> list
     totals = (sum(getattr(row, name) or 0 for row in table) for name in names)
     budget = "" if budget_tokens is None else f"{budget_tokens:,}"
     rows.append(("total", *(f"{total:,}" for total in totals), budget, "", ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *rest in rows:
-        aligned = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
-        lines.append("  ".join([first.ljust(widths[0]), *aligned]).rstrip())
-    return lines
+    return aligned(rows)

@@ -23,7 +23,8 @@ from matplotlib.colors import to_hex
 
 from ladm_hf import FocusMap, LadmError, LadmScorer
 from ladm_hf.errors import RowError
-from ladm_hf.report.plots import CUT, FOCUS_ACROSS, FOCUS_MAP, FOCUS_UP, KEPT, NO_PAIR, POOL
+from ladm_hf.report.focus_plot import FOCUS_ACROSS, FOCUS_MAP, FOCUS_UP, NO_PAIR
+from ladm_hf.report.style import CUT, KEPT, POOL
 from ladm_hf.stats import area_under_curve
 
 REFERENCE = json.loads(Path(__file__).with_name("reference.json").read_text(encoding="utf-8"))

@@ -33,7 +33,7 @@ def test_commands_stand_in_the_order_of_the_work() -> None:
     shown = runner.invoke(app, ["--help"]).output
     places = [shown.index(f" {name} ") for name in COMMANDS]
     assert places == sorted(places)
-    assert list(COMMANDS)[:6] == ["demo", "prepare", "score", "select", "report", "publish"]
+    assert list(COMMANDS)[:8] == ["demo", "prepare", "score", "compare", "select", "report", "pack", "publish"]
     assert "Exit codes: 0 done" in shown
     assert "--install-completion" in shown
 

@@ -15,6 +15,8 @@ from ladm_hf.config import LadmConfig
 from ladm_hf.errors import ConfigError, MissingExtraError
 from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.report import plots
+from ladm_hf.report.focus_plot import focus_heatmap
+from ladm_hf.report.style import CUT, to_png
 from ladm_hf.scoring.results import DocumentScore, FocusMap
 
 disable_progress_bars()
@@ -65,8 +67,8 @@ DRAWN = [plots.score_by_domain, plots.domain_mix, plots.score_against_length]
 def test_hostile_domain_names_are_drawn_as_they_are(draw):
     selection = selection_of(HOSTILE)
     figure = draw(selection)
-    assert size_of(plots.to_png(figure, dpi=100))[0] == 700
-    assert plots.to_png(figure, dpi=100) == plots.to_png(draw(selection), dpi=100)
+    assert size_of(to_png(figure, dpi=100))[0] == 700
+    assert to_png(figure, dpi=100) == to_png(draw(selection), dpi=100)
     assert "\n" not in figure.get_label()
     if draw is not plots.score_against_length:
         # what matplotlib would take for mathematics is escaped, and comes out as itself
@@ -78,7 +80,7 @@ def test_hostile_domain_names_are_drawn_as_they_are(draw):
 @pytest.mark.parametrize("draw", DRAWN)
 def test_two_hundred_domains_fit(draw):
     figure = draw(selection_of([f"domain {i}" for i in range(200)], 600))
-    width, height = size_of(plots.to_png(figure, dpi=100))
+    width, height = size_of(to_png(figure, dpi=100))
     assert (width, height < 1500) == (700, True)
 
 
@@ -113,7 +115,7 @@ def test_the_mix_adds_up_before_and_after():
 )
 def test_a_cut_is_drawn_only_where_it_parts_kept_from_dropped(options, cuts):
     axes = plots.score_by_domain(selection_of(["a", "b"], **options)).axes[0]
-    lines = [line for line in axes.lines if line.get_color() == plots.CUT]
+    lines = [line for line in axes.lines if line.get_color() == CUT]
     assert len(lines) == (2 if cuts else 0)
 
 
@@ -123,17 +125,17 @@ def test_a_selection_without_scores_or_rows_is_refused_or_drawn_empty():
     for draw in (plots.score_by_domain, plots.score_against_length):
         with pytest.raises(ConfigError, match="no finite score"):
             draw(unscored)
-    plots.to_png(plots.domain_mix(unscored))
+    to_png(plots.domain_mix(unscored))
     assert all(math.isnan(value) for value in plots.length_correlation(unscored).values())
     empty = select(Dataset.from_dict(pool).select([]), budget_tokens=5)
-    plots.to_png(plots.domain_mix(empty))
+    to_png(plots.domain_mix(empty))
 
 
 def test_one_document_and_equal_scores_are_drawn():
     one = {"domain": ["a"], "ladm_score": [0.0], "ladm_num_tokens": [0], "ladm_status": ["ok"]}
     selection = select(Dataset.from_dict(one), budget_tokens=5)
     for draw in DRAWN:
-        plots.to_png(draw(selection))
+        to_png(draw(selection))
     assert "1 document" in texts_of(plots.score_by_domain(selection))
 
 
@@ -176,7 +178,7 @@ def test_groups_are_drawn_with_their_medians_and_counts():
     figure = plots.score_distribution({"natural": [1, 2, 3.5, math.nan], "spliced": []}, title="Kinds")
     assert figure.get_label() == "Kinds: natural median 2; spliced without scores"
     assert "natural\n3 documents" in texts_of(figure)
-    plots.to_png(figure)
+    to_png(figure)
     with pytest.raises(ConfigError, match="no finite score"):
         plots.score_distribution({"a": [math.nan]})
 
@@ -189,22 +191,22 @@ def test_a_focus_map_puts_every_pair_of_spans_in_its_own_cell(d_afs, d_cds):
         starts[row, :count] = grid.key_starts(0, row)
     pfs = np.where(grid.present[0], np.random.default_rng(0).random(grid.shape), np.nan).astype(np.float32)
     focus = FocusMap(pfs, grid.query_starts[0], starts, 32, None, DocumentScore(0.25, 3000, "ok", (0.25,)))
-    figure = plots.focus_heatmap(focus)
+    figure = focus_heatmap(focus)
     image = figure.axes[0].images[0].get_array()
     assert np.sort(image.compressed()) == pytest.approx(np.sort(pfs[grid.present[0]].astype(np.float64)))
     assert image.shape == (len(pfs), math.ceil(3000 / (32 * d_afs)))
     assert "Score 0.25, 3,000 tokens" in figure.get_label()
-    assert size_of(plots.to_png(figure)) == (1400, 1040)
-    assert plots.focus_heatmap(focus, title="A $5 title").axes[0].get_title(loc="left") == r"A \$5 title"
+    assert size_of(to_png(figure)) == (1400, 1040)
+    assert focus_heatmap(focus, title="A $5 title").axes[0].get_title(loc="left") == r"A \$5 title"
 
 
 def test_the_users_own_style_is_neither_used_nor_changed():
     import matplotlib
 
     selection = selection_of(["a", "b"])
-    plain = plots.to_png(plots.domain_mix(selection))
+    plain = to_png(plots.domain_mix(selection))
     with matplotlib.rc_context({"figure.facecolor": "black", "font.size": 30, "text.usetex": False}):
-        assert plots.to_png(plots.domain_mix(selection)) == plain
+        assert to_png(plots.domain_mix(selection)) == plain
         assert matplotlib.rcParams["font.size"] == 30
 
 
@@ -216,8 +218,8 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
 
 def test_drawing_opens_no_window_and_loads_no_pyplot():
     code = (
-        "import sys; from ladm_hf.report import plots\n"
-        "plots.to_png(plots.score_distribution({'a': [1.0, 2.0]}))\n"
+        "import sys; from ladm_hf.report import plots; from ladm_hf.report.style import to_png\n"
+        "to_png(plots.score_distribution({'a': [1.0, 2.0]}))\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
