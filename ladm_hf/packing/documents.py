@@ -13,6 +13,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ import pyarrow as pa
 
 from ladm_hf.data.columns import document_column, documents, leaves_of, nested_type, pick, root_column
 from ladm_hf.data.sources import Rows, Source
-from ladm_hf.errors import ColumnError, InputError
+from ladm_hf.errors import BackendError, ColumnError, InputError
 from ladm_hf.packing.sequences import TokenIds
 from ladm_hf.packing.tokenizer import TargetTokenizer
 
@@ -116,7 +117,7 @@ class Documents:
 
     def __iter__(self) -> Iterator[TokenIds]:
         rows = self._rows()
-        found = map(self._checked, rows) if self._are_ids else self._tokenized(rows)
+        found = map(self._given, rows) if self._are_ids else self._tokenized(rows)
         for document in itertools.chain.from_iterable(found):
             if isinstance(document, str):
                 self.left_out[document] += 1
@@ -135,9 +136,9 @@ class Documents:
     def _values(self, rows: Rows) -> list[Any]:
         """Texts or token ids of some rows; a reason of class `_LeftOut` where there is none."""
         values = documents(pick(rows.table, self.column))
-        return [_LeftOut("unreadable") if n in rows.problems else _checked(value) for n, value in enumerate(values)]
+        return [_LeftOut("unreadable") if n in rows.problems else _text_or_ids(value) for n, value in enumerate(values)]
 
-    def _checked(self, rows: Rows) -> list[TokenIds | str]:
+    def _given(self, rows: Rows) -> list[TokenIds | str]:
         """Token ids as they are in the data, without what the tokenizer put around them."""
         found: list[TokenIds | str] = []
         for value in self._values(rows):
@@ -164,6 +165,11 @@ class Documents:
         with ProcessPoolExecutor(self.num_proc, spawn, _start, (self.tokenizer,)) as pool:
             try:
                 yield from _in_order(pool, _work, values, self.num_proc * _AHEAD)
+            except BrokenProcessPool as error:
+                raise BackendError(
+                    "a process that tokenises was killed, most often for want of memory: use fewer with --num-proc "
+                    "(num_proc=)"
+                ) from error
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -172,7 +178,7 @@ class _LeftOut(str):
     """Why a row has no document, as no text of a row is."""
 
 
-def _checked(value: Any) -> Any:
+def _text_or_ids(value: Any) -> Any:
     if value is None:
         return _LeftOut("null")
     if isinstance(value, bytes):

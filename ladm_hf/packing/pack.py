@@ -238,7 +238,7 @@ def _opened(data: Any) -> tuple[Any, RunRecord | None, dict[str, Any] | None]:
         if (path / PACK_FILE).is_file():
             raise InputError(f"{path} is packed already: give the documents that it was made from")
         if (path / SELECTION_FILE).is_file():
-            return data, *_chosen(Selection.load(path))
+            return path / "data", *_chosen(Selection.load(path))
     if isinstance(data, Selection):
         return data.selected, *_chosen(data)
     return data, run_of(data), None

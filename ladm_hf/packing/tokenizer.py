@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -41,7 +42,7 @@ class TargetTokenizer:
     after: tuple[int, ...]
     template: tuple[tuple[int, ...], tuple[int, ...]]
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """Number of token ids, with those added to the vocabulary."""
         return max(len(self.tokenizer), max(self.tokenizer.get_vocab().values(), default=0) + 1)
@@ -83,6 +84,7 @@ class TargetTokenizer:
             "fingerprint": self.fingerprint,
             "vocab_size": self.vocab_size,
             "bos_token_id": self.tokenizer.bos_token_id,
+            "eos_token": self.tokenizer.eos_token,
             "eos_token_id": self.tokenizer.eos_token_id,
             "pad_token_id": self.pad_token_id,
         }

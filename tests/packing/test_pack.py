@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from ladm_hf import LadmError, PackRecord, pack, prepare_dataset, score_dataset, select
 from ladm_hf.calculators.calculator import BUNDLED
 from ladm_hf.data.open import open_source
-from ladm_hf.errors import ColumnError, ConfigError, InputError
+from ladm_hf.errors import BackendError, ColumnError, ConfigError, InputError
 from ladm_hf.packing.formats import COLUMNS
 from ladm_hf.packing.tokenizer import TargetTokenizer
 
@@ -345,6 +346,22 @@ def test_folders_that_hold_something_else_are_left_alone(tmp_path: Path) -> None
         pack(tmp_path / "packed", tmp_path / "twice", **OPTIONS)
     with pytest.raises(InputError, match="holds no document to pack: 1 empty"):
         pack(Dataset.from_dict({"text": [""]}), tmp_path / "empty", **OPTIONS)
+
+
+class Deadly(PreTrainedTokenizerFast):
+    """A tokenizer whose process dies of several texts."""
+
+    def __call__(self, text: Any, *args: Any, **options: Any) -> Any:
+        if isinstance(text, list):
+            os._exit(9)
+        return super().__call__(text, *args, **options)
+
+
+def test_a_process_that_is_killed_is_an_error_of_one_line(tmp_path: Path) -> None:
+    tokenizer = Deadly(tokenizer_object=word_tokenizer().backend_tokenizer, eos_token="</s>")
+    with pytest.raises(BackendError, match="was killed.*use fewer with --num-proc"):
+        pack(Dataset.from_dict({"text": ["a b"]}), tmp_path, num_proc=2, **OPTIONS | {"tokenizer": tokenizer})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"pack_format": 2}', '{"pack_format": 1}'])
