@@ -176,7 +176,7 @@ _QUIET = re.compile(
 _DEFINITIONS = [
     re.compile(r"\b(?:def|func|fn|function|fun|sub|proc|class|struct|enum|union|interface|trait|type|mod|module|let|mut"
                r"|namespace|package|const|var|val|auto|define|macro_rules!|import)\s+(?:\([^)\n]*\)\s*)?(_?[A-Za-z]\w{2,})"),
-    re.compile(r"\b(_?[A-Za-z]\w{2,})\s*(?::\s*[\w<>\[\]., |]+\s*)?(?::=|<-|=(?![=>~]))"),
+    re.compile(r"\b(_?[A-Za-z]\w{2,})[ \t]*(?::[\w<>\[\]., |]{1,60})?(?::=|<-|=(?![=>~]))"),
     # a function of C and its like, begun in the first column
     re.compile(r"^\w[^\n;=(){}]*[\s*&:]([A-Za-z_]\w{2,})\([^\n;]*$", re.M),
     # a declaration or a parameter behind its type
@@ -187,7 +187,7 @@ _DEFINITIONS = [
 
 def other_language(text: str, start: int, stop: int, earlier: dict[str, int]) -> Pairs:
     """Identifiers of a language without a parser here: a use goes back to the last definition of its name before."""
-    source = _QUIET.sub(lambda found: " " * len(found[0]), text[start:stop])
+    source = _QUIET.sub(lambda found: "\0" * len(found[0]), text[start:stop])
     defined = {found.start(1) for pattern in _DEFINITIONS for found in pattern.finditer(source)}
     last = dict(earlier)
     for found in _WORD.finditer(source):

@@ -9,6 +9,9 @@ mentions before (identifiers, labels, citations, numbered things, defined terms,
 their domain and length alone; those with fewer than `--min-uses` uses are left out and counted. Beside the share, the
 number of such uses among 1,000 tokens. Spearman's rank correlation, with 95 % intervals of a bootstrap over documents;
 gzip ratio is raw over compressed size. `ahead` is the interval of the mean over domains of the first score minus this.
+
+`splices` shows what the measure itself is worth: the area under the curve of its share for windows against the same
+whose second half is that of another document of the domain.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from score_windows import read_scores
 
 from ladm_hf import __version__
 from ladm_hf.calculators.calculator import resolve
-from ladm_hf.stats import spearman
+from ladm_hf.stats import area_under_curve, spearman
 from ladm_hf.training.documents import DEGENERATE
 
 RESULTS = Path(__file__).parent / "results"
@@ -53,14 +56,16 @@ def measure(text: str, starts: list[int], length: int, far: int) -> dict[str, An
     return row
 
 
-def measured(documents: pd.DataFrame, scores: dict[tuple[str, int], dict[str, Any]], far: int) -> pd.DataFrame:
-    """A row for each scored window of full length: its domain, scores and measures."""
-    tokenizer = resolve("ladm-nano").load_tokenizer()
+def measured(
+    documents: pd.DataFrame, scores: dict[tuple[str, int], dict[str, Any]], tokenizer: Any, far: int
+) -> pd.DataFrame:
+    """A row for each scored window of full length: its domain, scores and measures, and the share of its splice."""
     lengths: dict[str, list[int]] = {}
     for (key, length), line in scores.items():
         if line["tokens"] == length:
             lengths.setdefault(key, []).append(length)
     rows = []
+    last: dict[tuple[str, int], str] = {}
     for document in documents.itertuples():
         if document.id not in lengths:
             continue
@@ -68,7 +73,15 @@ def measured(documents: pd.DataFrame, scores: dict[tuple[str, int], dict[str, An
         starts = [start for start, _ in encoded["offset_mapping"]]
         for length in lengths[document.id]:
             row = {"id": document.id, "domain": document.domain, "length": length}
-            rows.append(row | measure(document.text, starts, length, far) | scores[document.id, length]["scores"])
+            row |= measure(document.text, starts, length, far) | scores[document.id, length]["scores"]
+            # the second half of the document of this domain before
+            half, end = starts[length // 2], starts[length] if length < len(starts) else len(document.text)
+            if other := last.get((document.domain, length)):
+                splice = document.text[:half] + other
+                places = [*starts[: length // 2], *range(half, len(splice), max(1, len(other) // (length // 2)))]
+                row["splice"] = measure(splice, places, len(places), far)["share"]
+            last[document.domain, length] = document.text[half:end]
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -114,7 +127,10 @@ def run(table: pd.DataFrame, names: list[str], fewest_uses: int, rounds: int) ->
     result: dict[str, Any] = {}
     for length, windows in table.groupby("length"):
         enough = windows[windows.uses >= fewest_uses]
-        sizes = {"windows": len(windows), "with_too_few_uses": len(windows) - len(enough)}
+        sizes = {"windows": len(windows), "with_too_few_uses": len(windows) - len(enough), "splices": {
+            str(domain): round(area_under_curve(group.share.dropna(), group.splice.dropna()), 3)
+            for domain, group in enough.groupby("domain") if len(group) >= FEWEST
+        }}  # fmt: skip
         result[str(length)] = sizes | {
             name: _by_domain(enough, names, name, rounds) for name in MEASURES
         } | {
@@ -155,7 +171,7 @@ def main() -> None:
         documents = documents[documents.kind != DEGENERATE]
     scores = read_scores(options.scores)
     names = [*dict.fromkeys(name for line in scores.values() for name in line["scores"]), "gzip ratio"]
-    table = measured(documents, scores, options.far)
+    table = measured(documents, scores, resolve("ladm-nano").load_tokenizer(), options.far)
     result = {
         "ladm_hf": __version__, "far": options.far, "min_uses": options.min_uses,
         "lengths": run(table, [name for name in names if name in table], options.min_uses, options.rounds),

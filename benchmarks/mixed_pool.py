@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="parquet files: id, text, domain and kind")
     parser.add_argument("--scores", type=Path, required=True, help="what score_windows.py wrote of them")
-    parser.add_argument("--score", default="ladm_nano", help="score that selects")
+    parser.add_argument("--score", default="LADM", help="score that selects")
     parser.add_argument("--compare", type=int, default=8192, help="tokens at which all scores are compared")
     parser.add_argument("--draws", type=int, default=50)
     parser.add_argument("--openings", type=Path, help="text of the highest and lowest of each domain")

@@ -162,6 +162,69 @@ def length(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def dependency(result: dict[str, Any]) -> str:
+    """Rank correlation with far uses by domain, at the length that has most windows, and the mean at every length."""
+    lengths = result["lengths"]
+    most = max(lengths, key=lambda length: lengths[length]["windows"])
+    shares = lengths[most]["share"]
+    names = list(shares["mean over domains"])
+    lines = [f"| first {int(most):,} tokens | documents | median share | " + " | ".join(names) + " |",
+             "|---" * (len(names) + 3) + "|"]  # fmt: skip
+    for domain, entry in shares["domains"].items():
+        cells = " | ".join(_rho(entry["scores"][name]) for name in names)
+        lines.append(f"| {domain} | {entry['documents']} | {entry['median']:.2f} | {cells} |")
+    for length, found in lengths.items():
+        if mean := found["share"].get("mean over domains"):
+            cells = " | ".join(_rho(mean[name]) if name in mean else "" for name in names)
+            count = sum(entry["documents"] for entry in found["share"]["domains"].values())
+            lines.append(f"| mean over domains, {int(length):,} tokens | {count} | | {cells} |")
+    return "\n".join(lines)
+
+
+def _rho(entry: dict[str, Any]) -> str:
+    low, high = entry["interval"]
+    return f"{entry['rho']:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def mixed_pool(result: dict[str, Any]) -> str:
+    """Junk in the best quarter, by domain."""
+    readings = {name: result["whole"][name] for name in ("by domain", "any junk")}
+    lines = ["| best quarter of | junk found there | junk of all sorts |", "|---|---|---|"]
+    for domain in [*sorted(set(readings["by domain"]) - {"all"}), "all"]:
+        cells = " | ".join(_junk(reading[domain]) for reading in readings.values())
+        lines.append(f"| {'all domains, each by itself' if domain == 'all' else domain} | {cells} |")
+    return "\n".join([*lines, f"| all domains ranked as one | | {_junk(result['whole']['together']['all'])} |"])
+
+
+def mixed_pool_scores(result: dict[str, Any]) -> str:
+    """Junk in the best quarter by every score, of the same first tokens."""
+    names = {
+        "together": "ranked as one",
+        "by domain": "by domain, junk found there",
+        "any junk": "by domain, all sorts",
+    }
+    lines = ["| score | " + " | ".join(names.values()) + " |", "|---" * 4 + "|"]
+    for score, readings in result["compared"].items():
+        lines.append(f"| {score} | " + " | ".join(_junk(readings[name]["all"]) for name in names) + " |")
+    return "\n".join(lines)
+
+
+def _junk(entry: dict[str, Any]) -> str:
+    low, high = entry["interval"]
+    return f"{entry['junk']:.1%} ({low:.1%} to {high:.1%})"
+
+
+def kept_and_length(result: dict[str, Any]) -> str:
+    """Rank correlations with length of the score and of being kept, by domain."""
+    budgets = list(next(iter(result["length"].values()))["kept"])
+    lines = ["| domain | documents | score | " + " | ".join(f"{budget} kept" for budget in budgets) + " |",
+             "|---" * (len(budgets) + 3) + "|"]  # fmt: skip
+    for domain, entry in result["length"].items():
+        cells = ["" if value is None else f"{value:+.2f}" for value in (entry["score"], *entry["kept"].values())]
+        lines.append(f"| {domain} | {entry['documents']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def gpu_summary(result: dict[str, Any]) -> str:
     """Of the GPU's results: what was measured on what, and the steady state."""
     lines = render_gpu(result).strip().splitlines()
@@ -181,6 +244,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "natural_areas": ("natural.json", natural_areas),
     "natural_cuts": ("natural.json", natural_cuts),
     "natural_dev": ("natural-dev.json", natural_dev),
+    "dependency": ("dependency.json", dependency),
+    "mixed_pool": ("mixed_pool.json", mixed_pool),
+    "mixed_pool_scores": ("mixed_pool.json", mixed_pool_scores),
+    "kept_and_length": ("mixed_pool.json", kept_and_length),
     "quality_summary": ("quality.json", quality_summary),
     "length": ("length.json", length),
     "gpu": ("h200.json", render_gpu),

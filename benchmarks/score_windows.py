@@ -51,11 +51,12 @@ def score(
     output: Path,
     losses: bool = False,
 ) -> None:
-    """Appends the lines that are missing to `output`; the first of the models also gives the losses."""
+    """Appends the lines that are missing to `output`; the first model, `LADM`, also gives the losses."""
     done = read_scores(output)
-    engines = {Path(model).name: (load(model, resolve(model).config, device), resolve(model).config)
-               for model in models}  # fmt: skip
-    shortest = max(config.min_tokens for _, config in engines.values())
+    named = {"LADM": models[0]} | {Path(model).name: model for model in models[1:]}
+    configs = {name: resolve(model).config for name, model in named.items()}
+    engines = {name: (load(model, configs[name], device), configs[name]) for name, model in named.items()}
+    shortest = max(config.min_tokens for config in configs.values())
     missing = [
         (document, length)
         for document, length in windows(documents, lengths)

@@ -116,7 +116,9 @@ def test_the_share_counts_uses_far_behind_their_definition_in_tokens(benchmark):
 
 def test_a_score_that_is_the_measure_correlates_fully_and_is_ahead_of_noise(benchmark):
     rng = np.random.default_rng(0)
-    table = pd.DataFrame({"domain": np.repeat(["a", "b"], 40), "length": 8192, "uses": 50, "share": rng.random(80)})
+    table = pd.DataFrame(
+        {"domain": np.repeat(["a", "b"], 40), "length": 8192, "uses": 50, "share": rng.random(80), "splice": 0.0}
+    )
     table = table.assign(good=table.share**3, noise=rng.random(80), per_1000_tokens=table.share)
     sorts = {f"{kind}: {sort}": 0 for kind in ("uses", "share") for sort in benchmark("definitions").SORTS}
     share = benchmark("dependency").run(table.assign(**sorts), ["good", "noise"], 20, 100)["8192"]["share"]
@@ -161,3 +163,32 @@ def test_windows_are_taken_at_each_length_that_a_document_fills_and_whole_once(b
     documents = [TokenizedDocument(np.zeros(length, dtype=np.int32), key=str(length)) for length in (10, 50, 90)]
     taken = [(document.key, length) for document, length in benchmark("score_windows").windows(documents, [40, 80])]
     assert taken == [("10", 40), ("50", 40), ("50", 80), ("90", 40), ("90", 80)]
+
+
+def test_scores_and_losses_are_written_once_for_each_document_and_length(benchmark, tmp_path, capsys):
+    from ladm_hf.training.documents import TokenizedDocument
+    from ladm_hf.training.recipe import Architecture, Recipe, build_model
+    from ladm_hf.training.tokenizer import train_tokenizer
+
+    shape = Architecture(
+        vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1,
+    )  # fmt: skip
+    build_model(None, shape, Recipe(focus_layers=())).save_pretrained(tmp_path / "other")
+    train_tokenizer(["some words"], vocab_size=400).save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "ladm_config.json").write_text(
+        '{"heads": [[1, 0]], "ablation": "no_std", "span_length": 16, "d_afs": 2, "d_cds": 1}'
+    )
+    rng = np.random.default_rng(0)
+    documents = [
+        TokenizedDocument(rng.integers(1, 400, length).astype(np.int32), key=str(length)) for length in (4, 300, 700)
+    ]
+    output, other = tmp_path / "scores.jsonl", str(tmp_path / "other")
+    for _ in range(2):
+        benchmark("score_windows").score(documents, [256, 512], [other, other], "cpu", output, losses=True)
+        lines = benchmark("score_windows").read_scores(output)
+        assert len(output.read_text().splitlines()) == len(lines) == 4
+    assert lines["300", 512]["tokens"] == lines["300", 512]["document_tokens"] == 300
+    assert set(lines["300", 512]["scores"]) == {"LADM", "other"}
+    assert set(lines["700", 512]["scores"]) == {"LADM", "other", "token loss", "long minus short loss"}
+    assert lines["700", 512]["scores"]["LADM"] == lines["700", 512]["scores"]["other"]
