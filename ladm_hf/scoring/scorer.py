@@ -78,7 +78,7 @@ class Identity(NamedTuple):
     text_column: str | None
     input_ids_column: str | None
     on_error: str
-    repetition: int = 1
+    repetition: int = 2
     signals: tuple[str, ...] = ()
     short_context: int | None = None
 

@@ -32,7 +32,7 @@ NEEDS = {
 }
 DIVIDES_BUDGET = ("exact", "temperature")
 # The largest `ladm_repetition` kept unless told otherwise; benchmarks/repetition.py shows what it finds.
-MAX_REPETITION = 0.3
+MAX_REPETITION = 0.4
 
 
 def checked_options(

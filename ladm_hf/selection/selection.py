@@ -116,7 +116,7 @@ def select(
             bands themselves (`"0:8k,8k:32k,32k:"`); `k` is 1,000. `None` or `"off"`: no bands. Of bands given by hand
             each has its part of the domain's budget, in proportion to its tokens; those too narrow for their part are
             united with a neighbour, which `strata` and `notes` say. The option `k` counts for each band.
-        max_repetition (`float`, *optional*, defaults to `0.3`):
+        max_repetition (`float`, *optional*, defaults to `0.4`):
             Documents with a larger `ladm_repetition` are dropped before the ranking: those that come twice, or of which
             a large part does. `None` or `"off"` keeps them. Data scored by version 0.1.0 have no such column: nothing
             is dropped, and a note says so.

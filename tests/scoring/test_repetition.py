@@ -15,7 +15,7 @@ from launches import GEOMETRY
 
 from ladm_hf import LadmScorer
 from ladm_hf.scoring import repetition as module
-from ladm_hf.scoring.repetition import COPY_WEIGHT, WINDOW_CHARS, WINDOW_TOKENS, repetition
+from ladm_hf.scoring.repetition import LONGER, WINDOW_CHARS, WINDOW_TOKENS, repetition
 from ladm_hf.training.degenerate import degenerate_text
 
 
@@ -25,18 +25,18 @@ def prose(num_chars: int, seed: int = 0) -> str:
     return "".join(letters)
 
 
-def passages_by_hand(text: str) -> list[str]:
+def passages_by_hand(text: str, length: int) -> list[str]:
     kept = "".join(text.casefold().split())
-    return [kept[i : i + WINDOW_CHARS] for i in range(len(kept) - WINDOW_CHARS + 1)]
+    return [kept[i : i + length] for i in range(len(kept) - length + 1)]
 
 
 def by_hand(text: str) -> float:
-    passages = passages_by_hand(text)
+    passages, longer = passages_by_hand(text, WINDOW_CHARS), passages_by_hand(text, LONGER * WINDOW_CHARS)
     if not passages:
         return 0.0
     distinct = set(passages)
     again = sum(passages.count(passage) > 1 for passage in distinct)
-    return max(again / len(distinct), COPY_WEIGHT * (1 - len(distinct) / len(passages)))
+    return max(again / len(distinct), 1 - len(set(longer)) / len(longer) if longer else 0.0)
 
 
 @settings(max_examples=60, deadline=None)

@@ -22,7 +22,7 @@ ROWS = {
     "ladm_score": [9.0, 2.0, 1.0, 8.0, 7.0, 3.0, math.nan],
     "ladm_num_tokens": [100] * 7,
     "ladm_status": ["ok"] * 6 + ["too_short"],
-    "ladm_repetition": [0.9, MAX_REPETITION, 0.0, 0.5, 0.31, math.nan, 0.99],
+    "ladm_repetition": [0.9, MAX_REPETITION, 0.0, 0.5, 0.41, math.nan, 0.99],
 }
 
 
@@ -46,7 +46,7 @@ def test_documents_above_the_limit_leave_the_pool_before_it_is_ranked() -> None:
     # they have no part in the budget either
     assert [row.budget_tokens for row in chosen(budget_tokens=400).table] == [200, 100]
     notes = " ".join(selection.notes)
-    assert "3 documents repeat themselves (ladm_repetition above 0.3)" in notes
+    assert "3 documents repeat themselves (ladm_repetition above 0.4)" in notes
     assert "1 document has no score and was not a candidate: 1 too_short." in notes
 
 
