@@ -228,6 +228,9 @@ def _is_list(kind: pa.DataType, of: Callable[[pa.DataType], bool] = lambda kind:
 
 
 def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
     # of a column that is null throughout, every row is left out with that reason
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    return any(test(kind) for test in tests)
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    # writers of parquet that know no texts keep them as bytes
+    return any(test(kind) for test in (*texts, pa.types.is_binary, pa.types.is_large_binary))

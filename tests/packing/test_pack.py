@@ -131,6 +131,24 @@ def test_data_of_every_kind_are_packed_whole(kind: str, tmp_path: Path, monkeypa
     assert not record.selected.left_out
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.binary(), pa.large_binary(), pa.dictionary(pa.int32(), pa.string())], ids=str
+)
+def test_texts_of_every_type_are_texts(kind: pa.DataType, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array(texts()).cast(kind)}), tmp_path / "rows.parquet")
+    pack(tmp_path / "rows.parquet", tmp_path / "packed", **OPTIONS)
+    assert without_padding(pieces(tmp_path / "packed")) == expected(texts())
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.large_list(pa.uint16()), pa.list_(pa.int32(), 3)], ids=str)
+def test_token_ids_of_every_type_are_token_ids(kind: pa.DataType, tmp_path: Path) -> None:
+    values = [[5, 6, 7], None, [8, 9, 8191], [5, None, 7]]
+    pq.write_table(pa.table({"ids": pa.array(values, kind)}), tmp_path / "rows.parquet")
+    record = pack(tmp_path / "rows.parquet", tmp_path / "packed", input_ids_column="ids", **OPTIONS)
+    assert without_padding(pieces(tmp_path / "packed")) == Counter([(5, 6, 7, 0), (8, 9, 8191, 0)])
+    assert record.selected.left_out == {"null": 1, "null among the token ids": 1}
+
+
 @pytest.mark.parametrize("kind", ["parquet", "json lines", "gzip", "dataset", "stream"])
 def test_the_blocks_of_a_source_hold_every_row_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ladm_hf.data.json_lines._BLOCK_BYTES", 5000)
