@@ -42,8 +42,8 @@ FILES = {
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",
     "report": "comparison focus_plot heat_maps matrix page parts plots style tables",
     "runs": "chunks estimate folder lock monitor prepare prepared progress runner",
-    "scoring": "attention batching engine inputs journal layers llama losses recorder repetition results rows scorer "
-    "text_signals",
+    "scoring": "attention batching engine inputs journal layers llama losses precision recorder repetition results "
+    "rows scorer text_signals",
     "selection": "bands compare comparison folder notes options percentile pool ranking read reasons result selection "
     "signals split table",
     "training": "averaging batches calibration degenerate documents expansion labelled mix objective perturbations "

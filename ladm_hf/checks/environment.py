@@ -12,6 +12,7 @@ from ladm_hf.calculators.calculator import resolve
 from ladm_hf.calculators.files import CONFIG_FILE
 from ladm_hf.errors import LadmError
 from ladm_hf.scoring.attention import describe
+from ladm_hf.scoring.precision import auto_dtype
 from ladm_hf.version import __version__
 
 PACKAGES = (
@@ -42,6 +43,8 @@ def describe_environment() -> dict[str, str]:
         calculator = resolve(None)
         own = " with its own ladm_config.json" if calculator.path and (calculator.path / CONFIG_FILE).is_file() else ""
         lines["calculator"] = f"{calculator.name} ({calculator.identity}){own}"
+        device = "cuda" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
+        lines["dtype"] = f"auto is {auto_dtype(calculator, device)}"
     except LadmError as error:
         lines["calculator"] = f"cannot be found: {error}"
     for variable in ("LADM_MODEL", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS"):

@@ -95,7 +95,9 @@ def reproduce(
         model, dataset (`str`, *optional*): Hub ids; default to the paper's.
         tolerance (`float`, *optional*, defaults to `0.001`): largest difference of a score that passes.
         rows (`int`, *optional*): only the first rows.
-        device, dtype (`str`, *optional*): where and in which precision, as of [`LadmScorer`].
+        device (`str`, *optional*): as of [`LadmScorer`].
+        dtype (`str`, *optional*, defaults to `"auto"`): float16 on an accelerator, the published code's, and float32
+            on a CPU: the scores are compared to the third decimal.
         reference (sequence of `float`, *optional*): scores to compare with, row by row.
         retry ([`RetryPolicy`], *optional*): with the Hub.
 
@@ -117,6 +119,8 @@ def reproduce(
             raise ColumnError(f"{dataset} has no column 'input_ids', only {', '.join(data.column_names)}")
         # The published scores are of the ids as they are, at the paper's geometry, whatever the calculator says.
         scorer = LadmScorer(model, config=LadmConfig.paper(), text_column=None, device=device, dtype=dtype)
+        if scorer.dtype == "bfloat16":
+            scorer = scorer.with_auto_dtype("float32")
         scores = _scores(scorer, data, len(reference))
     return Comparison(tuple(scores), reference, tolerance, scorer.calculator.identity, dataset)
 

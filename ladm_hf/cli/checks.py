@@ -59,7 +59,9 @@ def reproduce(
     tolerance: Annotated[float, typer.Option(help="Largest difference of a score that passes.")] = 0.001,
     rows: Annotated[int | None, typer.Option(min=1, help="Only the first rows.", show_default="all 32")] = None,
     device: Device = None,
-    dtype: Annotated[Dtype, typer.Option(help="Precision; the published code's is float16.")] = "auto",
+    dtype: Annotated[
+        Dtype, typer.Option(help="Precision; auto is float16 on a GPU, as the published code's, and float32 on a CPU.")
+    ] = "auto",
     options: OptionsFile = None,
 ) -> None:
     """Score the paper's toy data with the paper's calculator and compare with its 32 published scores."""

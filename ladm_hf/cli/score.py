@@ -88,7 +88,13 @@ def score(
     overflow: Annotated[
         Overflow | None, typer.Option(help="What happens beyond that.", show_default=f"{ITS_OWN}truncate")
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Precision; auto is float32 on a CPU, else float16.")] = "auto",
+    dtype: Annotated[
+        Dtype,
+        typer.Option(
+            help="Precision; auto is float16 on a GPU, and on a CPU bfloat16 where it is faster (AMX, AVX512-BF16), "
+            "else float32. A resumed run keeps its own."
+        ),
+    ] = "auto",
     device: Device = None,
     backend: Annotated[Backend, typer.Option(help="How span focus is computed; changes only the speed.")] = "auto",
     max_batch_tokens: Annotated[

@@ -48,7 +48,7 @@ from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.runs.monitor import Heartbeat
 from ladm_hf.runs.progress import ErrorCounts, run_status
-from ladm_hf.scoring.scorer import LadmScorer
+from ladm_hf.scoring.scorer import DTYPES, LadmScorer
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -248,6 +248,7 @@ class _Launch:
             return False
         self.record, self.launch = found
         if not self.ranks.is_main:
+            self._take_dtype(self.run)
             if isinstance(self.source, DatasetSource) and self.source.fingerprint() != self.run.identity["data"]:
                 raise InputError(
                     f"rank {self.ranks.index} was given other rows than rank 0: a shuffle without a seed? "
@@ -275,6 +276,8 @@ class _Launch:
             self.folder.load()
         self.lock.acquire(self._say)
         run = None if again else self.folder.load()
+        if run is not None:
+            self._take_dtype(run)
         identity = {**options, **_identity(self.scorer)}
         if run is None:
             if not again:
@@ -301,6 +304,18 @@ class _Launch:
         if done:
             self._say(f"resuming with {done:,} of {run.num_chunks:,} chunks finished")
         return run, self.lock.launch
+
+    def _take_dtype(self, run: RunRecord) -> None:
+        """Has `dtype="auto"` mean what the run was begun in, whatever it is on this machine."""
+        recorded, asked = run.identity.get("dtype"), self.scorer
+        if recorded not in DTYPES or recorded == asked.dtype:
+            return
+        self.scorer = asked.with_auto_dtype(recorded)
+        if self.ranks.is_main and self.scorer.dtype != asked.dtype:
+            self._say(
+                f"this run was begun in {recorded} and continues in it; dtype='auto' would be {asked.dtype} on this "
+                "machine"
+            )
 
     def _plan(self, identity: dict[str, Any], chunks: int | None) -> RunRecord:
         """Looks at the data and fixes the chunks."""

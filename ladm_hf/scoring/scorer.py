@@ -36,6 +36,7 @@ from ladm_hf.ops.scores import document_score
 from ladm_hf.scoring.engine import Engine, prepare_worker
 from ladm_hf.scoring.inputs import Tokens, all_rows, checked_ids, read_batch
 from ladm_hf.scoring.journal import Finished, Journal, with_journal
+from ladm_hf.scoring.precision import auto_dtype
 from ladm_hf.scoring.repetition import repetition
 from ladm_hf.scoring.results import DocumentScore, FocusMap
 from ladm_hf.scoring.rows import TOKENIZE_CHARS, score_rows, score_texts, status_of, with_statistics
@@ -149,8 +150,10 @@ class LadmScorer:
             `"naive"`, `"chunked"`, `"fused"` (Triton) or `"auto"`, the fastest for the device. It changes nothing
             but speed.
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
-            `"float32"`, `"float16"`, `"bfloat16"`, or `"auto"`: float32 on a CPU, float16 on an accelerator, the
-            published code's. A live model keeps its own.
+            `"float32"`, `"float16"`, `"bfloat16"`, or `"auto"`: float16 on an accelerator, the published code's; on a
+            CPU bfloat16 where the processor multiplies it faster (AMX or AVX512-BF16), else float32. It is a part of
+            the identity as what it came to, so that runs and caches never mix two types; name one to have the same on
+            every machine. A live model keeps its own.
         device (`str`, *optional*):
             Defaults to the GPU of the worker's rank where there is one, else MPS, else the CPU.
         max_batch_tokens (`int`, *optional*):
@@ -211,6 +214,8 @@ class LadmScorer:
             raise ConfigError(f"short_context must be a positive number of tokens, got {short_context!r}")
         self.short_context = short_context
         self._options = _Options(model, revision, config, dtype)
+        # what "auto" stands for where that was settled elsewhere: in the process that sent this scorer, or by a run
+        self._settled_dtype: str | None = None
         self._backend = backend
         try:
             self._device = None if device is None else str(torch.device(device))
@@ -252,7 +257,7 @@ class LadmScorer:
             return str(model.dtype).removeprefix("torch.")
         if asked != "auto":
             return asked
-        return "float32" if self._default_device(None) == "cpu" else "float16"
+        return self._settled_dtype or auto_dtype(self.calculator, self._default_device(None))
 
     @property
     def identity(self) -> Identity:
@@ -289,7 +294,7 @@ class LadmScorer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._forget_what_can_change()
-        return _rebuild, (type(self), _Runtime(self), tuple(self.identity))
+        return _rebuild, (type(self), _Runtime(self, self.dtype), tuple(self.identity))
 
     def _forget_what_can_change(self) -> None:
         """Has a folder or live model hashed again at its next use; a commit cannot have changed."""
@@ -304,9 +309,21 @@ class LadmScorer:
 
     def with_config(self, config: LadmConfig) -> LadmScorer:
         """The same scorer with another configuration; nothing is loaded."""
-        runtime = _Runtime(self)
+        runtime = _Runtime(self, self._settled_dtype)
         runtime.options["config"] = config
         return _rebuild(type(self), runtime)
+
+    def with_auto_dtype(self, dtype: str) -> LadmScorer:
+        """The same scorer with `"auto"` taken as `dtype`; a dtype that was named, or a live model's, stays.
+
+        Args:
+            dtype (`str`): `"float32"`, `"float16"` or `"bfloat16"`, as [`LadmScorer.dtype`] of another machine.
+        """
+        _check_option("dtype", dtype, DTYPES)
+        # copy.copy would pickle, which settles the dtype, and a subclass may have other arguments
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, _settled_dtype=dtype, _loaded=None)
+        return other
 
     # Scoring
 
@@ -559,14 +576,15 @@ class LadmScorer:
 class _Runtime:
     """What a worker needs beside the identity to rebuild a scorer. It travels in a pickle but is not hashed."""
 
-    def __init__(self, scorer: LadmScorer) -> None:
+    def __init__(self, scorer: LadmScorer, settled_dtype: str | None) -> None:
         calculator = scorer.calculator
+        self.settled_dtype = settled_dtype
         self.calculator = calculator if calculator.model is not None else None
         self.model = None if calculator.model is not None else calculator.name
         self.options: dict[str, Any] = {
             "revision": calculator.revision,
             "config": scorer.config,
-            "dtype": scorer.dtype,
+            "dtype": scorer._options.dtype,
             "text_column": scorer.text_column,
             "input_ids_column": scorer.input_ids_column,
             "on_error": scorer.on_error,
@@ -594,6 +612,7 @@ with contextlib.suppress(ImportError):
 def _rebuild(cls: type[LadmScorer], runtime: _Runtime, identity: tuple[Any, ...] | None = None) -> LadmScorer:
     model = runtime.model if runtime.calculator is None else runtime.calculator.model
     scorer = cls(model, **runtime.options)
+    scorer._settled_dtype = runtime.settled_dtype
     if runtime.calculator is not None:
         # its weights were hashed where it came from
         scorer._found = _Found(model, None, runtime.calculator)

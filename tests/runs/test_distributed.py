@@ -10,8 +10,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from datasets import Dataset
 from launches import (
     ROOT,
+    bits,
     environment,
     expected,
     finished_chunks,
@@ -20,10 +22,12 @@ from launches import (
     launch,
     parquet,
     result,
+    rows,
     wait_for_chunks,
 )
 
 from ladm_hf import LadmScorer, run_status
+from ladm_hf.data.run_record import RunRecord
 
 # Documents that take a while, so that a launch is caught at work.
 COUNT, WORDS = 45, 1800
@@ -42,6 +46,24 @@ def ended(process: subprocess.Popen[str], code: int = 0) -> str:
     said, _ = process.communicate(timeout=200)
     assert process.returncode == code, said
     return said
+
+
+def run_program(tmp_path: Path, program: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program on two ranks with the arguments of a run."""
+    (tmp_path / "program.py").write_text(program)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port()),
+    ]
+    return subprocess.run(
+        [*command, str(tmp_path / "program.py"), *arguments(tmp_path)], cwd=ROOT, env=environment(), text=True,
+        capture_output=True,
+    )  # fmt: skip
 
 
 def test_killed_at_random_moments_and_resumed_with_other_worlds(tmp_path: Path) -> None:
@@ -112,24 +134,30 @@ def test_an_error_of_another_rank_is_told_too(tmp_path: Path) -> None:
         "if os.environ['RANK'] == '1':\n    sys.argv += ['--device', 'cuda:7']\n"
         "from ladm_hf.cli.app import app\napp()\n"
     )
-    (tmp_path / "program.py").write_text(program)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        str(free_port()),
-    ]
-    process = subprocess.run(
-        [*command, str(tmp_path / "program.py"), *arguments(tmp_path)], cwd=ROOT, env=environment(), text=True,
-        capture_output=True,
-    )  # fmt: skip
+    process = run_program(tmp_path, program)
     assert process.returncode == 1
     cause = process.stderr.partition("Root Cause")[2]
     assert "rank      : 1" in cause
     assert "device 'cuda:7' cannot be used here" in cause
+
+
+def test_every_rank_takes_the_dtype_of_the_run(tmp_path: Path) -> None:
+    # rank 1 is on a machine where auto is float32
+    program = (
+        "import os\n"
+        "from ladm_hf.scoring import precision\n"
+        "precision._multiplies_bfloat16 = lambda: os.environ['RANK'] == '0'\n"
+        "precision.bfloat16_is_faster = lambda width, inner: True\n"
+        "from ladm_hf.cli.app import app\napp()\n"
+    )
+    process = run_program(tmp_path, program)
+    assert process.returncode == 0, process.stderr
+    assert RunRecord.load(tmp_path / "out" / "run.json").identity["dtype"] == "bfloat16"
+    assert set(run_status(tmp_path / "out").ranks) == {0, 1}
+    found = rows(COUNT, WORDS)
+    in_bfloat16 = LadmScorer(config=CONFIG, dtype="bfloat16")({"text": [row["text"] for row in found]})
+    expected = bits(Dataset.from_dict({"id": [row["id"] for row in found], **in_bfloat16}))
+    assert result(tmp_path / "out") == expected
 
 
 def test_a_worker_that_dies_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from launches import GEOMETRY, bits, dataset, document, expected, parquet, resul
 
 from ladm_hf import LadmConfig, LadmScorer, run_status, score_dataset
 from ladm_hf.data.parquet import ParquetSource
+from ladm_hf.data.run_record import RunRecord
 from ladm_hf.data.score_columns import score_columns
 from ladm_hf.errors import (
     BackendError,
@@ -32,6 +33,7 @@ from ladm_hf.errors import (
 )
 from ladm_hf.runs import runner
 from ladm_hf.runs.folder import RunFolder
+from ladm_hf.scoring import precision
 from ladm_hf.scoring.repetition import repetition
 
 QUICK = LadmConfig(span_length=16, max_length=512)
@@ -254,6 +256,27 @@ def test_another_identity_is_refused_with_every_difference(tmp_path: Path) -> No
     fresh = quick(dataset(23), tmp_path, QuickScorer(config=other), num_chunks=5, restart=True)
     assert len(fresh) == 23
     assert quick(dataset(), tmp_path / "new", restart=True).num_rows == 24
+
+
+def test_a_run_continues_in_the_dtype_it_was_begun_in(tmp_path: Path, monkeypatch, capsys) -> None:
+    def on_a_machine_of(dtype: str) -> LadmScorer:
+        monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda: dtype == "bfloat16")
+        monkeypatch.setattr(precision, "bfloat16_is_faster", lambda width, inner: True)
+        return scorer(device="cpu")
+
+    for begun, elsewhere in (("bfloat16", "float32"), ("float32", "bfloat16")):
+        folder = tmp_path / begun
+        data = dataset(6)
+        expected = bits(score_dataset(data, folder, on_a_machine_of(begun), num_chunks=3, progress=False))
+        assert RunRecord.load(folder / "run.json").identity["dtype"] == begun
+        sorted((folder / "data").iterdir())[1].unlink()
+        capsys.readouterr()
+        with pytest.raises(ResumeError, match=f"dtype: '{begun}' there, '{elsewhere}' now"):
+            score_dataset(data, folder, scorer(device="cpu", dtype=elsewhere), progress=False)
+        assert bits(score_dataset(data, folder, on_a_machine_of(elsewhere))) == expected
+        said = capsys.readouterr().err
+        assert f"begun in {begun} and continues in it; dtype='auto' would be {elsewhere} on this machine" in said
+        assert bits(score_dataset(data, folder, on_a_machine_of(elsewhere), restart=True, progress=False)) != expected
 
 
 def test_restart_touches_no_data_but_a_runs(tmp_path: Path) -> None:
