@@ -87,7 +87,7 @@ def comparison_section(comparison: Comparison) -> dict[str, Any]:
 def _matrix(comparison: Comparison) -> Picture:
     caption = (
         "Below the diagonal: rank correlation of the columns as they are, over all documents. Above: the share of "
-        f"documents that two selections have in common, about {100 * comparison.share:.0f} % by chance. “lowest "
+        f"documents that two selections have in common, about {100 * comparison.share:.0f} % by chance. “Lowest "
         "first”: the selection takes the lowest values."
     )
     return draw(signal_matrix(comparison), "signal_matrix", "Signals compared", caption)

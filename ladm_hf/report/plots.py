@@ -261,7 +261,8 @@ def score_against_length(selection: Selection) -> Figure:
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _short(value)))
     else:
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.set(xlabel="length in tokens", ylabel=_score_label(selection))
+    blended = not isinstance(selection.options["score"], str)
+    axes.set(xlabel="length in tokens", ylabel="blend of percentiles" if blended else _score_label(selection))
     axes.set_title(
         f"Score against length: rank correlation {_signed(rho['all'])}, within domains {_signed(rho['within_domain'])}"
     )

@@ -119,7 +119,7 @@ def strata_table(selection: Selection) -> Table | None:
         "budget": lambda band: cell(band.budget_tokens),
         "kept": lambda band: cell(band.selected_documents),
         "kept tokens": lambda band: cell(band.selected_tokens),
-        "tokens kept": lambda band: percent(band.selected_tokens / band.scored_tokens if band.scored_tokens else None),
+        "share kept": lambda band: percent(band.selected_tokens / band.scored_tokens if band.scored_tokens else None),
         "cut": lambda band: cell(band.threshold),
     }
     if selection.options["length_bands"] == "auto":

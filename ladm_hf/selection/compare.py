@@ -139,9 +139,9 @@ def compare_selection(selection: Selection, text_column: str = "text") -> Compar
     score, keep = selection.options["score"], selection.options.get("keep")
     weights = {score: 1} if isinstance(score, str) else score
     named = {name: 1 if weight > 0 else -1 for name, weight in weights.items()}
-    there = default_signals(parts[0].schema).items() & default_signals(parts[1].schema).items()
-    for name, way in [*sorted(there), *((name, -1 if name in LOWER_FIRST else 1) for name in keep or ())]:
-        named.setdefault(name, way)
+    there = [name for name in default_signals(parts[0].schema) if name in default_signals(parts[1].schema)]
+    for name in [*there, *(keep or ())]:
+        named.setdefault(name, -1 if name in LOWER_FIRST else 1)
     named.pop(PERCENTILE, None)
     if set(named) <= {SCORE, REPETITION}:
         return None

@@ -126,7 +126,8 @@ class Comparison:
         """What was compared, in sentences."""
         notes = [f"{counted(self.documents, 'document')} with a value of all {len(self.signals)} signals."]
         if self.left_out:
-            notes.append(f"{counted(self.left_out, 'document')} that lack a signal left out.")
+            lack = "lacks a signal and is" if self.left_out == 1 else "lack a signal and are"
+            notes.append(f"{counted(self.left_out, 'document')} {lack} left out.")
         if self.unused:
             notes.append(f"Without any value, and left out: {', '.join(self.unused)}.")
         lowest = ", ".join(name for name, way in self.signals.items() if way < 0)

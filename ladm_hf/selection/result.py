@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 from ladm_hf.data.columns import column
 from ladm_hf.data.rows import AnyRows
 from ladm_hf.data.run_record import RunRecord
+from ladm_hf.data.score_columns import NUM_TOKENS, STATUS
 from ladm_hf.errors import ConfigError
 from ladm_hf.selection.folder import read_folder, write_folder
-from ladm_hf.selection.read import read_pool
+from ladm_hf.selection.read import find_column, read_pool
 from ladm_hf.selection.reasons import DROP_REASON
 from ladm_hf.selection.signals import columns_of, score_column
 from ladm_hf.selection.table import BandTally, DomainTally, table_lines
@@ -214,15 +215,11 @@ class Selection:
 
     def _needed_columns(self) -> set[str]:
         """First parts of the columns that `frame` reads."""
-        counts = "input_ids" if self.tokens == "document" else self.tokens
-        names = [
-            self.by or "",
-            counts,
-            *columns_of(self.options["score"], self.options.get("keep")),
-            self.score_column,
-            DROP_REASON,
-        ]
-        return {name.split(".")[0] for name in names} | set(names)
+        counts = {"document": "input_ids", "scored": NUM_TOKENS}.get(self.tokens, self.tokens)
+        signals = columns_of(self.options["score"], self.options.get("keep"))
+        names = [self.by or "", counts, *signals, self.score_column, STATUS, DROP_REASON]
+        found = [find_column(self.dropped_rows.schema, name) for name in names]
+        return {name.split(".")[0] for name in found} | set(found)
 
 
 _PLAIN_FIELDS = (

@@ -274,6 +274,20 @@ def test_a_saved_selection_gives_blend_ranges_and_reasons_again(tmp_path: Path) 
     assert "ladm_blend" in second.selected.column_names
 
 
+def test_columns_inside_the_metadata_of_datatrove_are_ranked_kept_and_saved(tmp_path: Path) -> None:
+    small = [name for name in REAL.column_names if name not in ("id", "text")]
+    metadata = [{name: row[name] for name in small} for row in REAL]
+    pool = Dataset.from_dict({"id": REAL["id"][:], "text": REAL["text"][:], "metadata": metadata})
+    options: dict[str, Any] = {"budget_tokens": 60_000, "score": BLEND, "keep": KEEP}
+    selection = select(pool, **options)
+    assert selection.selected["id"][:] == select(REAL, **options).selected["id"][:]
+    # the other columns of the metadata are long, and needed
+    read = Selection.load(selection.save(tmp_path / "selection", dropped="scores"))
+    assert repr(read.frame().to_pylist()) == repr(selection.frame().to_pylist())
+    assert read.reasons() == selection.reasons()
+    assert "Signals compared" in report(read, tmp_path / "report").read_text(encoding="utf-8")
+
+
 def test_files_and_rows_in_memory_give_the_same_columns(tmp_path: Path) -> None:
     REAL.to_parquet(tmp_path / "pool.parquet")
     options: dict[str, Any] = {"budget_tokens": 60_000, "score": BLEND, "keep": KEEP}
