@@ -16,8 +16,9 @@ The other scores, each with the sign that its authors give it:
   (LongFilter, arXiv 2510.25804);
 - delta perplexity: relative fall of a span's perplexity when an earlier span is put before it, plus their distance,
   times how few spans help (ProLong, arXiv 2405.17915), on a sample of spans;
-- first-layer distant attention: attention mass of the first layer beyond T/4 (LongAttn, arXiv 2502.16860);
-- length: characters of the window; gzip ratio: raw over compressed size.
+- first-layer distant attention: attention mass of the first layer beyond T/4 (LongAttn, arXiv 2502.16860), the signal
+  `distant_attention`;
+- length: characters of the window; gzip ratio: the signal `compression`.
 
 `--against` adds other calculators with the same tokenizer, each by its own configuration.
 """
@@ -25,10 +26,8 @@ The other scores, each with the sign that its authors give it:
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -41,10 +40,10 @@ from transformers import AutoModelForCausalLM
 
 from ladm_hf import LadmConfig, __version__
 from ladm_hf.calculators.calculator import resolve
-from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.scoring.engine import Engine
-from ladm_hf.scoring.recorder import ForwardDone
-from ladm_hf.training.calibration import FocusTable, HeadRecorder, setting_areas
+from ladm_hf.scoring.losses import LanguageModelHead
+from ladm_hf.scoring.text_signals import compression
+from ladm_hf.training.calibration import FocusTable, setting_areas
 from ladm_hf.training.documents import TokenizedDocument
 from ladm_hf.training.labelled import LabelledWindow, labelled_windows
 
@@ -64,19 +63,14 @@ class Reader:
         self.device = device
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device).eval()
+        self.head = LanguageModelHead(self.model, "the losses of this benchmark")
 
     @torch.inference_mode()
     def losses(self, ids: torch.Tensor) -> torch.Tensor:
         """Loss of every token but the first, `[B, T - 1]`."""
-        hidden = self.model.base_model(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
-        head = self.model.get_output_embeddings()
-        parts = []
-        for start in range(0, ids.shape[1] - 1, 4096):
-            stop = min(start + 4096, ids.shape[1] - 1)
-            logits = head(hidden[:, start:stop]).float().transpose(1, 2)
-            target = ids[:, start + 1 : stop + 1].to(self.device)
-            parts.append(torch.nn.functional.cross_entropy(logits, target, reduction="none"))
-        return torch.cat(parts, 1)
+        ids = ids.to(self.device)
+        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return torch.stack([self.head.losses(*row) for row in zip(hidden, ids, strict=True)])
 
     def token_loss(self, ids: torch.Tensor) -> Scores:
         return -self.losses(ids).mean(1).cpu().numpy()
@@ -115,27 +109,6 @@ class Reader:
         return np.array(results)
 
 
-@torch.inference_mode()
-def first_layer_distant_attention(engine: Engine, ids: torch.Tensor) -> Scores:
-    """Mean mass beyond `T / 4` of 128 queries spread over the last three quarters of the window."""
-    length = ids.shape[1]
-    rows = torch.linspace(length // 4, length - 1, 128).long()
-    captured: list[torch.Tensor] = []
-
-    def mass(q: torch.Tensor, k: torch.Tensor, grid: Any, scale: float, *_: Any) -> torch.Tensor:
-        keys = k.repeat_interleave(q.shape[1] // k.shape[1], 1).float()
-        logits = q[:, :, rows.to(q.device)].float() * scale @ keys.transpose(2, 3)
-        distance = rows[:, None] - torch.arange(length)
-        logits = logits.masked_fill((distance < 0).to(q.device), -torch.inf)
-        captured.append((logits.softmax(-1) * (distance >= length // 4).to(q.device)).sum(-1).mean((1, 2)))
-        return torch.zeros(1)
-
-    recorder = HeadRecorder(None, engine.plan.scored[:1], mass)  # type: ignore[arg-type]
-    with scoring_attention(engine.model), contextlib.suppress(ForwardDone):
-        engine.model(input_ids=ids.to(engine.model.device), use_cache=False, ladm_recorder=recorder)
-    return captured[0].cpu().numpy()
-
-
 def compare(
     folder: Path,
     tokenizer: Any,
@@ -163,6 +136,7 @@ def compare(
     if only_calibrated:
         return scores, timings(timed, windows, device)
     reader = Reader(folder, device)
+    distant = load(folder, LadmConfig(), device, ("distant_attention",))
     scores |= {
         "LADM, all heads (paper)": table.scores(table.heads, None),
         "LADM, all heads, no_std": table.scores(table.heads, "no_std"),
@@ -176,11 +150,11 @@ def compare(
         "token loss": reader.token_loss,
         "long minus short loss": reader.long_minus_short,
         "delta perplexity": reader.delta_perplexity,
-        "first-layer distant attention": lambda ids: first_layer_distant_attention(engine, ids),
-        "length": lambda ids: np.array([len(row) for row in text(ids)], dtype=float),
-        "gzip ratio": lambda ids: np.array(
-            [len(row.encode()) / len(zlib.compress(row.encode(), 6)) for row in text(ids)]
+        "first-layer distant attention": lambda ids: np.array(
+            [found.signals[0] for found in distant.measure(list(ids.numpy()))]
         ),
+        "length": lambda ids: np.array([len(row) for row in text(ids)], dtype=float),
+        "gzip ratio": lambda ids: np.array([compression(row) for row in text(ids)]),
     }
     for name, score in others.items():
         start = time.perf_counter()
@@ -193,8 +167,9 @@ def compare(
     return scores, seconds
 
 
-def load(folder: str | Path, config: LadmConfig, device: str) -> Engine:
-    return Engine(resolve(folder), config, "float32" if device == "cpu" else "float16", device, "auto", None)
+def load(folder: str | Path, config: LadmConfig, device: str, signals: tuple[str, ...] = ()) -> Engine:
+    dtype = "float32" if device == "cpu" else "float16"
+    return Engine(resolve(folder), config, dtype, device, "auto", None, signals)
 
 
 def score_rows(engine: Engine, ids: torch.Tensor) -> list[np.ndarray]:
