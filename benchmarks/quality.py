@@ -136,7 +136,9 @@ def compare(
     if only_calibrated:
         return scores, timings(timed, windows, device)
     reader = Reader(folder, device)
-    distant = load(folder, LadmConfig(), device, ("distant_attention",))
+    # a head of the first layer, with which the forward pass ends
+    first = LadmConfig.paper(heads=((engine.plan.scored[0], 0),))
+    distant = load(folder, first, device, ("distant_attention",))
     scores |= {
         "LADM, all heads (paper)": table.scores(table.heads, None),
         "LADM, all heads, no_std": table.scores(table.heads, "no_std"),

@@ -232,6 +232,23 @@ def gpu_summary(result: dict[str, Any]) -> str:
     return "\n".join([f"On a GPU ({card}):", "", *(line for line in lines if line.startswith("- Steady state"))])
 
 
+def signals(result: dict[str, Any]) -> str:
+    """What each signal adds to the score alone."""
+    lengths = sorted({row["tokens"] for row in result["rows"]})
+    lines = [
+        f"`{result['model']}`, {result['dtype']}, {result['device']}, seconds of {result['time']} time a document from "
+        "text to columns, beside the score alone in the same run (short context 4,096):",
+        "",
+        "| tokens | " + " | ".join(f"{length:,}" for length in lengths) + " |",
+        "|---" * (len(lengths) + 1) + "|",
+    ]
+    for variant in dict.fromkeys(row["variant"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["variant"] == variant]
+        cells = [f"{row['seconds']:.3g} s ({row['ratio']:.3g}x)" for row in rows]
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cpu": ("cpu.json", cpu),
     "batches": ("batch_invariance.json", batches),
@@ -250,6 +267,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "kept_and_length": ("mixed_pool.json", kept_and_length),
     "quality_summary": ("quality.json", quality_summary),
     "length": ("length.json", length),
+    "signals_cpu": ("signals-cpu.json", signals),
+    "signals_gpu": ("signals-gpu.json", signals),
     "gpu": ("h200.json", render_gpu),
     "gpu_summary": ("h200.json", gpu_summary),
 }

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sysconfig
 import time
@@ -44,7 +42,7 @@ VARIANTS = {
 }
 # The document and short context of the parity check, and how far signals may be off in float32 and in half precision.
 PARITY_TOKENS, PARITY_SHORT = 2560, 512
-TOLERANCES = {"float32": 1e-3, "float16": 5e-2}
+TOLERANCES = {"float32": 1e-3, "float16": 1e-1}
 
 
 def texts(tokenizer: Any, length: int, count: int) -> list[str]:
@@ -164,28 +162,27 @@ def main() -> None:
     dtypes = ["float32"] if cpu else ["float32", "float16"]
     off = parity(options.model, options.device, dtypes, texts(tokenizer, PARITY_TOKENS, 1)[0])
     print("differences from the definitions:", json.dumps(off), flush=True)
-    rows = []
-    for length in options.lengths:
-        rows += measure(options.model, options.device, length, count, options.rounds)
-        for row in rows[-len(VARIANTS) :]:
-            print(f"{length:>6}  {row['variant']:<46}{row['seconds']:>10.4f} s{row['ratio']:>8.3f}x", flush=True)
-    result = {
+    result: dict[str, Any] = {
         "ladm_hf": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "device": f"{os.cpu_count()} CPU cores" if cpu else torch.cuda.get_device_name(options.device),
-        "machine": platform.machine(),
+        "device": f"{torch.get_num_threads()} CPU threads" if cpu else torch.cuda.get_device_name(options.device),
         "time": "processor" if cpu else "clock",
         "model": options.model,
         "dtype": dtypes[-1],
         "documents": count,
         "rounds": options.rounds,
         "parity": off,
-        "rows": rows,
+        "rows": [],
     }
     output = options.output or RESULTS / f"signals-{'cpu' if cpu else 'gpu'}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for length in options.lengths:
+        rows = measure(options.model, options.device, length, count, options.rounds)
+        result["rows"] += rows
+        for row in rows:
+            print(f"{length:>6}  {row['variant']:<46}{row['seconds']:>10.4f} s{row['ratio']:>8.3f}x", flush=True)
+        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

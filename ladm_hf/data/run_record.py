@@ -117,10 +117,11 @@ class RunRecord:
 
     def facts(self) -> dict[str, Any]:
         """What a card shows of the run: `dataset`, `model`, `config`, `versions` and `command`."""
+        config = self.config | {"short_context": self.identity.get("short_context")}
         facts = {
             "dataset": self.dataset,
             "model": self.model,
-            "config": {key: value for key, value in self.config.items() if value is not None},
+            "config": {key: value for key, value in config.items() if value is not None},
             "versions": {"ladm_hf": self.version} if self.version else {},
             "command": "" if self.command == SAME_CALL else self.command,
         }

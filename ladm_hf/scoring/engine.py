@@ -231,9 +231,9 @@ class Engine:
             padded=self._padded_length,
             to_the_end=self._head is not None,
         )  # fmt: skip
-        hidden = self.run(documents, recorder)
-        pfs = self._on_host([recorder.pfs[layer] for layer in self.layers])
-        return grid, pfs, self._on_host([self._signals(documents, recorder, hidden)])
+        # the hidden states are handed over, so that they can be let go
+        signals = self._signals(documents, recorder, self.run(documents, recorder))
+        return grid, self._on_host([recorder.pfs[layer] for layer in self.layers]), self._on_host([signals])
 
     def _signals(self, documents: list[Ints], recorder: SignalRecorder, hidden: torch.Tensor | None) -> torch.Tensor:
         """The signals of a batch, `[B, N]` on the device."""

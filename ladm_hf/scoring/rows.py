@@ -6,15 +6,16 @@ texts -> token ids -> windows -> engine -> mean over windows, weighted by tokens
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from ladm_hf.arrays import Floats, Ints
 from ladm_hf.config import LadmConfig
+from ladm_hf.data.score_columns import GAIN_SIGNALS
 from ladm_hf.ops.scores import document_score
 from ladm_hf.scoring.batching import OUT_OF_MEMORY
 from ladm_hf.scoring.engine import Engine, Measured
@@ -209,18 +210,26 @@ def _document_score(
     assert engine is not None
     score = document_score(layers, engine.config.weights)
     if not np.isfinite(score):
-        hint = "; try dtype='bfloat16' or 'float32'" if engine.dtype == "float16" else ""
-        return DocumentScore(float("nan"), scored, f"error: the score is not finite in {engine.dtype}{hint}")
-    signals = _mean_of_defined(np.array([piece.signals for piece in pieces]), np.array(weights))
-    return DocumentScore(
-        score, scored, "ok", tuple(layers.tolist()), signals=dict(zip(engine.signals, signals, strict=True))
-    )
+        return DocumentScore(float("nan"), scored, f"error: the score is not finite in {engine.dtype}{_hint(engine)}")
+    signals = _signals(pieces, weights, engine)
+    return DocumentScore(score, scored, "ok", tuple(layers.tolist()), signals=signals)
 
 
-def _mean_of_defined(values: Floats, weights: Ints) -> list[float]:
-    """Mean over the pieces `[P, N]` that have a value, weighted by their tokens `[P]`; NaN where none has."""
-    there = np.isfinite(values)
-    total = weights @ there
-    sums = weights @ np.where(there, values, 0.0)
-    means: list[float] = np.divide(sums, total, out=np.full(len(sums), np.nan), where=total > 0).tolist()
-    return means
+def _signals(pieces: Sequence[Measured], lengths: Sequence[int], engine: Engine) -> dict[str, float]:
+    """Each signal of the model: its mean over the pieces that have it, weighted by their tokens; NaN where none has."""
+    found = {}
+    for column, name in enumerate(engine.signals):
+        # a gain needs tokens beyond the short context
+        least = engine.short_context or 0 if name in GAIN_SIGNALS else 0
+        having = [(piece.signals[column], n) for piece, n in zip(pieces, lengths, strict=True) if n > least]
+        values, weights = zip(*having, strict=True) if having else ((np.nan,), (1,))
+        found[name] = float(np.average(values, weights=weights))
+        if having and not np.isfinite(found[name]):
+            warnings.warn(
+                f"{name} of a document is not finite in {engine.dtype}{_hint(engine)}", UserWarning, stacklevel=2
+            )
+    return found
+
+
+def _hint(engine: Engine) -> str:
+    return "; try dtype='bfloat16' or 'float32'" if engine.dtype == "float16" else ""

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ladm_hf import LadmConfig, LadmScorer, score_dataset
+from ladm_hf.data.run_record import run_facts, run_of
 from ladm_hf.data.score_columns import MODEL_SIGNALS, TEXT_SIGNALS
 from ladm_hf.errors import CalculatorError, ConfigError, ResumeError
 from ladm_hf.integrations.evaluate import Ladm
@@ -333,6 +334,7 @@ def test_a_journal_gives_no_row_without_its_signals(tmp_path: Path, monkeypatch:
 def test_a_run_with_another_short_context_is_refused(tmp_path: Path) -> None:
     options = {"signals": "context_gain,compression", "short_context": 64}
     score_dataset(dataset(4), tmp_path, scorer(**options), progress=False)
+    assert run_facts(run_of(tmp_path))["config"]["short_context"] == 64
     with pytest.raises(ResumeError, match="short_context: 64 there, 32 now"):
         score_dataset(dataset(4), tmp_path, scorer(**options | {"short_context": 32}), progress=False)
     message = "signals: 'compression,context_gain' there, 'compression' now\n  short_context: 64 there, None now"
@@ -367,3 +369,12 @@ def test_two_ranks_killed_and_resumed_give_the_signals_of_one(tmp_path: Path) ->
     order = np.argsort([row["id"] for row in rows(18, 600)])
     for name in ("score", *signals):
         np.testing.assert_array_equal(np.array(found[f"ladm_{name}"]), expected[f"ladm_{name}"][order], err_msg=name)
+
+
+def test_a_loss_that_is_not_finite_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = losses.LanguageModelHead.losses
+    monkeypatch.setattr(losses.LanguageModelHead, "losses", lambda *arguments: head(*arguments).mul(torch.nan))
+    with pytest.warns(UserWarning, match="token_loss of a document is not finite in float32"):
+        (found,) = LadmScorer(causal_lm(), config=SMALL, signals="token_loss").score_input_ids([random_ids(300)])
+    assert found.status == "ok"
+    assert math.isnan(found.signals["token_loss"])
