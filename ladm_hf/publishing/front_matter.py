@@ -153,6 +153,7 @@ def ladm_record(run: Mapping[str, Any], selection: Selection | None) -> dict[str
     if selection is not None:
         names = ("strategy", "by", "tokens", "budget_tokens", "selected_tokens", "percent")
         chosen = {name: getattr(selection, name) for name in names}
+        chosen |= {"score": _plain(selection.options["score"]), "keep": _plain(selection.options.get("keep"))}
         record["selection"] = {name: value for name, value in chosen.items() if value is not None}
     return record
 

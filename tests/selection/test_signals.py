@@ -340,7 +340,10 @@ def test_report_and_card_show_blend_and_ranges(tmp_path: Path) -> None:
         "has a lower value in that column than its domain&#39;s range allows", "ladm_token_loss to 3.5",
     ):  # fmt: skip
         assert part in page
-    card = str(build_card(selection=selection, repo_id="user/pool"))
+    built = build_card(selection=selection, repo_id="user/pool")
+    assert built.data["ladm"]["selection"]["score"] == BLEND
+    assert built.data["ladm"]["selection"]["keep"]["ladm_token_loss"] == [None, 3.5]
+    card = str(built)
     for part in (
         "--score ladm_score=1.0 --score ladm_token_loss=-0.5 --keep ladm_compression=20%:80%",
         "| outside a range |", "| ladm\\_blend |", "| ladm\\_percentile |", f"{outside} documents lie outside",
