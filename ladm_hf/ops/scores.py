@@ -93,7 +93,11 @@ def even_score(grid: SpanGrid, ablation: Ablation | None = None) -> Tensor:
     """
     starts = torch.as_tensor(grid.query_starts, dtype=torch.float64).clamp(min=1)
     pfs = (grid.span_length**2 / starts)[..., None].expand(-1, -1, grid.shape[1])
-    return contextual_dependency_score(pfs, grid, ablation or "no_std")
+    if ablation != "no_length_weight":
+        return contextual_dependency_score(pfs, grid, "no_std")
+    # that ablation keeps sigma, which is 0 for such a head
+    spans = torch.as_tensor((grid.query_starts >= 0).sum(-1), dtype=torch.float64)
+    return torch.where(torch.as_tensor(grid.present), pfs, 0.0).sum((-2, -1)) / spans
 
 
 def document_score(cds: Floats, weights: Sequence[float] | None) -> float:

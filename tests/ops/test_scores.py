@@ -53,6 +53,9 @@ def test_an_even_head_scores_one_at_any_length() -> None:
         pfs = 128 * 128 / torch.as_tensor(grid.query_starts, dtype=torch.float64)[0, :, None].expand(*grid.shape)
         ratio = contextual_dependency_score(pfs[None], grid, "no_std") / even_score(grid, "no_std")
         torch.testing.assert_close(ratio, torch.ones_like(ratio))
+        # without the length factors: the sum of its PFS, averaged over query spans
+        expected = (pfs * torch.as_tensor(grid.present)[0]).sum(-1).mean()
+        torch.testing.assert_close(even_score(grid, "no_length_weight"), expected[None])
 
 
 def test_weighted_heads_are_read_by_a_geometric_mean() -> None:
