@@ -40,11 +40,13 @@ from transformers import AutoModelForCausalLM
 
 from ladm_hf import LadmConfig, __version__
 from ladm_hf.calculators.calculator import resolve
+from ladm_hf.ops.scores import document_score
 from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.losses import LanguageModelHead
 from ladm_hf.scoring.text_signals import compression
-from ladm_hf.training.calibration import FocusTable, setting_areas
+from ladm_hf.stats import area_under_curve
 from ladm_hf.training.documents import TokenizedDocument
+from ladm_hf.training.heads import read_heads
 from ladm_hf.training.labelled import LabelledWindow, labelled_windows
 
 RESULTS = Path(__file__).parent / "results"
@@ -119,17 +121,11 @@ def compare(
     against: Sequence[str] = (),
 ) -> tuple[dict[str, Scores], dict[str, float]]:
     """Every score of every window, and seconds per window of 8,192 tokens (or of the longest there are)."""
-    engine = load(folder, LadmConfig(), device)
-    own = load(folder, calibrated, device)
-    layers = own.layers if only_calibrated else None
-    table = FocusTable(engine, windows, layers, progress=True)
-    scores = {"LADM, calibrated heads": table.scores(calibrated.heads or table.heads, calibrated.ablation)}
-    calculators = {"LADM, calibrated heads": own}
+    engine = load(folder, LadmConfig.paper(), device)
+    calculators = {"LADM, calibrated heads": load(folder, calibrated, device)}
     for other in against:
-        name, config = f"LADM, {Path(other).name}", resolve(other).config
-        calculators[name] = load(other, config, device)
-        seen = FocusTable(calculators[name], windows, calculators[name].layers, progress=True)
-        scores[name] = seen.scores(config.heads or seen.heads, config.ablation)
+        calculators[f"LADM, {Path(other).name}"] = load(other, resolve(other).config, device)
+    scores = {name: score_all(calculator, windows) for name, calculator in calculators.items()}
     timed: dict[str, Callable[[torch.Tensor], Any]] = {
         name: partial(score_rows, calculator) for name, calculator in calculators.items()
     }
@@ -139,10 +135,11 @@ def compare(
     # a head of the first layer, with which the forward pass ends
     first = LadmConfig.paper(heads=((engine.plan.scored[0], 0),))
     distant = load(folder, first, device, ("distant_attention",))
+    together = read_heads(engine, [window.ids for window in windows], progress=True).all_heads
     scores |= {
-        "LADM, all heads (paper)": table.scores(table.heads, None),
-        "LADM, all heads, no_std": table.scores(table.heads, "no_std"),
-        "LADM, all heads, no_length_weight": table.scores(table.heads, "no_length_weight"),
+        "LADM, all heads (paper)": together[None],
+        "LADM, all heads, no_std": together["no_std"],
+        "LADM, all heads, no_length_weight": together["no_length_weight"],
     }
 
     def text(ids: torch.Tensor) -> list[str]:
@@ -172,6 +169,28 @@ def compare(
 def load(folder: str | Path, config: LadmConfig, device: str, signals: tuple[str, ...] = ()) -> Engine:
     dtype = "float32" if device == "cpu" else "float16"
     return Engine(resolve(folder), config, dtype, device, "auto", None, signals)
+
+
+def score_all(engine: Engine, windows: Sequence[LabelledWindow]) -> Scores:
+    """The document score of every window, as the scorer gives it."""
+    scores = np.empty(len(windows))
+    for batch, found in engine.score_all([window.ids for window in windows]):
+        assert found is not None, "out of memory"
+        scores[batch] = [document_score(one.cds, engine.config.weights) for one in found]
+    return scores
+
+
+def setting_areas(windows: Sequence[LabelledWindow], scores: Scores) -> dict[tuple[tuple[int, int], str], float]:
+    """Area under the curve of each setting and domain that has both natural windows and splices."""
+    groups: dict[tuple[int, str], dict[int, list[float]]] = {}
+    for window, score in zip(windows, scores.tolist(), strict=True):
+        groups.setdefault((len(window.ids), window.domain), {}).setdefault(window.pieces, []).append(score)
+    return {
+        ((length, k), domain): area_under_curve(kinds[1], spliced)
+        for (length, domain), kinds in sorted(groups.items())
+        for k, spliced in sorted(kinds.items())
+        if k != 1 and 1 in kinds
+    }
 
 
 def score_rows(engine: Engine, ids: torch.Tensor) -> list[np.ndarray]:

@@ -101,7 +101,7 @@ def main() -> None:
         apart = list(compress(documents, held_out(documents, args.held_out, args.seed)))
         found = calibrate(work, apart, layers=None if args.paper else [args.focus_layer], progress=True)
         write_calibration(work, found)
-        print(f"Area under the curve on sources left out of the choice: {found.auc:.3f}; heads {found.config.heads}")
+        print(f"{found.table()}\nheads {found.config.heads}, weights {found.config.weights}")
         if args.dry_run:
             print(f"Not published. The calculator is in {work}")
             return

@@ -46,8 +46,8 @@ FILES = {
     "rows scorer text_signals",
     "selection": "bands compare comparison folder notes options percentile pool ranking read reasons result selection "
     "signals split table",
-    "training": "averaging batches calibration degenerate documents expansion labelled mix objective perturbations "
-    "pools recipe templates tokenizer windows",
+    "training": "averaging batches calibration contrasts degenerate documents expansion figures heads labelled library "
+    "mix objective perturbations plots pools recipe search templates tokenizer windows",
 }
 # Everything in these; the rest of the package may load torch.
 FREE_OF_TORCH = [

@@ -8,8 +8,6 @@ far back to depend on.
 from __future__ import annotations
 
 import random
-import sysconfig
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,21 +19,11 @@ from ladm_hf.report.focus_plot import focus_heatmap
 from ladm_hf.report.plots import score_distribution
 from ladm_hf.scoring.scorer import LadmScorer
 from ladm_hf.stats import area_under_curve
+from ladm_hf.training.library import library_modules
 
 # Characters of a window: enough for 8,192 tokens of any tokenizer in use on code.
 WINDOW_CHARS = 48_000
 PIECES = 8
-NOT_DOCUMENTS = {
-    "test",
-    "tests",
-    "idle_test",
-    "site-packages",
-    "__pycache__",
-    "idlelib",
-    "lib2to3",
-    "encodings",
-    "pydoc_data",
-}
 
 
 @dataclass(frozen=True)
@@ -54,26 +42,10 @@ class Demo:
     files: dict[str, Path]
 
 
-def library_documents() -> Iterator[tuple[str, str]]:
-    """`(name, source)` of every module and package of the standard library, a package being its files in path order."""
-    library = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(library.iterdir()):
-        if path.name.startswith((".", "_sysconfigdata", "config-")) or path.name in NOT_DOCUMENTS:
-            continue
-        if path.suffix == ".py":
-            yield path.name, path.read_text(encoding="utf-8", errors="ignore")
-        elif (path / "__init__.py").is_file():
-            files = [
-                file for file in sorted(path.rglob("*.py")) if NOT_DOCUMENTS.isdisjoint(file.parts[len(path.parts) :])
-            ]
-            parts = (f"# File: {file.relative_to(library)}\n{file.read_text('utf-8', 'ignore')}" for file in files)
-            yield path.name, "\n".join(parts)
-
-
 def demo_documents(count: int, seed: int = 0, window_chars: int = WINDOW_CHARS) -> Dataset:
     """`count` natural windows and as many splices, columns `name`, `kind` and `text`."""
     rng = random.Random(seed)
-    library = list(library_documents())
+    library = list(library_modules())
     long = [(name, source[:window_chars]) for name, source in library if len(source) >= window_chars]
     natural = rng.sample(long, min(count, len(long)))
     rows: list[dict[str, Any]] = [{"name": name, "kind": "natural", "text": text} for name, text in natural]

@@ -181,8 +181,24 @@ def next_command(
 
 def calibrate(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Folder of the calculator.")],
-    data: TrainingData,
+    model: Annotated[str, typer.Argument(help="Calculator: a folder, a Hub id or ladm-nano.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Documents: files, a folder or a Hub id; best never seen in training.",
+            show_default="the code and documentation of this Python",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for ladm_config.json.", show_default="MODEL, where it is a folder")
+    ] = None,
+    degenerate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Documents that should score low, beside rows of kind 'degenerate'; may be repeated.",
+            show_default="none",
+        ),
+    ] = None,
     held_out: Annotated[
         float, typer.Option(help="Use only the sources that training with this share and seed held out; 0 uses all.")
     ] = 0.0,
@@ -194,42 +210,51 @@ def calibrate(
             show_default="all layers",
         ),
     ] = None,
-    folds: Annotated[int, typer.Option(min=2, help="Parts that the sources are divided into for the test.")] = 2,
-    per_domain: Annotated[int, typer.Option(min=2, help="Most windows of each kind, domain, setting and fold.")] = 24,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="TxK: windows of T tokens, splices of K (0: joined short documents); may be repeated.",
-            show_default="8192x2 8192x4 8192x8 8192x0 16384x2 16384x8",
-        ),
+    length: Annotated[
+        list[int] | None,
+        typer.Option(help="Tokens of the windows; may be repeated.", show_default="4096 and 8192"),
+    ] = None,
+    windows: Annotated[
+        int, typer.Option(min=2, help="Natural windows of each length and half of the sources, about.")
+    ] = 24,
+    span_length: Annotated[
+        int | None, typer.Option(min=2, help="Tokens in a span, for models of few positions.", show_default="128")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Picture of all heads and kinds to write.", show_default="none")
     ] = None,
     seed: Seed = 0,
     text_column: TextColumn = "text",
     device: Device = None,
     options: OptionsFile = None,
 ) -> None:
-    """Choose the heads and factors that tell natural documents from splices; writes ladm_config.json into MODEL."""
+    """Choose heads, weights and factors by what the score must do; writes ladm_config.json."""
     calibration, path = _calibrate(
         model,
-        data,
+        data or [],
+        output=output,
+        degenerate=degenerate or [],
         held_out=held_out,
         max_heads=max_heads,
         layers=layer,
-        folds=folds,
-        per_domain=per_domain,
-        settings=setting,
+        lengths=length,
+        windows=windows,
+        span_length=span_length,
         seed=seed,
         text_column=text_column,
         device=device,
     )
-    print(
-        f"heads (layer, head)  {', '.join(map(str, calibration.config.heads or ()))}\n"
-        f"factors              {calibration.config.ablation or 'all'}\n"
-        f"area under the curve {calibration.auc:.3f} on sources left out of the choice; "
-        f"all heads and factors {calibration.uncalibrated:.3f}"
-    )
-    for name, area in {**calibration.settings, **calibration.domains}.items():
-        print(f"  {name:<18} {area:.3f}")
+    config = calibration.config
+    weighted = zip(config.heads or (), config.weights or (), strict=True)
+    print(f"heads (layer, head)  {', '.join(f'{head} x {weight:g}' for head, weight in weighted)}")
+    print(f"factors              {config.ablation or 'all'}")
+    print(calibration.table())
+    for kind, need in calibration.absent.items():
+        print(f"not compared: {kind} (needs {need})")
+    if figure is not None:
+        from ladm_hf.training.plots import plot_calibration
+
+        plot_calibration(calibration).savefig(figure, dpi=150)
     print(f"Written: {path}")
 
 
@@ -305,29 +330,41 @@ def _calibrate(
     model: str,
     data: Sequence[str],
     *,
+    output: Path | None = None,
+    degenerate: Sequence[str] = (),
     held_out: float = 0.0,
-    settings: Sequence[str] | None = None,
+    span_length: int | None = None,
     seed: int = 0,
     text_column: str = "text",
     device: str | None = None,
     **options: Any,
 ) -> tuple[Calibration, Path]:
-    """Calibrates a calculator's folder and writes its `ladm_config.json`."""
+    """Calibrates a calculator and writes its `ladm_config.json`."""
     from ladm_hf.calculators.calculator import resolve
-    from ladm_hf.training import calibrate, load_documents, tokenize_documents, write_calibration
+    from ladm_hf.config import LadmConfig
+    from ladm_hf.training import calibrate, library_documents, load_documents, tokenize_documents, write_calibration
     from ladm_hf.training import held_out as kept_out
+    from ladm_hf.training.documents import DEGENERATE
 
-    if not Path(model).expanduser().is_dir():
-        raise ConfigError(f"{model!r} is not a local folder: download the calculator, then calibrate the copy")
+    folder = output or Path(model).expanduser()
+    if output is None and not folder.is_dir():
+        raise ConfigError(
+            f"{model!r} is not a local folder: give one for ladm_config.json by --output. `ladm score --config` reads "
+            "it there, and hub_scripts/calibrate-model.py opens a pull request with it"
+        )
     tokenizer = resolve(model).load_tokenizer()
-    documents = tokenize_documents(load_documents(list(data)), tokenizer, text_column)
+    dataset = load_documents(list(data)) if data else library_documents()
+    documents = tokenize_documents(dataset, tokenizer, text_column if data else "text")
     if held_out:
         out = kept_out(documents, held_out, seed)
         documents = [document for document, apart in zip(documents, out, strict=True) if apart]
-    if settings:
-        options["settings"] = [_setting(text) for text in settings]
-    calibration = calibrate(model, documents, seed=seed, device=device, progress=True, **options)
-    return calibration, write_calibration(model, calibration)
+    if degenerate:
+        found = tokenize_documents(load_documents(list(degenerate)), tokenizer, text_column)
+        documents += [replace(document, kind=DEGENERATE) for document in found]
+    config = None if span_length is None else LadmConfig(span_length=span_length)
+    calibration = calibrate(model, documents, config=config, seed=seed, device=device, progress=True, **options)
+    folder.mkdir(parents=True, exist_ok=True)
+    return calibration, write_calibration(folder, calibration)
 
 
 def _given(values: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -348,10 +385,6 @@ def _view(text: str) -> tuple[str, tuple[int, ...] | None]:
             f"expected NAME:HEADS, as in text:1,2, with a name of {names}, got --view {text!r}"
         ) from error
     return f"{name}_labels", numbers
-
-
-def _setting(text: str) -> tuple[int, int]:
-    return _pair(text, "x", int, int)
 
 
 def _pair(text: str, separator: str, first: Any, second: Any) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Training a calculator, and calibrating one: documents -> windows -> Trainer -> heads that count.
+"""Training a calculator, and calibrating one: documents -> windows -> Trainer -> heads that count, and how much.
 
     documents = tokenize_documents(load_documents("corpus/*.parquet"), tokenizer)
     train_calculator(documents, tokenizer, "my-calculator", Recipe(focus_layers=(4,), held_out=0.12))
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ladm_hf.training.calibration import Calibration, calibrate, write_calibration
     from ladm_hf.training.documents import TokenizedDocument, held_out, load_documents, tokenize_documents
     from ladm_hf.training.labelled import labelled_windows
+    from ladm_hf.training.library import library_documents
     from ladm_hf.training.mix import WindowMix
     from ladm_hf.training.recipe import PAPER, Architecture, Recipe, train_calculator
     from ladm_hf.training.tokenizer import train_tokenizer
@@ -34,6 +35,7 @@ _HOMES = {
     "calibrate": "calibration",
     "held_out": "documents",
     "labelled_windows": "labelled",
+    "library_documents": "library",
     "load_documents": "documents",
     "tokenize_documents": "documents",
     "train_calculator": "recipe",
@@ -53,6 +55,7 @@ __all__ = [
     "calibrate",
     "held_out",
     "labelled_windows",
+    "library_documents",
     "load_documents",
     "tokenize_documents",
     "train_calculator",

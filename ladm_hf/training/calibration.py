@@ -1,51 +1,42 @@
-"""Calibration: which heads of a calculator, and which factors of the score, tell natural documents from splices.
+"""Calibration: which heads of a calculator count, how much, and with which factors of the score.
 
-    documents -> natural and spliced windows -> PFS of every head -> a few heads by greedy choice -> ladm_config.json
+    documents -> natural windows and their contrasts -> CDS of every head -> a few heads by search -> ladm_config.json
 
-The heads are ranked by the area under the ROC curve, averaged over domains and settings. What the choice is worth is
-measured on sources that did not take part in it: sources are divided into folds, the choice is made on all folds but
-one, and tested on that one.
+Heads are chosen by what a score must do, on one half of the sources: rank natural windows above splices, degenerate
+text, their own parts shuffled and minimal pairs (see `ladm_hf.training.contrasts`; the objective is that of
+`ladm_hf.training.search`). What the choice is worth is read on the other half, which no choice has seen, beside the
+paper's score over all heads and the best single head.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import xxhash
-from torch import Tensor
-from tqdm.auto import tqdm
 
-from ladm_hf.arrays import Bools, Floats, Ints
 from ladm_hf.calculators.calculator import resolve
 from ladm_hf.calculators.files import CONFIG_FILE
 from ladm_hf.config import Ablation, LadmConfig
 from ladm_hf.errors import ConfigError, InputError
-from ladm_hf.ops import SpanFocus
-from ladm_hf.ops.scores import contextual_dependency_score
-from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.scoring.engine import Engine
-from ladm_hf.scoring.recorder import SpanRecorder
-from ladm_hf.stats import area_under_curve
-from ladm_hf.training.documents import TokenizedDocument, source_units
-from ladm_hf.training.labelled import LabelledWindow, labelled_windows
+from ladm_hf.training.contrasts import NEEDED, Contrast, comparisons, contrasts
+from ladm_hf.training.documents import DEGENERATE, TokenizedDocument, source_units
+from ladm_hf.training.figures import Row, figure_rows, markdown
+from ladm_hf.training.heads import HeadScores, read_heads
+from ladm_hf.training.search import LOWEST_SHARE, Choice, Search
+from ladm_hf.version import __version__
 
-Head = tuple[int, int]
-ABLATIONS: tuple[Ablation | None, ...] = (None, "no_std", "no_length_weight")
-# A setting of the test: tokens of a window, pieces of the splices (0 for joined short documents).
-Setting = tuple[int, int]
-# Another head must raise the area under the curve by this much: ties and noise do not add heads.
-MIN_GAIN = 0.002
-# Heads that are good by themselves, from which sets are made.
-CANDIDATES = 12
-# Padded tokens in a forward pass on an accelerator.
-DEVICE_TOKENS = 131_072
+LENGTHS = (4096, 8192)
+FACTORS: tuple[Ablation | None, ...] = ("no_std", None)
+OBJECTIVE = (
+    f"{1 - LOWEST_SHARE:g} x mean over questions of the mean over their kinds + {LOWEST_SHARE:g} x the lowest kind"
+)
 
 
 @dataclass(frozen=True)
@@ -54,280 +45,146 @@ class Calibration:
 
     Attributes:
         config ([`LadmConfig`]): the calculator's own configuration from now on.
-        auc (`float`): area under the curve on folds that took no part in the choice, mean over folds, settings and
-            domains; 0.5 is chance.
-        settings (`dict[str, float]`): the same by setting, `"8192 x 2"` for splices of two.
-        domains (`dict[str, float]`): the same by domain.
-        uncalibrated (`float`): the paper's score on the same windows, with all heads of the layers considered.
-        heads (`dict[str, float]`): every head by itself, `"layer.head"`, with the factors chosen, on all windows.
-        windows, documents (`int`): how many were used.
+        best_head (`tuple[int, int]`): the best single head, as `(layer, head)`.
+        rows (`tuple[Row, ...]`): the objective, then each question with its kinds.
+        heads (`dict[str, float]`): the objective of every head by itself, `"layer.head"`, with the factors chosen, on
+            the half that the choice was made on.
+        data (`dict`): documents, sources, domains, lengths, windows, seed and a hash of the documents.
+        absent (`dict[str, str]`): kinds that these documents do not allow, with the reason.
     """
 
     config: LadmConfig
-    auc: float
-    settings: dict[str, float]
-    domains: dict[str, float]
-    uncalibrated: float
+    best_head: tuple[int, int]
+    rows: tuple[Row, ...]
     heads: dict[str, float]
-    windows: int
-    documents: int
+    data: dict[str, Any]
+    absent: dict[str, str]
+
+    def row(self, question: str = "", kind: str = "") -> Row:
+        """The row of a kind, of a question as a whole, or of the objective.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for row in self.rows:
+            if (row.question, row.kind) == (question, kind):
+                return row
+        raise KeyError((question, kind))
+
+    def table(self) -> str:
+        """The rows as a table of Markdown, with 95 % intervals."""
+        return markdown(self.rows, self.best_head)
 
     def record(self) -> dict[str, Any]:
-        """The `calibration` entry of `ladm_config.json`."""
-        rounded = {name: round(value, 3) for name, value in self.heads.items()}
-        return {
-            "auc": round(self.auc, 3),
-            "auc_uncalibrated": round(self.uncalibrated, 3),
-            "auc_by_setting": {name: round(value, 3) for name, value in self.settings.items()},
-            "auc_by_domain": {name: round(value, 3) for name, value in self.domains.items()},
-            "auc_by_head": dict(sorted(rounded.items(), key=lambda item: -item[1])),
-            "windows": self.windows,
-            "documents": self.documents,
+        """The `calibration` entry of `ladm_config.json`, for people: `LadmConfig` does not read it."""
+        ranked = sorted(self.heads.items(), key=lambda item: -item[1])
+        values = {
+            "ladm_hf": __version__,
+            "objective": OBJECTIVE,
+            "chosen_on": self.data,
+            "best_head": list(self.best_head),
+            "figures": [asdict(row) for row in self.rows],
+            "absent": self.absent,
+            "objective_by_head": dict(ranked),
         }
-
-
-class HeadRecorder(SpanRecorder):
-    """Collects the PFS of every head during one forward pass, on the CPU: layer -> `[B, H, R, S]`."""
-
-    def __init__(self, grid: SpanGrid, layers: tuple[int, ...], span_focus: SpanFocus) -> None:
-        super().__init__(grid, layers, {}, span_focus)
-
-    def record(self, layer: int, q: Tensor, k: Tensor, scale: float, lse: Tensor | None, softcap: float | None) -> None:
-        self.keep(layer, self.span_focus(q, k, self.grid, scale, lse, softcap))
-
-    def keep(self, layer: int, pfs: Tensor) -> None:
-        self.pfs[layer] = pfs.float().cpu()
-
-
-def head_focus(engine: Engine, ids: npt.NDArray[Any], layers: tuple[int, ...]) -> tuple[SpanGrid, dict[int, Tensor]]:
-    """PFS of every head of these layers, for documents of one length `[B, T]`."""
-    recorder = HeadRecorder(SpanGrid([ids.shape[1]] * len(ids), engine.config), layers, engine.span_focus)
-    engine.run(list(ids), recorder)
-    return recorder.grid, recorder.pfs
-
-
-def setting_areas(windows: Sequence[LabelledWindow], scores: Floats) -> dict[tuple[Setting, str], float]:
-    """Area under the curve of each setting and domain that has both natural windows and splices."""
-    groups: dict[tuple[int, str], dict[int, list[float]]] = {}
-    for window, score in zip(windows, scores.tolist(), strict=True):
-        groups.setdefault((len(window.ids), window.domain), {}).setdefault(window.pieces, []).append(score)
-    return {
-        ((length, k), domain): area_under_curve(kinds[1], spliced)
-        for (length, domain), kinds in sorted(groups.items())
-        for k, spliced in sorted(kinds.items())
-        if k != 1 and 1 in kinds
-    }
-
-
-def mean_area(areas: dict[tuple[Setting, str], float]) -> float:
-    """Mean over settings of the mean over domains."""
-    by_setting = mean_by(areas, 0)
-    return float(np.mean(list(by_setting.values()))) if by_setting else float("nan")
-
-
-def mean_by(areas: dict[tuple[Setting, str], float], part: int) -> dict[Any, float]:
-    """Means by setting (`part` 0) or by domain (1)."""
-    groups: dict[Any, list[float]] = {}
-    for key, area in areas.items():
-        groups.setdefault(key[part], []).append(area)
-    return {name: float(np.mean(values)) for name, values in groups.items()}
-
-
-class FocusTable:
-    """PFS of every head for labelled windows, and the score of any set of heads from it.
-
-    Args:
-        engine (`Engine`): a loaded calculator.
-        windows (sequence of [`LabelledWindow`]): of any lengths.
-        layers (sequence of `int`, *optional*): read these layers only; by default all with full attention.
-        progress (`bool`, *optional*, defaults to `False`): show a bar.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        windows: Sequence[LabelledWindow],
-        layers: Sequence[int] | None = None,
-        progress: bool = False,
-    ) -> None:
-        self.windows = list(windows)
-        self.layers = engine.plan.scored if layers is None else tuple(sorted(set(layers)))
-        missing = sorted(set(self.layers) - set(engine.plan.scored))
-        if missing or not self.layers:
-            raise ConfigError(
-                f"layers must name some of the layers with full attention, {engine.plan.scored}, got {self.layers}"
-            )
-        # by length: rows of `windows`, their grid, and layer -> [B, H, R, S]
-        self._blocks: list[tuple[Ints, SpanGrid, dict[int, Tensor]]] = []
-        cpu = engine.model.device.type == "cpu"
-        with tqdm(total=len(self.windows), desc="Reading heads", unit="window", disable=not progress) as bar:
-            for length in sorted({len(window.ids) for window in self.windows}):
-                rows = np.flatnonzero([len(window.ids) == length for window in self.windows])
-                size = 1 if cpu else max(1, DEVICE_TOKENS // length)
-                parts = []
-                for start in range(0, len(rows), size):
-                    batch = rows[start : start + size]
-                    parts.append(head_focus(engine, np.stack([self.windows[row].ids for row in batch]), self.layers)[1])
-                    bar.update(len(batch))
-                pfs = {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
-                self._blocks.append((rows, SpanGrid([length] * len(rows), engine.config), pfs))
-        self.heads: tuple[Head, ...] = tuple(
-            (layer, head) for layer in self.layers for head in range(engine.plan.num_heads[layer])
-        )
-
-    def scores(self, heads: Iterable[Head], ablation: Ablation | None) -> Floats:
-        """The document score with these heads and factors, for every window, as [`LadmScorer`] computes it."""
-        layers: dict[int, list[int]] = {}
-        for layer, head in heads:
-            layers.setdefault(layer, []).append(head)
-        result = np.empty(len(self.windows))
-        for rows, grid, pfs in self._blocks:
-            parts = [
-                contextual_dependency_score(pfs[layer][:, index].double().mean(1), grid, ablation)
-                for layer, index in layers.items()
-            ]
-            result[rows] = torch.stack(parts).mean(0).numpy()
-        return result
-
-    def by_head(self, ablation: Ablation | None) -> dict[Head, Floats]:
-        """The score with each head alone."""
-        return {head: self.scores([head], ablation) for head in self.heads}
-
-
-def choose_heads(
-    table: FocusTable, rows: Bools, max_heads: int, ablations: Sequence[Ablation | None] = ABLATIONS
-) -> tuple[tuple[Head, ...], Ablation | None, float]:
-    """Greedy choice on the windows of `rows`: the best head, then whichever raises the area under the curve most.
-
-    Returns:
-        The heads, the ablation, and the area under the curve on the same windows (too good by the choice).
-    """
-    windows = [window for window, used in zip(table.windows, rows, strict=True) if used]
-    best: tuple[tuple[Head, ...], Ablation | None, float] | None = None
-    for ablation in ablations:
-        alone = {
-            head: mean_area(setting_areas(windows, scores[rows])) for head, scores in table.by_head(ablation).items()
-        }
-        ranked = sorted(alone, key=lambda head: -alone[head])[:CANDIDATES]
-        chosen: tuple[Head, ...] = (ranked[0],)
-        area = alone[ranked[0]]
-        while len(chosen) < max_heads:
-            trials = {
-                head: mean_area(setting_areas(windows, table.scores((*chosen, head), ablation)[rows]))
-                for head in ranked
-                if head not in chosen
-            }
-            head = max(trials, key=lambda head: trials[head], default=None)
-            if head is None or trials[head] < area + MIN_GAIN:
-                break
-            chosen, area = (*chosen, head), trials[head]
-        if best is None or area > best[2]:
-            best = (tuple(sorted(chosen)), ablation, area)
-    assert best is not None
-    return best
+        return {name: _rounded(value) for name, value in values.items()}
 
 
 def calibrate(
     model: str | Path,
     documents: Sequence[TokenizedDocument],
     *,
-    settings: Sequence[Setting] = ((8192, 2), (8192, 4), (8192, 8), (8192, 0), (16384, 2), (16384, 8)),
-    config: LadmConfig | None = None,
+    lengths: Sequence[int] | None = None,
+    windows: int = 24,
     max_heads: int = 4,
     layers: Sequence[int] | None = None,
-    folds: int = 2,
-    per_domain: int = 24,
+    config: LadmConfig | None = None,
     seed: int = 0,
     device: str | None = None,
     progress: bool = False,
 ) -> Calibration:
-    """Chooses the heads and factors of a calculator.
+    """Chooses heads, weights and factors of a calculator.
+
+    A present choice of the calculator's, if any, is one of the starts of the search, so that the new one is at least
+    as good on the half that it is made on.
 
     Args:
-        model (`str` or path): the calculator; its own configuration, if any, plays no part.
+        model (`str` or path): the calculator: a folder, a Hub id or a bundled name.
         documents (sequence of [`TokenizedDocument`]): with the calculator's tokenizer; best never seen in training.
-        settings (sequence of `(T, k)`): windows and splices; `k = 0` joins short documents.
-        config ([`LadmConfig`], *optional*): the geometry. Its heads and ablation are what is chosen.
+            Those of kind `"degenerate"` are examples of what should score low.
+        lengths (sequence of `int`, *optional*): tokens of the windows; 4,096 and 8,192, as far as the model declares so
+            many positions.
+        windows (`int`, *optional*, defaults to `24`): about so many natural windows of each length and half, as many of
+            each kind of splice, and an eighth of each sort of degenerate text.
         max_heads (`int`, *optional*, defaults to `4`): most heads.
         layers (sequence of `int`, *optional*): choose from the heads of these layers only. Scoring stops at the last
             layer that counts, so an earlier one is cheaper.
-        folds (`int`, *optional*, defaults to `2`): parts that sources are divided into for the test.
-        per_domain (`int`, *optional*, defaults to `24`): most windows of each kind, domain, setting and fold.
-        seed (`int`, *optional*, defaults to `0`): of windows and folds.
+        config ([`LadmConfig`], *optional*): the geometry. Its heads, weights and ablation are what is chosen.
+        seed (`int`, *optional*, defaults to `0`): of windows and halves.
         device (`str`, *optional*): defaults to the GPU if there is one.
         progress (`bool`, *optional*, defaults to `False`): show a bar.
 
     Raises:
         ConfigError: an option is out of range.
-        InputError: the documents give no setting both natural windows and splices in at least two folds.
+        InputError: the documents give too few natural windows in one of the halves.
     """
-    if max_heads < 1 or folds < 2 or per_domain < 2:
-        raise ConfigError(
-            "calibration needs max_heads >= 1, folds >= 2 and per_domain >= 2, got "
-            f"max_heads={max_heads}, folds={folds}, per_domain={per_domain}"
-        )
-    config = replace((config or LadmConfig()).over(LadmConfig.paper()), heads=None, ablation=None, weights=None)
-    units = source_units(documents)
-    fold_of = _folds(documents, units, folds, seed)
-    windows: list[LabelledWindow] = []
-    parts: list[int] = []
-    for fold in range(folds):
-        mine = [document for document, part in zip(documents, fold_of, strict=True) if part == fold]
-        for length in sorted({length for length, _ in settings}):
-            pieces = [k for size, k in settings if size == length]
-            made = labelled_windows(mine, length, pieces, per_domain, seed)
-            windows += made
-            parts += [fold] * len(made)
-    fold_of_window = np.array(parts)
-    usable = [
-        part
-        for part in range(folds)
-        if setting_areas([w for w, p in zip(windows, parts, strict=True) if p == part], np.zeros(parts.count(part)))
-    ]
-    if len(usable) < 2:
+    if max_heads < 1 or windows < 2:
+        raise ConfigError(f"calibration needs max_heads >= 1 and windows >= 2, got {max_heads} and {windows}")
+    calculator = resolve(model)
+    geometry = (config or LadmConfig()).over(LadmConfig.paper())
+    geometry = replace(geometry, heads=None, ablation=None, weights=None)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    engine = Engine(calculator, geometry, "float32" if device == "cpu" else "float16", device, "auto", None)
+    limit = getattr(engine.model.config.get_text_config(), "max_position_embeddings", None) or geometry.max_length
+    sizes = _lengths(lengths, limit, geometry)
+    if config is None or "max_length" not in config.given:
+        geometry = replace(geometry, max_length=min(geometry.max_length, max(limit, *sizes)))
+    made: list[Contrast] = []
+    compared = []
+    for number, half in enumerate(_halves(documents, seed)):
+        start = len(made)
+        for length in sizes:
+            found = contrasts(half, engine.tokenizer, length, windows, 2 * seed + number)
+            made += [replace(w, base=None if w.base is None else w.base + len(made)) for w in found]
+        compared.append(comparisons(made, range(start, len(made))))
+    # what one half lacks cannot be both chosen by and reported
+    kinds = {c.kind for c in compared[0]} & {c.kind for c in compared[1]}
+    units = [{made[row].unit for c in half for row in c.natural.tolist()} for half in compared]
+    if min(map(len, units)) < 2:
         raise InputError(
-            f"{len(documents)} documents are too few to calibrate on: in at least 2 of {folds} folds, one domain must "
-            f"have two windows of {min(length for length, _ in settings)} tokens and as many documents to splice. "
-            "Give more or longer documents, or shorter windows"
+            f"{len(documents)} documents are too few to calibrate on: in each half of the sources one domain must "
+            f"give windows of {min(sizes):,} tokens of two sources. Give more or longer documents, or shorter lengths"
         )
-    engine = Engine(resolve(model), config, _dtype(device), device or _default_device(), "auto", None)
-    table = FocusTable(engine, windows, layers, progress)
-    found: dict[tuple[Setting, str], list[float]] = {}
-    plain: dict[tuple[Setting, str], list[float]] = {}
-    paper = table.scores(table.heads, None)
-    for part in usable:
-        heads, ablation, _ = choose_heads(table, fold_of_window != part, max_heads)
-        test = [window for window, p in zip(windows, parts, strict=True) if p == part]
-        for store, scores in ((found, table.scores(heads, ablation)), (plain, paper)):
-            for key, area in setting_areas(test, scores[fold_of_window == part]).items():
-                store.setdefault(key, []).append(area)
-    means = {key: float(np.mean(values)) for key, values in found.items()}
-    heads, ablation, _ = choose_heads(table, np.ones(len(windows), dtype=bool), max_heads)
-    alone = {
-        f"{layer}.{head}": mean_area(setting_areas(windows, scores))
-        for (layer, head), scores in table.by_head(ablation).items()
-    }
+    choosing, report = ([c for c in half if c.kind in kinds] for half in compared)
+    questions = {window.kind: window.question for window in made if window.kind in kinds}
+    read = read_heads(engine, [window.ids for window in made], layers, progress)
+    search = Search(read, choosing, questions)
+    choice, single = search.choose(max_heads, FACTORS, _own_choice(calculator.config, read, search))
+    scores = np.stack([choice.scores(read), read.all_heads[None], single.scores(read)], axis=1)
+    heads = tuple(read.heads[place] for place in choice.weights)
+    alone = search.alone(choice.ablation)
     return Calibration(
-        config=replace(config, heads=heads, ablation=ablation),
-        auc=mean_area(means),
-        settings={f"{length} x {k}" if k else f"{length} joined": v for (length, k), v in mean_by(means, 0).items()},
-        domains=mean_by(means, 1),
-        uncalibrated=mean_area({key: float(np.mean(values)) for key, values in plain.items()}),
-        heads=alone,
-        windows=len(windows),
-        documents=len(documents),
+        config=replace(geometry, heads=heads, weights=tuple(choice.weights.values()), ablation=choice.ablation),
+        best_head=read.heads[next(iter(single.weights))],
+        rows=figure_rows(made, scores, choosing, report, questions),
+        heads={f"{layer}.{head}": float(value) for (layer, head), value in zip(read.heads, alone, strict=True)},
+        data={**_described(documents), "lengths": list(sizes), "windows": len(made), "seed": seed},
+        absent={kind: need for kind, need in NEEDED.items() if kind not in kinds},
     )
 
 
 def write_calibration(model: str | Path, calibration: Calibration) -> Path:
-    """Writes `ladm_config.json` into the calculator's folder: the configuration, and the figures that justify it.
+    """Writes `ladm_config.json` into a folder: the configuration, and the figures that justify it.
+
+    Args:
+        model (`str` or path): folder of the calculator, or one to keep the file for `LadmConfig.from_json_file`.
 
     Raises:
-        ConfigError: the calculator is not a local folder.
+        ConfigError: there is no such folder.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
-        raise ConfigError(f"{str(model)!r} is not a local folder: download the calculator, then calibrate the copy")
+        raise ConfigError(f"{str(model)!r} is not a local folder: give one to write {CONFIG_FILE} into")
     default = LadmConfig.paper().to_dict()
     values = {key: value for key, value in calibration.config.to_dict().items() if value != default.get(key)}
     path = folder / CONFIG_FILE
@@ -335,23 +192,68 @@ def write_calibration(model: str | Path, calibration: Calibration) -> Path:
     return path
 
 
-def _folds(documents: Sequence[TokenizedDocument], units: list[str], folds: int, seed: int) -> list[int]:
-    """Fold of each document: the units of a domain are dealt out in turn, largest first, ties by name."""
-    sizes: dict[tuple[str, str], int] = {}
-    for document, unit in zip(documents, units, strict=True):
-        sizes[document.domain, unit] = sizes.get((document.domain, unit), 0) + len(document.ids)
-    dealt: dict[tuple[str, str], int] = {}
-    turns: dict[str, int] = {}
-    order = sorted(sizes, key=lambda unit: (-sizes[unit], xxhash.xxh3_64_intdigest(unit[1].encode(), seed=seed)))
-    for domain, unit in order:
-        turns[domain] = turns.get(domain, -1) + 1
-        dealt[domain, unit] = turns[domain] % folds
-    return [dealt[document.domain, unit] for document, unit in zip(documents, units, strict=True)]
+def _lengths(lengths: Sequence[int] | None, limit: int, geometry: LadmConfig) -> tuple[int, ...]:
+    shortest = geometry.min_tokens
+    if lengths is None:
+        if limit < shortest:
+            raise ConfigError(
+                f"the model declares {limit:,} positions, fewer than the {shortest:,} tokens that a score needs with "
+                f"span_length={geometry.span_length}: give a smaller span_length"
+            )
+        return tuple(length for length in LENGTHS if length <= limit) or (limit,)
+    chosen = tuple(sorted(set(lengths)))
+    if not chosen or chosen[0] < shortest:
+        raise ConfigError(f"lengths must be at least {shortest:,} tokens with this geometry, got {list(lengths)}")
+    return chosen
 
 
-def _default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _halves(documents: Sequence[TokenizedDocument], seed: int) -> list[list[TokenizedDocument]]:
+    """The sources of every domain dealt out in turn, largest first; degenerate documents by themselves."""
+    keys = [
+        (document.kind == DEGENERATE, document.domain, unit)
+        for document, unit in zip(documents, source_units(documents), strict=True)
+    ]
+    sizes: dict[tuple[bool, str, str], int] = {}
+    for document, key in zip(documents, keys, strict=True):
+        sizes[key] = sizes.get(key, 0) + len(document.ids)
+    order = sorted(sizes, key=lambda key: (-sizes[key], xxhash.xxh3_64_intdigest(key[2].encode(), seed=seed)))
+    turns: dict[tuple[bool, str], int] = {}
+    halves: dict[tuple[bool, str, str], int] = {}
+    for key in order:
+        turns[key[:2]] = turns.get(key[:2], -1) + 1
+        halves[key] = turns[key[:2]] % 2
+    return [[d for d, key in zip(documents, keys, strict=True) if halves[key] == half] for half in (0, 1)]
 
 
-def _dtype(device: str | None) -> str:
-    return "float32" if (device or _default_device()) == "cpu" else "float16"
+def _own_choice(config: LadmConfig, read: HeadScores, search: Search) -> Choice | None:
+    """The present choice of a calculator, where it is a weighted one of the heads read."""
+    places = {head: place for place, head in enumerate(read.heads)}
+    if config.weights is None or config.heads is None or not set(config.heads) <= set(places):
+        return None
+    weights = {places[head]: weight for head, weight in zip(config.heads, config.weights, strict=True)}
+    own = Choice(weights, config.ablation, 0.0)
+    return replace(own, objective=float(search.objectives(own.scores(read)[:, None])[0]))
+
+
+def _described(documents: Sequence[TokenizedDocument]) -> dict[str, Any]:
+    """What the documents of a calibration were, and a hash by which they are known again."""
+    natural = [document for document in documents if document.kind != DEGENERATE]
+    hashes = sorted(xxhash.xxh3_64_hexdigest(np.ascontiguousarray(document.ids).tobytes()) for document in documents)
+    return {
+        "documents": len(natural),
+        "degenerate_documents": len(documents) - len(natural),
+        "sources": len({(document.domain, document.source) for document in documents}),
+        "domains": sorted({document.domain for document in natural}),
+        "content": xxhash.xxh3_64_hexdigest("".join(hashes).encode()),
+    }
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to four places, and null for what is not known, as JSON has it."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 4) if np.isfinite(value) else None
+    return value

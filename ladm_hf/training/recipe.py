@@ -43,6 +43,7 @@ from ladm_hf.training.documents import TokenizedDocument, held_out
 from ladm_hf.training.expansion import expand
 from ladm_hf.training.mix import WindowMix
 from ladm_hf.training.objective import FocusRecorder, same_document_loss
+from ladm_hf.training.plots import plot_losses
 from ladm_hf.training.windows import VIEWS, WindowDataset
 from ladm_hf.version import __version__
 
@@ -463,24 +464,3 @@ def _write(
     }
     (output_dir / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     plot_losses(history, output_dir / "loss.png")
-
-
-def plot_losses(history: list[dict[str, float]], path: Path) -> None:
-    """Draws the logged losses over the steps; does nothing where matplotlib is not installed, or nothing was logged."""
-    if not history:
-        return
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return
-    labels = {"lm_loss": "language model loss (nats)"}
-    labels |= {
-        f"{view}_loss": f"{view} loss (nats above entropy)" for view in (v.removesuffix("_labels") for v in VIEWS)
-    }
-    names = [name for name in labels if any(name in line for line in history)]
-    figure = Figure(figsize=(4.5 * len(names), 3.2), layout="constrained")
-    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        axes.plot([line["step"] for line in history], [line[name] for line in history], color="#1f6f8b")
-        axes.set(xlabel="step", ylabel=labels[name])
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)

@@ -22,7 +22,7 @@ def test_documents_are_of_this_python_and_alike_in_length() -> None:
 
 
 def test_the_library_holds_packages_and_modules_but_no_tests() -> None:
-    documents = dict(demo.library_documents())
+    documents = dict(demo.library_modules())
     assert "argparse.py" in documents
     assert "# File: asyncio/base_events.py" in documents["asyncio"]
     assert not {"test", "site-packages", "__pycache__"} & documents.keys()

@@ -8,6 +8,9 @@ from datasets import Dataset
 from typer.testing import CliRunner
 
 from ladm_hf.cli.app import app
+from ladm_hf.training.library import library_modules
+
+SMALL = ["--length", "2432", "--windows", "2", "--device", "cpu"]
 
 
 @pytest.fixture(autouse=True)
@@ -52,13 +55,18 @@ def test_train_then_calibrate(data, tmp_path) -> None:
     assert record["architecture"]["intermediate_size"] == 48
     assert record["recipe"]["focus_layers"] == [1]
     result = CliRunner().invoke(
-        app, ["calibrate", folder, data, "--setting", "2432x2", "--per-domain", "2", "--device", "cpu", "--layer", "1"]
-    )
+        app,
+        ["calibrate", folder, data, *SMALL, "--layer", "1", "--degenerate", data, "--max-heads", "2",
+         "--figure", str(tmp_path / "heads.png")],
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "2432 x 2" in result.output
+    for part in ("| **objective**", "| 2 pieces", "| d1, given", "not compared: joined short documents", " x 1"):
+        assert part in result.output
     config = json.loads((tmp_path / "calculator" / "ladm_config.json").read_text())
-    assert config["calibration"]["windows"] > 0
+    assert config["calibration"]["chosen_on"]["windows"] > 0
     assert {layer for layer, _ in config["heads"]} == {1}
+    assert len(config["weights"]) == len(config["heads"]) <= 2
+    assert (tmp_path / "heads.png").is_file()
 
 
 def test_go_on_from_a_stream_then_calibrate_on_what_was_kept_out(data, tmp_path) -> None:
@@ -79,11 +87,29 @@ def test_go_on_from_a_stream_then_calibrate_on_what_was_kept_out(data, tmp_path)
     assert record["architecture"]["intermediate_size"] == 800
     result = CliRunner().invoke(
         app,
-        ["calibrate", second, data, "--held-out", "0.7", "--setting", "2432x2", "--per-domain", "2", "--device", "cpu"],
+        ["calibrate", second, data, "--held-out", "0.7", *SMALL, "--output", str(tmp_path / "apart")],
     )
     assert result.exit_code == 0, result.output
-    found = json.loads((tmp_path / "second" / "ladm_config.json").read_text())["calibration"]
-    assert 0 < found["documents"] < 24
+    found = json.loads((tmp_path / "apart" / "ladm_config.json").read_text())["calibration"]
+    assert 0 < found["chosen_on"]["documents"] < 24
+    assert not (tmp_path / "second" / "ladm_config.json").exists()
+
+
+def test_without_documents_python_itself_serves(data, tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "calculator"
+    result = CliRunner().invoke(
+        app,
+        ["train-calculator", data, "--output", str(folder), "--stage", "1024:1", "--steps", "1", "--batch-tokens",
+         "1024", "--micro-batch-tokens", "1024", "--layers", "1", "--hidden-size", "32", "--workers", "0"],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    monkeypatch.setattr("ladm_hf.training.library.PACKAGES", ())
+    modules = [(name, text) for name, text in library_modules() if 20_000 < len(text) < 60_000][:24]
+    monkeypatch.setattr("ladm_hf.training.library.library_modules", lambda: iter(modules))
+    result = CliRunner().invoke(app, ["calibrate", str(folder), *SMALL])
+    assert result.exit_code == 0, result.output
+    record = json.loads((folder / "ladm_config.json").read_text())["calibration"]
+    assert record["chosen_on"]["domains"] == ["code", "reference"]
 
 
 def test_public_names() -> None:
