@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -565,12 +566,20 @@ class LadmScorer:
         if has_own or (asked is not None and "heads" in asked.given):
             return
         warnings.warn(
-            f"{calculator.name!r} has no {CONFIG_FILE}: all of its heads are averaged. `ladm calibrate` chooses the "
-            "heads that tell natural documents from splices; config=LadmConfig.paper() asks for all of them "
+            f"{calculator.name!r} has no {CONFIG_FILE}: all of its heads are averaged. `{self._calibrate_command()}` "
+            "chooses a few and weighs them, see docs/training.md; config=LadmConfig.paper() asks for all of them "
             "without this warning",
             UserWarning,
             stacklevel=2,
         )
+
+    def _calibrate_command(self) -> str:
+        name = self.calculator.name
+        if self.calculator.path is None:
+            return "ladm calibrate FOLDER"
+        # nothing is written into the cache of the Hub
+        output = () if self.calculator.revision is None else ("--output", "calibration")
+        return shlex.join(("ladm", "calibrate", name, *output))
 
 
 class _Runtime:

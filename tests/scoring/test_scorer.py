@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 
 import numpy as np
@@ -326,7 +327,7 @@ def test_tokenising_ahead_of_the_device_changes_nothing(nano: LadmScorer, monkey
 def test_a_model_without_calibration_warns_at_its_first_score_alone(llama_folder) -> None:
     ids = [random_ids(700)]
     scorer = LadmScorer(llama_folder, config=LadmConfig(span_length=16))
-    with pytest.warns(UserWarning, match="ladm calibrate"):
+    with pytest.warns(UserWarning, match=re.escape(f"`ladm calibrate {llama_folder}` chooses")):
         scorer.score_input_ids(ids)
     for asked in (LadmConfig.paper(span_length=16), LadmConfig(span_length=16, heads=((1, 0),))):
         with warnings.catch_warnings():
