@@ -10,12 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import tiny_model
 from datasets import Dataset, load_dataset
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, HfApi
 from typer.testing import CliRunner
 
 from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
+from ladm_hf import LadmConfig, LadmScorer
 from ladm_hf.cli.app import app
+from ladm_hf.training.library import library_modules
+from ladm_hf.training.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "hub_scripts").glob("*.py"))
@@ -37,8 +41,6 @@ def pool(fake_hub):
     rows.push_to_hub("tester/pool", private=True)
     card = DatasetCard.load("tester/pool")
     card.data.license, card.data.language = "cc0-1.0", ["en"]
-    from huggingface_hub import HfApi
-
     HfApi().upload_file(
         path_or_fileobj=str(card).encode(), path_in_repo="README.md", repo_id="tester/pool", repo_type="dataset"
     )
@@ -133,6 +135,50 @@ def test_a_local_folder_is_scored_and_the_card_tells_the_whole_command(fake_hub,
     assert card.data.source_datasets is None
     with pytest.raises(SystemExit, match="no column 'domian'"):
         run("score-dataset.py", *arguments, "--budget", "1k", "--by", "domian", monkeypatch=monkeypatch)
+
+
+@pytest.fixture
+def model(fake_hub, tmp_path):
+    """A tiny model with its tokenizer on the fake Hub, and long documents to calibrate it on."""
+    texts = [" ".join(f"Day {i}.{day}: Lan{i} met Mor{i} at {day * 7 % 97}." for day in range(900)) for i in range(8)]
+    tokenizer = train_tokenizer(texts[:2], vocab_size=400)
+    tiny_model(vocab_size=len(tokenizer), num_hidden_layers=1).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    HfApi().create_repo("tester/model")
+    HfApi().upload_folder(repo_id="tester/model", folder_path=tmp_path / "model")
+    Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "documents.parquet")
+    return str(tmp_path / "documents.parquet")
+
+
+def test_a_calibration_becomes_a_pull_request_that_the_scorer_reads(model, fake_hub, monkeypatch, capsys):
+    arguments = ["tester/model", model, "--length", "2432", "--windows", "2", "--max-heads", "1", "--allow-cpu"]
+    run("calibrate-model.py", *arguments, "--dry-run", monkeypatch=monkeypatch)
+    assert "| **objective**" in capsys.readouterr().out
+    assert not fake_hub.repo("models/tester/model")["prs"]
+    run("calibrate-model.py", *arguments, monkeypatch=monkeypatch)
+    assert "Published: " in capsys.readouterr().out
+    assert LadmScorer("tester/model").config.heads is None
+    offered = LadmScorer("tester/model", revision="refs/pr/1").config
+    assert len(offered.heads) == len(offered.weights) == 1
+    # without documents, in a repository of one's own
+    modules = [(name, text) for name, text in library_modules() if 40_000 < len(text) < 90_000][:8]
+    monkeypatch.setattr("ladm_hf.training.library.library_modules", lambda: iter(modules))
+    monkeypatch.setattr("ladm_hf.training.library.PACKAGES", ())
+    arguments = ["tester/model", *arguments[2:], "--repo", "tester/mine"]
+    run("calibrate-model.py", *arguments, monkeypatch=monkeypatch)
+    assert fake_hub.repo("models/tester/mine")["private"] is True
+    mine = LadmConfig.from_json_file(HfApi().hf_hub_download("tester/mine", "ladm_config.json"))
+    assert len(mine.heads) == 1
+    card = Path(HfApi().hf_hub_download("tester/mine", "README.md")).read_text()
+    assert "base_model: tester/model" in card
+    assert "| **objective**" in card
+
+
+def test_a_model_that_cannot_be_calibrated_is_one_line(model, fake_hub, tmp_path, monkeypatch):
+    arguments = ["tester/model", model, "--length", "128", "--allow-cpu", "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="error: lengths must be at least 2,305 tokens"):
+        run("calibrate-model.py", *arguments, monkeypatch=monkeypatch)
+    assert not (tmp_path / "out").exists()
 
 
 def test_errors_are_one_line(fake_hub, monkeypatch):
