@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,12 @@ def quality_summary(result: dict[str, Any]) -> str:
     return "\n".join(f"| {row[0].strip()} | {row[1].strip()} | {row[2].strip()} | {row[-1].strip()} |" for row in rows)
 
 
-def natural(result: dict[str, Any]) -> str:
-    """Both halves, order, names and the pool, by score."""
+# How the calculators that ladm-nano is the average of are called in the results.
+SEED = "last stage, seed "
+
+
+def natural(result: dict[str, Any], seeds: bool = False) -> str:
+    """Both halves, order, names and the pool, by score, or of what ladm-nano is the average of."""
     pairs = {
         "sentences shuffled": "shuffled sentences",
         "paragraphs shuffled": "shuffled paragraphs",
@@ -100,6 +105,8 @@ def natural(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|" + "---|" * (len(pairs) + 1),
     ]
     for place, (name, entry) in enumerate(result["scores"].items()):
+        if place and name.startswith(SEED) != seeds:
+            continue
         cells = [f"{entry['pairs'][kind]['share']:.2f}" for kind in pairs.values()]
         low, high = entry["both halves"]["first_is_ahead_by"]
         lines.append(
@@ -137,6 +144,8 @@ def natural_dev(result: dict[str, Any]) -> str:
              "second half of another of the source |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     kinds = ("shuffled sentences", "shuffled paragraphs", "renamed second half", "second half of the same source")
     for place, (name, entry) in enumerate(result["scores"].items()):
+        if name.startswith(SEED):
+            continue
         low, high = entry["splices"]["first_is_ahead_by"]
         cells = [f"{entry['pairs'][kind]['share']:.2f}" for kind in kinds]
         ahead = f"{low:+.3f} to {high:+.3f}" if place else ""
@@ -258,6 +267,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "quality_settings": ("quality.json", settings_markdown),
     "quality_domains": ("quality.json", domains_markdown),
     "natural": ("natural.json", natural),
+    "natural_seeds": ("natural.json", partial(natural, seeds=True)),
     "natural_areas": ("natural.json", natural_areas),
     "natural_cuts": ("natural.json", natural_cuts),
     "natural_dev": ("natural-dev.json", natural_dev),
