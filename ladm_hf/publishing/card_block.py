@@ -6,6 +6,7 @@ All other text of the README is kept. Values from data are escaped, so that a do
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def render(
         splits=[{"name": cell(name), "rows": f"{split.num_examples:,}"} for name, split in splits.items()],
         snippet=repo_id and fence(_snippet(repo_id, config_name, list(splits)), "python"),
         facts=_facts(run),
-        command=fence(commands, "bash") if (commands := command or _commands(run, selection)) else "",
+        command=fence(command, "bash") if command else _made_again(run, selection),
         groups=rows[:MAX_GROUPS],
         group_columns=[GROUP_COLUMNS[name] for name in _group_columns(selection)],
         notes=[cell(note, 500) for note in selection.notes] if selection is not None else [],
@@ -132,17 +133,22 @@ def _template() -> Any:
     return environment.from_string(Path(__file__).with_name("card_template.md").read_text(encoding="utf-8"))
 
 
-def _commands(run: Mapping[str, Any], selection: Selection | None) -> str:
-    """The command lines of the run and of the selection, as far as they are known."""
+def _made_again(run: Mapping[str, Any], selection: Selection | None) -> str:
+    """What ran, fenced: command lines, and a call of [`select`] where the scored rows were in memory."""
     lines = [str(run["command"])] if run.get("command") else []
+    call = ""
     if selection is not None:
         options = {"by": None, **selection.options}
         if options.get("shares") == "proportional":
             del options["shares"]
-        lines.append(
-            command_line("select", select, [selection.pool or "SCORED", selection.folder or "SELECTED"], options)
-        )
-    return "\n".join(lines)
+        if selection.pool is None:
+            defaults = inspect.signature(select).parameters
+            given = [f"{name}={value!r}" for name, value in options.items() if value != defaults[name].default]
+            call = fence(f"# scored: the scored rows\nselect({', '.join(['scored', *given])})", "python")
+        else:
+            folder = selection.folder or "selected"
+            lines.append(command_line("select", select, [selection.pool, folder], options))
+    return "\n\n".join(filter(None, [fence("\n".join(lines), "bash") if lines else "", call]))
 
 
 def _summary(run: Mapping[str, Any], selection: Selection | None, splits: Mapping[str, Any]) -> str:

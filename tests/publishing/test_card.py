@@ -86,25 +86,30 @@ def test_a_whole_card():
     assert "house" not in text.split("## Licence")[0]
 
 
-def test_the_commands_of_the_card_are_those_that_made_it():
-    selection = select(rows(["web"] * 6), budget_tokens=500, by=None, shares={"all": 2.0}, seed=3)
+def test_what_the_card_says_of_rows_in_memory_makes_the_selection_again():
+    scored = rows(["web"] * 6)
+    options = {"budget_tokens": 500, "by": None, "shares": {"all": 2.0}, "seed": 3}
+    selection = select(scored, **options)
     text = build_card({**RUN, "command": "ladm score a b"}, selection).text
-    assert "ladm score a b\nladm select SCORED SELECTED --by '' " in text
-    assert "--budget 500" in text
-    assert "--share all=2.0" in text
-    plain = build_card({}, select(rows(["web"] * 6), budget_tokens=500)).text
-    assert "\nladm select SCORED SELECTED --budget 500\n" in plain
+    assert "```bash\nladm score a b\n```" in text
+    call = re.search(r"```python\n# scored: the scored rows\n(select.*)\n```", text)[1]
+    assert eval(call, {"scored": scored, "select": select}).options == selection.options
+    plain = build_card({}, select(scored, budget_tokens=500)).text
+    assert "\nselect(scored, budget_tokens=500)\n" in plain
 
 
 def test_the_command_of_the_card_selects_the_same_again(tmp_path):
     pool = rows(["web"] * 6).rename_column("ladm_score", "my score")
     pool.save_to_disk(tmp_path / "pool")
-    selection = select(pool, budget_tokens=300, length_bands=[100], score="my score")
-    line = re.search(r"ladm (select SCORED SELECTED .*)", build_card({}, selection).text)[1]
-    paths = {"SCORED": str(tmp_path / "pool"), "SELECTED": str(tmp_path / "selected")}
-    done = CliRunner().invoke(app, [paths.get(word, word) for word in shlex.split(line)])
-    assert done.exit_code == 0, done.output
-    assert Selection.load(tmp_path / "selected").options == selection.options
+    selection = select(tmp_path / "pool", budget_tokens=300, length_bands=[100], score="my score")
+    selection.save(tmp_path / "saved")
+    for saved, folder in ((selection, "selected"), (Selection.load(tmp_path / "saved"), tmp_path / "saved")):
+        line = re.search(r"ladm (select .*)", build_card({}, saved).text)[1]
+        words = shlex.split(line)
+        assert words[1:3] == [str(tmp_path / "pool"), str(folder)]
+        done = CliRunner().invoke(app, [words[0], words[1], str(tmp_path / "again"), *words[3:], "--overwrite"])
+        assert done.exit_code == 0, done.output
+        assert Selection.load(tmp_path / "again").options == selection.options
 
 
 def test_the_snippet_of_the_card_is_python():
