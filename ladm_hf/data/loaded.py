@@ -16,6 +16,7 @@ from ladm_hf.data.columns import to_rows
 from ladm_hf.data.data_files import load_with_datasets
 from ladm_hf.data.open import READERS, Split, find_data, source_of
 from ladm_hf.data.row_files import row_reader
+from ladm_hf.data.shards import without_bars
 from ladm_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,4 +80,5 @@ def load_files(files: Sequence[Path], split: str) -> Dataset:
 
     if not any(pq.read_metadata(file).num_rows for file in files):
         return Dataset(pq.read_table(files[0]))
-    return load_dataset("parquet", data_files={split: [glob.escape(str(file)) for file in files]}, split=split)
+    with without_bars():
+        return load_dataset("parquet", data_files={split: [glob.escape(str(file)) for file in files]}, split=split)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +37,25 @@ def write_shards(dataset: Dataset, split: str, folder: Path, shard_bytes: int | 
     bytes_here = dataset.data.nbytes * dataset.num_rows / max(1, dataset.data.num_rows)
     count = max(1, min(dataset.num_rows, -(-int(bytes_here) // (shard_bytes or SHARD_BYTES))))
     files = [folder / f"{split}-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
-    for i, file in enumerate(files):
-        dataset.shard(count, i, contiguous=True).to_parquet(file)
+    with without_bars():
+        for i, file in enumerate(files):
+            dataset.shard(count, i, contiguous=True).to_parquet(file)
     return files
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Without the progress bars of `datasets`, for the time of a `with` block: where the reader of standard error went
+    away, as `head` does, they raise, and what took hours would end on the bar of its last seconds."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
 
 
 def write_tables(
