@@ -36,7 +36,8 @@ EXAMPLES: dict[Callable[..., Any], str] = {
 }
 EXIT_CODES = (
     "Exit codes: 0 done; 1 refused or failed, the last line says why; 2 wrong usage; 3 done, but no document got a "
-    "score (prepare: no document was kept)."
+    "score (prepare: no document was kept). torchrun and accelerate launch end with 1 in place of the latter two: see "
+    "their last lines, or the exit code of `ladm score --status OUTPUT`."
 )
 
 

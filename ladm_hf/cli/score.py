@@ -139,7 +139,10 @@ def score(
     if status is not None:
         from ladm_hf.runs.progress import run_status
 
-        print(run_status(status))
+        found = run_status(status)
+        print(found)
+        if found.state == "finished" and not found.num_scored:
+            raise typer.Exit(NOTHING_SCORED)
         return
     if input is None or (output is None and not estimate):
         raise typer.BadParameter("score needs INPUT and OUTPUT, or INPUT --estimate, or --status OUTPUT")

@@ -70,8 +70,9 @@ def test_a_run_without_a_score_says_why_and_ends_with_a_code_of_its_own(tmp_path
         assert reason in done.output.splitlines()[-1], attempt
         # the result is there all the same
         assert len(load_dataset(str(tmp_path / "out"), split="train")) == len(rows) if rows else True
+    # for those whose launcher ends with a code of its own
     shown = CliRunner().invoke(app, ["score", "--status", str(tmp_path / "out")])
-    assert shown.exit_code == 0
+    assert shown.exit_code == 3
     assert "nothing was scored" in shown.output
 
 
@@ -81,6 +82,7 @@ def test_a_run_with_some_scores_counts_its_errors(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "rows: 7 error, 1 ok, 1 too_short" in done.stdout
     assert "  7 rows: error: token ids run from 1 to 70000" in done.stdout
+    assert CliRunner().invoke(app, ["score", "--status", str(tmp_path / "out")]).exit_code == 0
     assert run_status(tmp_path / "out").errors == {next(iter(run_status(tmp_path / "out").errors)): 7}
 
 
