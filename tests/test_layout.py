@@ -31,7 +31,7 @@ LAYERS = [
     ["errors", "version", "text", "arrays"],
 ]
 FILES = {
-    "calculators": "calculator files hub loading token_ids",
+    "calculators": "calculator files hub live loading token_ids",
     "checks": "demo environment reproduce",
     "cli": "app checks compare options pack publish score select terminal train",
     "data": "columns content data_files files hub inference json_lines loaded open parquet repositories "

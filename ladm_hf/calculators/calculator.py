@@ -11,12 +11,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import xxhash
-
-from ladm_hf.calculators.files import CONFIG_FILE, TOKENIZER, check_no_pointers, hash_folder
+from ladm_hf.calculators.files import CONFIG_FILE, check_no_pointers, hash_folder
 from ladm_hf.calculators.hub import download
+from ladm_hf.calculators.live import config_of_origin, hash_model
 from ladm_hf.calculators.loading import load_model, load_tokenizer
 from ladm_hf.config import LadmConfig
 from ladm_hf.errors import CalculatorError, ConfigError
@@ -39,6 +38,7 @@ class Calculator:
         revision (`str`, *optional*): the Hub commit.
         path (`Path`, *optional*): folder of its files; `None` for a live model.
         model (`PreTrainedModel`, *optional*): a live model.
+        uncalibrated (`str`, *optional*): why `config` is none of its own, as the end of a sentence; empty where it is.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Calculator:
     revision: str | None = None
     path: Path | None = None
     model: PreTrainedModel | None = None
+    uncalibrated: str = ""
 
     @property
     def origin(self) -> str:
@@ -72,7 +73,9 @@ def resolve(model: str | os.PathLike[str] | PreTrainedModel | None, revision: st
 
     Args:
         model (`str`, path or `PreTrainedModel`, *optional*):
-            `"ladm-nano"`, a local folder, a Hub id, or a live model. `None` means `$LADM_MODEL`, else `"ladm-nano"`.
+            `"ladm-nano"`, a local folder, a Hub id, or a live model, which has the `ladm_config.json` of the local
+            folder that it was loaded from as long as it has the folder's weights. `None` means `$LADM_MODEL`, else
+            `"ladm-nano"`.
         revision (`str`, *optional*):
             Branch, tag or commit of a Hub id.
 
@@ -88,11 +91,13 @@ def resolve(model: str | os.PathLike[str] | PreTrainedModel | None, revision: st
             raise ConfigError(
                 f"model must be a name, a folder, a Hub id or a model of transformers, found {type(model).__name__}"
             )
+        config, reason = config_of_origin(model)
         return Calculator(
             name=model.name_or_path or type(model).__name__,
-            identity=_hash_model(model),
-            config=LadmConfig.paper(),
+            identity=hash_model(model),
+            config=(config or LadmConfig()).over(LadmConfig.paper()),
             model=model,
+            uncalibrated=reason,
         )
     name = os.fspath(model)
     path = BUNDLED.get(name, Path(name).expanduser())
@@ -100,10 +105,10 @@ def resolve(model: str | os.PathLike[str] | PreTrainedModel | None, revision: st
         if revision is not None:
             raise CalculatorError(f"revision={revision!r} goes with a Hub id, but {name!r} is a local folder")
         _check_model(path, name)
-        return Calculator(name, f"content:{_content(path, name)}", _default_config(path, name), path=path)
+        return _of_folder(name, f"content:{_content(path, name)}", path)
     path = download(name, revision)
     _check_model(path, name)
-    return Calculator(name, f"{name}@{path.name}", _default_config(path, name), revision=path.name, path=path)
+    return _of_folder(name, f"{name}@{path.name}", path, path.name)
 
 
 def _check_model(path: Path, name: str) -> None:
@@ -117,10 +122,12 @@ def _check_model(path: Path, name: str) -> None:
         raise CalculatorError(f"{name!r} has no config.json, so it holds no model that transformers can load")
 
 
-def _default_config(path: Path, name: str) -> LadmConfig:
+def _of_folder(name: str, identity: str, path: Path, revision: str | None = None) -> Calculator:
     file = path / CONFIG_FILE
     check_no_pointers(path, name, [CONFIG_FILE])
-    return (LadmConfig.from_json_file(file) if file.is_file() else LadmConfig()).over(LadmConfig.paper())
+    own = LadmConfig.from_json_file(file) if file.is_file() else None
+    config = (own or LadmConfig()).over(LadmConfig.paper())
+    return Calculator(name, identity, config, revision, path, uncalibrated="" if own else f"has no {CONFIG_FILE}")
 
 
 def _content(path: Path, name: str) -> str:
@@ -128,34 +135,3 @@ def _content(path: Path, name: str) -> str:
         return hash_folder(path)
     except OSError as error:
         raise CalculatorError(f"a file of {name!r} cannot be read: {error}") from error
-
-
-def _hash_model(model: Any) -> str:
-    """Content hash of a live model: its configuration and every weight."""
-    import torch
-
-    config = model.config.to_dict()
-    for key in ("_name_or_path", "_attn_implementation", "transformers_version"):
-        config.pop(key, None)
-    digest = xxhash.xxh3_128(repr(sorted(config.items(), key=str)).encode())
-    # its tokenizer is loaded from where it came from
-    origin = str(model.name_or_path or "")
-    digest.update((hash_folder(Path(origin), TOKENIZER) if origin and Path(origin).is_dir() else origin).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        if tensor.is_meta:
-            raise CalculatorError(
-                f"weights of this live model are not in memory ({name!r} is on the meta device): load it on one "
-                "device, without offloading"
-            )
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        for plain in _plain_tensors(tensor):
-            digest.update(plain.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return f"content:{digest.hexdigest()}"
-
-
-def _plain_tensors(tensor: Any) -> list[Any]:
-    """The tensors that a quantised one packs; any other by itself."""
-    if not hasattr(tensor, "__tensor_flatten__"):
-        return [tensor]
-    names, _ = tensor.__tensor_flatten__()
-    return [plain for name in names for plain in _plain_tensors(getattr(tensor, name))]

@@ -21,7 +21,6 @@ import torch
 from datasets import Features
 
 from ladm_hf.calculators.calculator import DEFAULT, Calculator, resolve
-from ladm_hf.calculators.files import CONFIG_FILE
 from ladm_hf.config import LadmConfig
 from ladm_hf.data.score_columns import (
     GAIN_SIGNALS,
@@ -134,8 +133,9 @@ class LadmScorer:
 
     Args:
         model (`str`, path or `PreTrainedModel`, *optional*, defaults to `"ladm-nano"`):
-            The bundled `"ladm-nano"`, a local folder, a Hub id, or a live model. `None` means `$LADM_MODEL`, else
-            `"ladm-nano"`, looked up at each use.
+            The bundled `"ladm-nano"`, a local folder, a Hub id, or a live model, which has the `ladm_config.json` of
+            the local folder that it was loaded from as long as it has the folder's weights. `None` means `$LADM_MODEL`,
+            else `"ladm-nano"`, looked up at each use.
         revision (`str`, *optional*):
             Branch, tag or commit of a Hub id.
         config ([`LadmConfig`], *optional*):
@@ -562,11 +562,10 @@ class LadmScorer:
 
     def _warn_if_uncalibrated(self) -> None:
         asked, calculator = self._options.config, self.calculator
-        has_own = calculator.path is not None and (calculator.path / CONFIG_FILE).is_file()
-        if has_own or (asked is not None and "heads" in asked.given):
+        if not calculator.uncalibrated or (asked is not None and "heads" in asked.given):
             return
         warnings.warn(
-            f"{calculator.name!r} has no {CONFIG_FILE}: all of its heads are averaged. `{self._calibrate_command()}` "
+            f"{calculator.name!r} {calculator.uncalibrated}: all of its heads are averaged. `{self._calibrate_command()}` "
             "chooses a few and weighs them, see docs/training.md; config=LadmConfig.paper() asks for all of them "
             "without this warning",
             UserWarning,
