@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,11 @@ from ladm_hf.errors import CalculatorError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
 _PLAIN_WORDS = "The ship left the harbour at dawn. Le navire quitta le port. 7 + 12 = 19"
+# What tokenizers of one vocabulary may cut in other places.
+_MIXED_TEXT = "we need to add 9 and 6\n\n  def f(x):\n\treturn x**2  # na\u00efve \u6e2f\u53e3, it's 1,234.5 km"
 # Entries of a tokenizer's own vocabulary that are tried where plain words do not tell: it may be one of proteins.
 _ENTRIES = 64
 
@@ -126,7 +131,27 @@ def load_tokenizer(where: Path | str, name: str) -> PreTrainedTokenizerBase:
     if distinct < 2:
         found = "no token ids for plain words" if not distinct else "the same token id for all words"
         raise CalculatorError(f"the tokenizer of {name!r} gives {found}, as one without its vocabulary does. {remedy}")
+    if not _is_as_stored(tokenizer, Path(where)):
+        logger.warning(
+            "the tokenizer of %r, built as a %s, cuts text otherwise than its tokenizer.json says, with which a model is "
+            "trained: to have the file's, set \"tokenizer_class\": \"TokenizersBackend\" in tokenizer_config.json",
+            name, type(tokenizer).__name__,
+        )  # fmt: skip
     return tokenizer
+
+
+def _is_as_stored(tokenizer: PreTrainedTokenizerBase, folder: Path) -> bool:
+    """Whether it gives the ids of its `tokenizer.json`, which transformers may build anew for the class it is told."""
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return True
+    stored = Tokenizer.from_file(str(file))
+    stored.no_truncation()
+    stored.no_padding()
+    ids: list[int] = stored.encode(_MIXED_TEXT, add_special_tokens=False).ids
+    return bool(tokenizer(_MIXED_TEXT, add_special_tokens=False, verbose=False)["input_ids"] == ids)
 
 
 def _distinct_ids(tokenizer: PreTrainedTokenizerBase) -> int:

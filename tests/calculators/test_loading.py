@@ -241,6 +241,16 @@ def test_a_tokenizer_of_another_alphabet_is_taken_but_knows_no_english(llama_fol
     assert english.status == "error: the tokenizer knows no word of this text: all of its tokens are '<unk>'"
 
 
+def test_a_tokenizer_that_is_built_otherwise_than_stored_is_told(nano: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """transformers 5 builds the tokenizers of some classes anew from vocabulary and merges."""
+    resolve(nano).load_tokenizer()
+    assert not caplog.text
+    config = json.loads((nano / "tokenizer_config.json").read_text())
+    (nano / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": "Qwen2Tokenizer"}))
+    resolve(nano).load_tokenizer()
+    assert "built as a Qwen2Tokenizer, cuts text otherwise than its tokenizer.json" in caplog.text
+
+
 def test_the_bundled_tokenizer_knows_every_script() -> None:
     scorer = LadmScorer(config=LadmConfig(span_length=16))
     for text in ("北京的春天来得很早。" * 80, "Привет, мир! " * 80, "<unk> " * 400, "\x00\x01" * 400):
