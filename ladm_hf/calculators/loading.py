@@ -133,8 +133,8 @@ def load_tokenizer(where: Path | str, name: str) -> PreTrainedTokenizerBase:
         raise CalculatorError(f"the tokenizer of {name!r} gives {found}, as one without its vocabulary does. {remedy}")
     if not _is_as_stored(tokenizer, Path(where)):
         logger.warning(
-            "the tokenizer of %r, built as a %s, cuts text otherwise than its tokenizer.json says, with which a model is "
-            "trained: to have the file's, set \"tokenizer_class\": \"TokenizersBackend\" in tokenizer_config.json",
+            "the tokenizer of %r, built as a %s, cuts text otherwise than its tokenizer.json says, with which a model "
+            "is trained: to have the file's, set \"tokenizer_class\": \"TokenizersBackend\" in tokenizer_config.json",
             name, type(tokenizer).__name__,
         )  # fmt: skip
     return tokenizer
