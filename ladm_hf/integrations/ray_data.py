@@ -1,11 +1,12 @@
 """Ray Data: `dataset.map_batches(RowScorer, ...)` on any number of GPUs.
 
     ray.data.read_parquet("pool/").map_batches(
-        RowScorer, fn_constructor_kwargs={"model": "ladm-nano"}, concurrency=8, num_gpus=1, batch_size=256
+        RowScorer, fn_constructor_kwargs={"model": "ladm-nano"}, concurrency=8, num_gpus=1, batch_size=256,
+        batch_format="pyarrow",
     ).write_parquet("scored/")
 
 Ray replaces a batch by what the callable returns, so [`RowScorer`] returns the rows with their scores, in each of Ray's
-batch formats. `LadmScorer` itself gives the scores alone.
+batch formats; of these, NumPy's, the default, rounds integers above 2^53 in a column that has nulls. `LadmScorer` itself gives the scores alone.
 """
 
 from __future__ import annotations
