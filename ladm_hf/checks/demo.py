@@ -61,13 +61,13 @@ def demo_documents(count: int, seed: int = 0, window_chars: int = WINDOW_CHARS) 
     return Dataset.from_list(rows)
 
 
-def run(output: Path, scorer: LadmScorer, count: int = 16) -> Demo:
+def run(output: Path, scorer: LadmScorer, count: int = 12) -> Demo:
     """Scores the demonstration, writes its figures and data, and says how well the score tells the kinds apart.
 
     Args:
         output (`Path`): folder for `scored.parquet`, `score_by_kind.png` and `focus_map.png`; made if missing.
         scorer ([`LadmScorer`]): windows are cut at 8,192 tokens, whatever its own `max_length`.
-        count (`int`, *optional*, defaults to `16`): documents of each kind.
+        count (`int`, *optional*, defaults to `12`): documents of each kind.
     """
     output.mkdir(parents=True, exist_ok=True)
     config = replace(scorer.config, max_length=min(8192, scorer.config.max_length))

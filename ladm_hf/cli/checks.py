@@ -23,7 +23,7 @@ def env() -> None:
 def demo(
     context: typer.Context,
     output: Annotated[Path, typer.Option(help="Folder for the figures and the scored data.")] = Path("ladm-demo"),
-    documents: Annotated[int, typer.Option(min=4, help="Documents of each kind.")] = 16,
+    documents: Annotated[int, typer.Option(min=4, help="Documents of each kind.")] = 12,
     model: Model = "ladm-nano",
     options: OptionsFile = None,
 ) -> None:
