@@ -565,9 +565,9 @@ class LadmScorer:
         if not calculator.uncalibrated or (asked is not None and "heads" in asked.given):
             return
         warnings.warn(
-            f"{calculator.name!r} {calculator.uncalibrated}: all of its heads are averaged. `{self._calibrate_command()}` "
-            "chooses a few and weighs them, see docs/training.md; config=LadmConfig.paper() asks for all of them "
-            "without this warning",
+            f"{calculator.name!r} {calculator.uncalibrated}: all of its heads are averaged. "
+            f"`{self._calibrate_command()}` chooses a few and weighs them, see docs/training.md; "
+            "config=LadmConfig.paper() asks for all of them without this warning",
             UserWarning,
             stacklevel=2,
         )

@@ -19,8 +19,8 @@ from ladm_hf import LadmScorer, __version__
 from ladm_hf.checks.demo import WINDOW_CHARS, demo_documents
 
 MODEL = "ladm-nano"
-LENGTHS = (4096, 8192)
-DOCUMENTS = 16
+LENGTHS = (4096, 8192, 16384)
+DOCUMENTS = 12
 # Of the window of the demonstration.
 WINDOW_TOKENS = 8192
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("reference.json"))
     output = parser.parse_args().output
     groups = []
-    scorer = LadmScorer(MODEL, device="cpu")
+    scorer = LadmScorer(MODEL, device="cpu", dtype="float32")
     for length in LENGTHS:
         cut = scorer.with_config(dataclasses.replace(scorer.config, max_length=length))
         rows = demo_documents(DOCUMENTS, window_chars=WINDOW_CHARS * length // WINDOW_TOKENS)
