@@ -6,8 +6,8 @@
     ).write_parquet("scored/")
 
 Ray replaces a batch by what the callable returns, so [`RowScorer`] returns the rows with their scores, in each of Ray's
-batch formats; of these, NumPy's, the default, rounds integers above 2^53 in a column that has nulls. `LadmScorer` itself
-gives the scores alone.
+batch formats; of these, NumPy's, the default, rounds integers above 2^53 in a column that has nulls. The scores alone
+are what `LadmScorer` gives.
 """
 
 from __future__ import annotations
