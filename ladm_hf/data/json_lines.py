@@ -98,6 +98,7 @@ class JsonLinesSource(FileSource):
                 raise InputError(self._no_line_parses(file, problem))
         self._schema = columns.finish()
         columns.log()
+        self._log_partitions()
         if not self._whole:
             positions, costs = self._offsets.tolist(), (self._offsets / BYTES_PER_TOKEN).tolist()
         else:

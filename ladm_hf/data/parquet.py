@@ -52,6 +52,7 @@ class ParquetSource(FileSource):
     def scan(self, candidates: Sequence[str], max_tokens: int) -> SourceScan:
         files = self._of_each(self._footer)
         self._schema = join_schemas(files)
+        self._log_partitions()
         column = document_column(self._schema, candidates) if candidates else ""
         self._offsets = np.cumsum([0, *(file.footer.num_rows for file in files)]).astype(np.int64)
         positions, cost, size = self._footer_cost([file.footer for file in files], column, max_tokens)

@@ -7,6 +7,8 @@ Reading ranges in ascending order costs one pass, since the reader stays open be
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,6 +28,8 @@ from ladm_hf.errors import InputError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
+
 # Bytes of one table that a source yields.
 TABLE_BYTES = 8 << 20
 MAX_TABLE_ROWS = 1024
@@ -35,6 +39,9 @@ SCAN_BYTES = 16 << 30
 HASH_BYTES = 64 << 20
 HASH_SAMPLES = 256
 OPENERS = 16
+
+# A folder of a partition by a column.
+_PARTITION = re.compile(r"(?<=/)(\w+)=[^/]*/")
 
 T = TypeVar("T")
 
@@ -281,6 +288,18 @@ class FileSource(SequentialSource):
     def _of_each(self, function: Callable[[str], T]) -> list[T]:
         with ThreadPoolExecutor(OPENERS) as pool:
             return list(pool.map(function, self.paths))
+
+    def _log_partitions(self) -> None:
+        """Logs values that stand in the names of folders alone (`domain=books/`), as pandas and Spark write them."""
+        assert self._schema is not None
+        found = dict.fromkeys(key for path in self.paths for key in _PARTITION.findall(path))
+        missing = [key for key in found if key not in self._schema.names]
+        if missing:
+            logger.warning(
+                "the folders of %s name values of %s, which no file has as a column, so that they are left out: write "
+                "them as a column, for instance by pandas.read_parquet(folder).to_parquet(file)",
+                self.name, ", ".join(map(repr, missing)),
+            )  # fmt: skip
 
     def _layout(self) -> dict[str, Any]:
         assert self._schema is not None

@@ -48,6 +48,12 @@ class StreamSource(SequentialSource):
 
     def __init__(self, dataset: IterableDataset, name: str | None = None) -> None:
         super().__init__()
+        # a private name; without it nothing tells
+        if getattr(dataset, "_starting_state_dict", None) is not None:
+            raise InputError(
+                "this stream is to start in its middle (load_state_dict), but it is read from its first row, more than "
+                "once: give it as it was made, and for a part of it skip(n)"
+            )
         self.dataset = dataset
         self.name = name or "a streamed data set"
         self._is_loaded = name is not None

@@ -197,3 +197,14 @@ def test_objects_with_ever_new_keys_are_kept_as_json_text(
     assert all(row["wide"] == kept for row in found)
     assert "'meta'" in caplog.text
     assert "'wide'" not in caplog.text
+
+
+def test_texts_that_look_like_dates_numbers_or_types_stay_texts(tmp_path: Path) -> None:
+    row = {
+        "text": "(...) ,action: string, datetime: timestamp[s], author: string",
+        "at": "2024-01-01T00:00:00",
+        "n": "7",
+    }
+    source = open_source(write(tmp_path / "a.jsonl", [json.dumps(row)]))
+    end = int(source.scan(["text"], 512).positions[-1])
+    assert [part.table.to_pylist() for part in source.read(0, end)] == [[row]]

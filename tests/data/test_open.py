@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict, IterableDataset, load_dataset
+from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, List, Value, load_dataset
 from launches import dataset, parquet, rows
 
 from ladm_hf.data import columns, sources
@@ -434,3 +434,34 @@ def test_any_format_and_any_number_of_paths(tmp_path: Path) -> None:
 def everything_text(source: Source) -> list[Any]:
     scan = source.scan(["text"], 512)
     return [v for found in source.read(0, int(scan.positions[-1])) for v in found.table["text"].to_pylist()]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_values_that_only_names_of_folders_hold_are_told(
+    tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for domain in ("books", "web"):
+        folder = tmp_path / f"domain={domain}" / "lang=en"
+        folder.mkdir(parents=True)
+        table = pa.table({"text": [domain], "lang": ["en"]})
+        if ending == "parquet":
+            pq.write_table(table, folder / "part.parquet")
+        else:
+            (folder / "part.jsonl").write_text("\n".join(map(json.dumps, table.to_pylist())))
+    open_source(tmp_path).scan(["text"], 512)
+    assert "name values of 'domain', which no file has as a column" in caplog.text
+
+
+def test_gaps_in_lists_and_large_integers_are_kept(tmp_path: Path) -> None:
+    features = Features({"text": Value("string"), "grid": Array2D((1, 1), "int64"), "list": List(List(Value("int64")))})
+    values = {"text": ["a", "b"], "grid": [[[2**53 + 1]], None], "list": [[None, [0]], [[], None]]}
+    dataset = Dataset.from_dict(values, features=features).select_columns(["list", "grid", "text"])
+    dataset.to_parquet(tmp_path / "a.parquet")
+    for data in (dataset, dataset.to_iterable_dataset(), tmp_path / "a.parquet"):
+        source = open_source(data)
+        scan = source.scan(["text"], 512)
+        assert scan.schema.names == ["list", "grid", "text"]
+        table = pa.concat_tables(part.table for part in source.read(0, 2))
+        assert table["list"].to_pylist() == values["list"]
+        grid = table["grid"].combine_chunks()
+        assert getattr(grid, "storage", grid).to_pylist() == values["grid"]

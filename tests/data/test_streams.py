@@ -126,3 +126,14 @@ def test_a_stream_that_is_shuffled_anew_in_every_pass_is_refused() -> None:
     source.scan(["text"], 512)
     with pytest.raises(InputError, match="begins with other rows"):
         list(source.read(0, 4))
+
+
+def test_a_stream_that_was_set_to_a_place_is_refused() -> None:
+    stream = IterableDataset.from_generator(rows_of, gen_kwargs={"values": [1, 2, 3]})
+    iterator = iter(stream)
+    next(iterator)
+    stream.load_state_dict(stream.state_dict())
+    with pytest.raises(InputError, match=r"load_state_dict.*skip\(n\)"):
+        open_source(stream)
+    rest = open_source(IterableDataset.from_generator(rows_of, gen_kwargs={"values": [1, 2, 3]}).skip(1))
+    assert int(rest.scan(["text"], 512).positions[-1]) == 2
