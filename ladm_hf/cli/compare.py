@@ -14,7 +14,7 @@ def compare(
     context: typer.Context,
     scored: Annotated[
         str,
-        typer.Argument(help="Scored rows: the folder of `ladm score`, a save_to_disk folder, parquet, or a Hub id."),
+        typer.Argument(help="Scored rows: the folder of `ladm score`, parquet, JSON lines, or a Hub id."),
     ],
     output: Annotated[str, typer.Argument(help="Folder for the page, the figure and the tables.")] = "ladm-comparison",
     signal: Annotated[

@@ -32,7 +32,7 @@ Schedule = Literal["linear", "cosine", "constant"]
 SpecialTokens = Literal["eos", "bos", "bos+eos", "none"]
 Strategy = Literal["exact", "percent", "top-k", "bottom-k", "threshold", "temperature"]
 
-DATA = "Parquet or JSON lines (path, glob or URL), a save_to_disk folder, or a Hub id."
+DATA = "Parquet, JSON lines or CSV (path, glob or URL), a save_to_disk folder, or a Hub id."
 Input = Annotated[str, typer.Argument(help=DATA)]
 TrainingData = Annotated[list[str], typer.Argument(help="Documents: files, a folder or a Hub id; needs a text column.")]
 Model = Annotated[str, typer.Option(help="Calculator: ladm-nano, a folder or a Hub id.")]

@@ -17,7 +17,7 @@ def select(
     context: typer.Context,
     scored: Annotated[
         str,
-        typer.Argument(help="Scored rows: the folder of `ladm score`, a save_to_disk folder, parquet, or a Hub id."),
+        typer.Argument(help="Scored rows: the folder of `ladm score`, parquet, JSON lines, or a Hub id."),
     ],
     output: Annotated[str, typer.Argument(help="Folder for the selection.")],
     budget: Annotated[
