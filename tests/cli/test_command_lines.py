@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 
@@ -81,7 +82,7 @@ POOL = Dataset.from_dict(
     ],
 )
 def test_the_card_tells_the_command_of_its_selection(options) -> None:
-    card = build_card(selection=select(POOL, **options))
+    card = build_card(selection=dataclasses.replace(select(POOL, **options), pool="scored"))
     line = next(line for line in card.text.splitlines() if line.startswith("ladm select"))
     name, found = parsed(line)
     assert name == "select"
