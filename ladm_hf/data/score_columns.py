@@ -51,15 +51,18 @@ def score_columns(signals: Iterable[str] = ()) -> tuple[str, ...]:
     return (SCORE, NUM_TOKENS, STATUS, REPETITION, *(f"ladm_{name}" for name in signals))
 
 
-def checked_signals(signals: str | Iterable[str]) -> tuple[str, ...]:
+def checked_signals(signals: str | Iterable[str] | None) -> tuple[str, ...]:
     """Signals in the order of their columns, from names or one text of names with commas.
 
     `"repetition"` may be named and adds nothing: its column is always there.
 
     Raises:
-        ConfigError: there is no signal of that name.
+        ConfigError: they are no names, or there is no signal of one.
     """
-    named = signals.split(",") if isinstance(signals, str) else list(signals)
+    try:
+        named = signals.split(",") if isinstance(signals, str) else list(signals or ())
+    except TypeError as error:
+        raise ConfigError(f"signals must be names of signals, got {signals!r}") from error
     asked = {str(name).strip() for name in named} - {"", "repetition"}
     unknown = sorted(asked - set(SIGNALS))
     if unknown:

@@ -85,7 +85,9 @@ def test_what_is_no_text_has_no_statistics() -> None:
 def test_signals_are_named_in_any_order_and_form() -> None:
     assert checked_signals(" duplicate_lines, compression,") == ("compression", "duplicate_lines")
     assert checked_signals(["compression", "repetition"]) == ("compression",)
-    assert checked_signals(()) == checked_signals("") == ()
+    assert checked_signals(()) == checked_signals("") == checked_signals(None) == ()
+    with pytest.raises(ConfigError, match="signals must be names of signals, got 5"):
+        checked_signals(5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="signals has no 'gzip': choose some of compression"):
         LadmScorer(signals="compression,gzip")
 
