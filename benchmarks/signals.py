@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM
 from ladm_hf import LadmConfig, LadmScorer, __version__
 from ladm_hf.calculators.calculator import resolve
 from ladm_hf.data.score_columns import GAIN_SIGNALS, LOSS_SIGNALS, MODEL_SIGNALS, SIGNALS, TEXT_SIGNALS
+from ladm_hf.text import counted
 
 RESULTS = Path(__file__).parent / "results"
 ALONE = "score alone"
@@ -166,7 +167,7 @@ def main() -> None:
         "ladm_hf": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "device": f"{torch.get_num_threads()} CPU threads" if cpu else torch.cuda.get_device_name(options.device),
+        "device": counted(torch.get_num_threads(), "CPU thread") if cpu else torch.cuda.get_device_name(options.device),
         "time": "processor" if cpu else "clock",
         "model": options.model,
         "dtype": dtypes[-1],

@@ -187,13 +187,13 @@ def test_a_second_map_comes_from_the_cache(scorer: LadmScorer, dataset: Dataset,
     def refuse(self, documents):
         raise AssertionError("scored again")
 
-    monkeypatch.setattr(Engine, "score", refuse)
+    monkeypatch.setattr(Engine, "measure", refuse)
     again = LadmScorer(scorer.calculator.path, config=SMALL, max_batch_tokens=10_000)
     assert columns(on_disk.map(again, batched=True)) == expected
 
 
 def test_cuda_used_before_a_fork_gets_the_remedy(scorer: LadmScorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self, dtype, device):
+    def refuse(*arguments):
         raise RuntimeError("Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing ...")
 
     monkeypatch.setattr("ladm_hf.calculators.calculator.Calculator.load_model", refuse)
