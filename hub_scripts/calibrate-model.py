@@ -55,6 +55,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--length", type=int, action="append", help="tokens of the windows; default: 4096 and 8192")
     parser.add_argument("--windows", type=int, default=24, help="natural windows of each length and half, about")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", default="auto", help="of the weights: auto, float32, float16 or bfloat16")
     parser.add_argument("--allow-cpu", action="store_true", help="run without a GPU: slow")
     parser.add_argument("--repo", help="user/name of a repository of yours to write to, in place of a pull request")
     parser.add_argument("--public", action="store_true", help="make that repository visible to everybody")
@@ -89,6 +90,7 @@ def main() -> None:
             max_heads=args.max_heads,
             layers=args.layer,
             seed=args.seed,
+            dtype=args.dtype,
             progress=True,
         )
         folder.mkdir(parents=True, exist_ok=True)

@@ -138,7 +138,7 @@ def test_a_local_folder_is_scored_and_the_card_tells_the_whole_command(fake_hub,
 
 
 @pytest.fixture
-def model(fake_hub, tmp_path):
+def model(fake_hub, tmp_path, monkeypatch):
     """A tiny model with its tokenizer on the fake Hub, and long documents to calibrate it on."""
     texts = [" ".join(f"Day {i}.{day}: Lan{i} met Mor{i} at {day * 7 % 97}." for day in range(900)) for i in range(8)]
     tokenizer = train_tokenizer(texts[:2], vocab_size=400)
@@ -147,6 +147,7 @@ def model(fake_hub, tmp_path):
     HfApi().create_repo("tester/model")
     HfApi().upload_folder(repo_id="tester/model", folder_path=tmp_path / "model")
     Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "documents.parquet")
+    monkeypatch.setattr("ladm_hf.training.figures.ROUNDS", 20)
     return str(tmp_path / "documents.parquet")
 
 

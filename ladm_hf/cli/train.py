@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ladm_hf.cli.options import Device, OptionsFile, Schedule, Seed, TextColumn, TrainingData, save_options
+from ladm_hf.cli.options import Device, Dtype, OptionsFile, Schedule, Seed, TextColumn, TrainingData, save_options
 from ladm_hf.errors import ConfigError
 from ladm_hf.text import command_line
 
@@ -225,6 +225,7 @@ def calibrate(
     ] = None,
     seed: Seed = 0,
     text_column: TextColumn = "text",
+    dtype: Annotated[Dtype, typer.Option(help="Of the weights.")] = "auto",
     device: Device = None,
     options: OptionsFile = None,
 ) -> None:
@@ -242,6 +243,7 @@ def calibrate(
         span_length=span_length,
         seed=seed,
         text_column=text_column,
+        dtype=dtype,
         device=device,
     )
     config = calibration.config

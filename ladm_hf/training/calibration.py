@@ -25,6 +25,7 @@ from ladm_hf.calculators.files import CONFIG_FILE
 from ladm_hf.config import Ablation, LadmConfig
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.scoring.engine import Engine
+from ladm_hf.scoring.precision import auto_dtype
 from ladm_hf.training.contrasts import NEEDED, Contrast, comparisons, contrasts
 from ladm_hf.training.documents import DEGENERATE, TokenizedDocument, source_units
 from ladm_hf.training.figures import Row, figure_rows, markdown
@@ -49,7 +50,8 @@ class Calibration:
         rows (`tuple[Row, ...]`): the objective, then each question with its kinds.
         heads (`dict[str, float]`): the objective of every head by itself, `"layer.head"`, with the factors chosen, on
             the half that the choice was made on.
-        data (`dict`): documents, sources, domains, lengths, windows, seed and a hash of the documents.
+        data (`dict`): documents, sources, domains, lengths, windows, seed, dtype and a hash of
+            the documents.
         absent (`dict[str, str]`): kinds that these documents do not allow, with the reason.
     """
 
@@ -100,6 +102,7 @@ def calibrate(
     layers: Sequence[int] | None = None,
     config: LadmConfig | None = None,
     seed: int = 0,
+    dtype: str = "auto",
     device: str | None = None,
     progress: bool = False,
 ) -> Calibration:
@@ -121,6 +124,7 @@ def calibrate(
             layer that counts, so an earlier one is cheaper.
         config ([`LadmConfig`], *optional*): the geometry. Its heads, weights and ablation are what is chosen.
         seed (`int`, *optional*, defaults to `0`): of windows and halves.
+        dtype (`str`, *optional*, defaults to `"auto"`): of the weights, as `LadmScorer` takes it.
         device (`str`, *optional*): defaults to the GPU if there is one.
         progress (`bool`, *optional*, defaults to `False`): show a bar.
 
@@ -134,7 +138,8 @@ def calibrate(
     geometry = (config or LadmConfig()).over(LadmConfig.paper())
     geometry = replace(geometry, heads=None, ablation=None, weights=None)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    engine = Engine(calculator, geometry, "float32" if device == "cpu" else "float16", device, "auto", None)
+    dtype = auto_dtype(calculator, device) if dtype == "auto" else dtype
+    engine = Engine(calculator, geometry, dtype, device, "auto", None)
     limit = getattr(engine.model.config.get_text_config(), "max_position_embeddings", None) or geometry.max_length
     sizes = _lengths(lengths, limit, geometry)
     if config is None or "max_length" not in config.given:
@@ -168,7 +173,7 @@ def calibrate(
         best_head=read.heads[next(iter(single.weights))],
         rows=figure_rows(made, scores, choosing, report, questions),
         heads={f"{layer}.{head}": float(value) for (layer, head), value in zip(read.heads, alone, strict=True)},
-        data={**_described(documents), "lengths": list(sizes), "windows": len(made), "seed": seed},
+        data={**_described(documents), "lengths": list(sizes), "windows": len(made), "seed": seed, "dtype": dtype},
         absent={kind: need for kind, need in NEEDED.items() if kind not in kinds},
     )
 

@@ -57,7 +57,7 @@ def read_heads(
 
     Raises:
         ConfigError: a layer is not one of the layers with full attention.
-        CalculatorError: a window does not fit in memory by itself.
+        CalculatorError: a window does not fit in memory by itself, or a head's scores are not finite.
     """
     chosen = engine.plan.scored if layers is None else tuple(sorted(set(layers)))
     if not chosen or not set(chosen) <= set(engine.plan.scored):
@@ -87,4 +87,10 @@ def read_heads(
                 together = [contextual_dependency_score(pfs[layer].mean(0), grid, ablation) for layer in chosen]
                 all_heads[ablation][batch] = torch.stack(together).mean(0).numpy()
             bar.update(len(batch))
+    wrong = np.flatnonzero(~np.isfinite(ratios[None]).all(0))
+    if len(wrong):
+        raise CalculatorError(
+            f"the scores of head {heads[wrong[0]]} are not finite in {engine.dtype}: try another dtype (float32, or "
+            "bfloat16 where the model was trained in it)"
+        )
     return HeadScores(heads, ratios, all_heads)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from conftest import random_ids, tiny_model
 
 from ladm_hf import LadmConfig, LadmScorer
@@ -64,3 +65,11 @@ def test_a_window_that_does_not_fit_in_memory_is_named(llama, monkeypatch: pytes
     monkeypatch.setattr(loaded, "run", full)
     with pytest.raises(CalculatorError, match="640 tokens does not fit"):
         read_heads(loaded, WINDOWS)
+
+
+def test_a_head_without_finite_scores_is_named(llama) -> None:
+    with torch.no_grad():
+        llama.layers[1].self_attn.q_proj.weight[16:32] = 1e30
+        llama.layers[1].self_attn.k_proj.weight.mul_(1e30)
+    with pytest.raises(CalculatorError, match=r"head \(1, 1\) are not finite in float32"):
+        read_heads(engine(llama), WINDOWS, layers=[1])
