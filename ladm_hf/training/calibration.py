@@ -26,7 +26,7 @@ from ladm_hf.config import Ablation, LadmConfig
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.precision import auto_dtype
-from ladm_hf.training.contrasts import NEEDED, Contrast, comparisons, contrasts
+from ladm_hf.training.contrasts import NEEDED, Contrast, comparisons, contrasts, source_draws
 from ladm_hf.training.documents import DEGENERATE, TokenizedDocument, source_units
 from ladm_hf.training.figures import Row, figure_rows, markdown
 from ladm_hf.training.heads import HeadScores, read_heads
@@ -38,6 +38,8 @@ FACTORS: tuple[Ablation | None, ...] = ("no_std", None)
 OBJECTIVE = (
     f"{1 - LOWEST_SHARE:g} x mean over questions of the mean over their kinds + {LOWEST_SHARE:g} x the lowest kind"
 )
+# Draws of the bootstrap that says whether a gain is more than noise.
+DRAWS = 200
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ def calibrate(
 ) -> Calibration:
     """Chooses heads, weights and factors of a calculator.
 
-    A present choice of the calculator's, if any, is one of the starts of the search, so that the new one is at least
-    as good on the half that it is made on.
+    A present choice of the calculator's, if any, is one of the starts of the search and stays unless the best choice
+    found beats it, on the half that the choice is made on, by more than twice the standard error of the difference.
 
     Args:
         model (`str` or path): the calculator: a folder, a Hub id or a bundled name.
@@ -163,7 +165,7 @@ def calibrate(
     choosing, report = ([c for c in half if c.kind in kinds] for half in compared)
     questions = {window.kind: window.question for window in made if window.kind in kinds}
     read = read_heads(engine, [window.ids for window in made], layers, progress)
-    search = Search(read, choosing, questions)
+    search = Search(read, choosing, questions, source_draws(made, choosing, DRAWS))
     choice, single = search.choose(max_heads, FACTORS, _own_choice(calculator.config, read, search))
     scores = np.stack([choice.scores(read), read.all_heads[None], single.scores(read)], axis=1)
     heads = tuple(read.heads[place] for place in choice.weights)

@@ -177,6 +177,17 @@ def kind_figures(compared: Sequence[Comparison], scores: Floats, weights: Floats
     return {kind: mean_of_known(values) for kind, values in figures.items()}
 
 
+def source_draws(windows: Sequence[Contrast], compared: Sequence[Comparison], rounds: int) -> Floats:
+    """How often each window counts where the sources that are compared are drawn again, `[rounds, N]`: a bootstrap."""
+    rows = sorted({row for c in compared for row in (*c.natural.tolist(), *c.others.tolist())})
+    units = {unit: place for place, unit in enumerate(dict.fromkeys(windows[row].unit for row in rows))}
+    place = [units[windows[row].unit] for row in rows]
+    times = np.zeros((rounds, len(windows)))
+    drawn = np.random.default_rng(0).multinomial(len(units), np.full(len(units), 1 / len(units)), rounds)
+    times[:, rows] = drawn[:, place]
+    return times
+
+
 def mean_of_known(values: Sequence[Floats]) -> Floats:
     """The mean of arrays of one shape, place by place, of what is not NaN."""
     stacked = np.stack(values)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ladm_hf.arrays import Floats
-from ladm_hf.training.contrasts import QUESTIONS, Comparison, Contrast, kind_figures, mean_of_known
+from ladm_hf.training.contrasts import QUESTIONS, Comparison, Contrast, kind_figures, mean_of_known, source_draws
 from ladm_hf.training.search import objective
 
 # Draws of the bootstrap.
@@ -70,7 +70,7 @@ def figure_rows(
     """
     seen = _with_means(kind_figures(choosing, scores[:, :1]), questions)
     values = _with_means(kind_figures(report, scores), questions)
-    drawn = _with_means(kind_figures(report, scores, _draws(windows, report)), questions)
+    drawn = _with_means(kind_figures(report, scores, source_draws(windows, report, ROUNDS)), questions)
     compared: dict[str, set[int]] = {}
     for comparison in report:
         compared.setdefault(comparison.kind, set()).update(comparison.others.tolist())
@@ -83,17 +83,6 @@ def figure_rows(
         question, kind = name
         rows.append(Row(question, kind, sum(counted), float(seen[name][0]), figures[0], figures[1], figures[2], ahead))
     return tuple(rows)
-
-
-def _draws(windows: Sequence[Contrast], report: Sequence[Comparison]) -> Floats:
-    """How often each window counts in each draw of the sources reported on, `[R, N]`."""
-    rows = sorted({row for c in report for row in (*c.natural.tolist(), *c.others.tolist())})
-    units = {unit: place for place, unit in enumerate(dict.fromkeys(windows[row].unit for row in rows))}
-    place = [units[windows[row].unit] for row in rows]
-    times = np.zeros((ROUNDS, len(windows)))
-    drawn = np.random.default_rng(0).multinomial(len(units), np.full(len(units), 1 / len(units)), ROUNDS)
-    times[:, rows] = drawn[:, place]
-    return times
 
 
 def markdown(rows: Sequence[Row], best_head: tuple[int, int]) -> str:

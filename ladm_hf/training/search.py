@@ -5,7 +5,8 @@
 Every question counts alike, however many kinds it has, and a choice cannot buy three questions with the fourth. The
 search starts from each of the best single heads and from the best for each question, adds, one at a time, whichever
 head and weight raises the objective most, then tries every other weight for the heads it has. All heads are tried,
-with and without sigma.
+with and without sigma. A head is added, and a calculator's present choice given up, only for a gain that is larger
+than twice its standard error, of a bootstrap over sources: in few windows some of many heads help by chance.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from ladm_hf.training.heads import HeadScores
 # Share of the lowest kind in the objective.
 LOWEST_SHARE = 0.25
 WEIGHTS = (0.05, 0.1, 0.2, 0.5, 1.0)
-# Another head must raise the objective by this much: ties and noise do not add heads.
-MIN_GAIN = 0.002
+# Another head must raise the objective by this much, and by so many standard errors: it is the best of hundreds.
+MIN_GAIN, ERRORS = 0.002, 2.0
 # Single heads that the search starts from, beside the best for each question.
 BEAM = 4
 # Ratios below count as this, as in `document_score`.
@@ -88,12 +89,16 @@ class Search:
         read ([`HeadScores`]): of all windows.
         compared (sequence of [`Comparison`]): on the windows that the choice may see.
         questions (`dict[str, str]`): the question that each kind belongs to.
+        draws (`float64` array `[R, N]`): how often each window counts in each draw of the bootstrap.
     """
 
-    def __init__(self, read: HeadScores, compared: Sequence[Comparison], questions: dict[str, str]) -> None:
+    def __init__(
+        self, read: HeadScores, compared: Sequence[Comparison], questions: dict[str, str], draws: Floats
+    ) -> None:
         self.read = read
         self.compared = compared
         self.questions = questions
+        self.draws = draws
 
     def objectives(self, scores: Floats) -> Floats:
         """The objective of each column of `scores` `[N, C]`."""
@@ -115,7 +120,7 @@ class Search:
         Args:
             max_heads (`int`): most heads.
             ablations (sequence of `str` or `None`): factors to leave out, each tried.
-            own ([`Choice`], *optional*): another start, such as the calculator's present choice.
+            own ([`Choice`], *optional*): the calculator's present choice, another start.
         """
         singles = []
         for ablation in ablations:
@@ -123,9 +128,22 @@ class Search:
             alone = objective(figures, self.questions)
             first = [*np.argsort(-alone)[:BEAM], *(mean.argmax() for mean in question_means(figures, self.questions))]
             singles += [Choice({head: 1.0}, ablation, float(alone[head])) for head in dict.fromkeys(map(int, first))]
-        starts = [*singles, *([own] if own is not None and len(own.weights) <= max_heads else [])]
-        found = [self._grow(start, max_heads) for start in starts]
-        return max(found, key=_value), max(singles, key=_value)
+        if own is not None and len(own.weights) > max_heads:
+            own = None
+        starts = singles if own is None else [own, *singles]
+        best = max((self._grow(start, max_heads) for start in starts), key=_value)
+        if own is not None and not self._is_better(best, own):
+            best = own
+        return best, max(singles, key=_value)
+
+    def _is_better(self, new: Choice, old: Choice) -> bool:
+        """Whether a gain is larger than what chance may give."""
+        scores = np.stack([new.scores(self.read), old.scores(self.read)], axis=1)
+        drawn = objective(kind_figures(self.compared, scores, self.draws), self.questions)
+        gains = drawn[:, 0] - drawn[:, 1]
+        known = gains[np.isfinite(gains)]
+        error = float(known.std(ddof=1)) if len(known) > 1 else 0.0
+        return new.objective - old.objective >= max(MIN_GAIN, ERRORS * error)
 
     def _grow(self, choice: Choice, max_heads: int) -> Choice:
         x = logarithms(self.read, choice.ablation)
@@ -144,11 +162,12 @@ class Search:
             # the sum of the weights is the same for all windows and moves no comparison
             values = self.objectives(total[:, None] * old + x[:, places] * new)
             best = int(values.argmax())
-            if values[best] < choice.objective + MIN_GAIN:
-                break
             head, scale, weight = trials[best]
-            grown = {place: scale * value for place, value in choice.weights.items()} | {head: weight}
-            choice = self._tuned(Choice(grown, choice.ablation, float(values[best])), x)
+            weighed = {place: scale * value for place, value in choice.weights.items()} | {head: weight}
+            grown = self._tuned(Choice(weighed, choice.ablation, float(values[best])), x)
+            if not self._is_better(grown, choice):
+                break
+            choice = grown
         return choice
 
     def _tuned(self, choice: Choice, x: Floats) -> Choice:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,8 @@ def search(*heads: np.ndarray, with_sigma: tuple[np.ndarray, ...] = ()) -> Searc
     sigma = np.stack(with_sigma, axis=1) if with_sigma else np.ones_like(ratios)
     names = tuple((0, place) for place in range(len(heads)))
     read = HeadScores(names, {"no_std": ratios, None: sigma}, {None: np.ones(24)})
-    return Search(read, COMPARED, QUESTIONS)
+    draws = np.random.default_rng(0).multinomial(24, np.full(24, 1 / 24), 100).astype(float)
+    return Search(read, COMPARED, QUESTIONS, draws)
 
 
 def test_the_objective_is_the_mean_over_questions_and_the_lowest_kind() -> None:
@@ -83,3 +86,18 @@ def test_ratios_of_zero_have_a_score() -> None:
     choice, _ = search(np.zeros(24), head(1, 0, 0, 1)).choose(2, ("no_std",))
     assert choice.weights == {1: 1.0}
     assert np.isfinite(Choice({0: 1.0}, "no_std", 0.0).scores(search(np.zeros(24)).read)).all()
+
+
+def test_what_chance_may_give_adds_no_head_and_gives_no_choice_up() -> None:
+    added = 0
+    for seed in range(10):
+        # one head knows most; the others know nothing, but some of many seem to
+        heads = [head(0.6, 0, 0, 100 * seed, noise=1.0), *(head(0, 0, 0, 100 * seed + i, 1.0) for i in range(1, 30))]
+        found = search(*heads)
+        choice, _ = found.choose(4, ("no_std",))
+        added += len(choice.weights) - 1
+        own = replace(choice, weights={0: 1.0, 1: 0.05})
+        own = replace(own, objective=float(found.objectives(own.scores(found.read)[:, None])[0]))
+        kept = found.choose(4, ("no_std",), own)[0]
+        assert kept == own or found._is_better(kept, own)
+    assert added < 8
