@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -148,16 +149,21 @@ def test_the_scorer_uses_what_is_written(folder, found, tmp_path, documents) -> 
         write_calibration("owner/name", found)
 
 
-def test_recalibrating_never_loses_what_the_calculator_has(folder, found, tmp_path, documents) -> None:
+def test_a_choice_stays_until_it_is_beaten(monkeypatch, folder, tmp_path, documents) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
     for file in folder.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    # a choice that no search from single heads is likely to find
-    own = LadmConfig(heads=((0, 0), (1, 1), (2, 3)), weights=(0.05, 1.0, 0.2), ablation="no_std")
+    first = calibrate(copy, documents, **OPTIONS, max_heads=1)
+    # as good, but no start of the search by itself: the same head, and one that hardly counts
+    (head,) = first.config.heads
+    other = next(pair for pair in ((0, 0), (1, 1)) if pair != head)
+    own = replace(first.config, heads=(head, other), weights=(1.0, 1e-9))
     (copy / "ladm_config.json").write_text(json.dumps(own.to_dict()))
-    again = calibrate(copy, documents, **OPTIONS)
-    assert again.row().choosing >= found.row().choosing - 1e-9
+    assert calibrate(copy, documents, **OPTIONS, max_heads=2).config == own
+    # a head that knows beats it
+    plant(monkeypatch, (1, 2))
+    assert calibrate(copy, documents, **OPTIONS, max_heads=2).config.heads == ((1, 2),)
 
 
 def test_a_model_of_few_positions_keeps_to_them(tokenizer, documents, tmp_path) -> None:
