@@ -36,7 +36,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--score", action="append", help="column to rank by, or COLUMN=WEIGHT, repeated, for a blend")
     parser.add_argument("--keep", action="append", help="COLUMN=LOW:HIGH, repeated: range such as 20%%:80%% or 1.5:")
-    parser.add_argument("--max-repetition", default="0.3", help="largest ladm_repetition kept, or off")
+    parser.add_argument("--max-repetition", default="0.4", help="largest ladm_repetition kept, or off")
     parser.add_argument("--max-samples", type=int, help="score only the first N rows: a trial")
     parser.add_argument("--allow-cpu", action="store_true", help="run without a GPU: slow")
     parser.add_argument("--work-dir", help="folder for unfinished work; default: one named after OUTPUT")

@@ -64,7 +64,7 @@ def compare(
         by (`str`, *optional*, defaults to `"domain"`): column of the domain; `None` for one.
         length_bands (`str` or sequence of `int`, *optional*, defaults to `"auto"`): bands to tell apart, half octaves
             or the token counts between them; `"off"` for none.
-        max_repetition (`float`, *optional*, defaults to `0.3`): as in [`select`].
+        max_repetition (`float`, *optional*, defaults to `0.4`): as in [`select`].
         tokens, split: as in [`select`].
         text_column (`str`, *optional*, defaults to `"text"`): column of the texts of documents disagreed about.
 
