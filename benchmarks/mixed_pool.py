@@ -154,7 +154,12 @@ def openings(table: pd.DataFrame, score: str, number: int = 10, chars: int = 400
     for domain, group in table[~table.junk].groupby("domain"):
         there = table[table.junk & table.domain.isin(FOUND_IN.get(str(domain), "").split())]
         ranked = pd.concat([group, there]).sort_values(score, ascending=False)
-        for title, part in (("highest", ranked.head(number)), ("lowest", ranked.tail(number))):
+        natural = ranked[~ranked.junk]
+        for title, part in (
+            ("highest", ranked.head(number)),
+            ("lowest", ranked.tail(number)),
+            ("lowest natural", natural.tail(number)),
+        ):
             lines.append(f"\n######## {domain}: {title} of {len(ranked)}")
             for row in part.to_dict("records"):
                 what = row["domain"] if row["junk"] else "natural"
@@ -171,7 +176,7 @@ def main() -> None:
     parser.add_argument("--scores", type=Path, required=True, help="what score_windows.py wrote of them")
     parser.add_argument("--score", default="LADM", help="score that selects")
     parser.add_argument("--compare", type=int, default=8192, help="tokens at which all scores are compared")
-    parser.add_argument("--draws", type=int, default=50)
+    parser.add_argument("--draws", type=int, default=30)
     parser.add_argument("--openings", type=Path, help="text of the highest and lowest of each domain")
     parser.add_argument("--output", type=Path, default=RESULTS / "mixed_pool.json")
     options = parser.parse_args()

@@ -177,16 +177,22 @@ def dependency(result: dict[str, Any]) -> str:
     most = max(lengths, key=lambda length: lengths[length]["windows"])
     shares = lengths[most]["share"]
     names = list(shares["mean over domains"])
-    lines = [f"| first {int(most):,} tokens | documents | median share | " + " | ".join(names) + " |",
-             "|---" * (len(names) + 3) + "|"]  # fmt: skip
+    lines = [f"| first {int(most):,} tokens | documents | median share | the share against splices | "
+             + " | ".join(names) + " |", "|---" * (len(names) + 4) + "|"]  # fmt: skip
     for domain, entry in shares["domains"].items():
         cells = " | ".join(_rho(entry["scores"][name]) for name in names)
-        lines.append(f"| {domain} | {entry['documents']} | {entry['median']:.2f} | {cells} |")
+        area = lengths[most]["splices"][domain]
+        lines.append(f"| {domain} | {entry['documents']} | {entry['median']:.2f} | {area:.2f} | {cells} |")
     for length, found in lengths.items():
         if mean := found["share"].get("mean over domains"):
             cells = " | ".join(_rho(mean[name]) if name in mean else "" for name in names)
             count = sum(entry["documents"] for entry in found["share"]["domains"].values())
-            lines.append(f"| mean over domains, {int(length):,} tokens | {count} | | {cells} |")
+            area = sum(map(found["splices"].get, found["share"]["domains"])) / len(found["share"]["domains"])
+            lines.append(f"| mean over domains, {int(length):,} tokens | {count} | | {area:.2f} | {cells} |")
+    for length, found in lengths.items():
+        if mean := found["per_1000_tokens"].get("mean over domains"):
+            cells = " | ".join(_rho(mean[name]) if name in mean else "" for name in names)
+            lines.append(f"| mean, of the number of far uses, {int(length):,} tokens | | | | {cells} |")
     return "\n".join(lines)
 
 
