@@ -125,5 +125,6 @@ def test_summary_report_and_card_count_what_was_dropped_by_domain(tmp_path: Path
     assert "3 documents repeat themselves" in card.replace("\\", "")
     assert "| ladm\\_repetition |" in card
     off = str(build_card(selection=chosen(max_repetition=None)))
-    assert "--max-repetition off" in off
-    assert "--max-repetition" not in card
+    # rows in memory are selected by a call
+    assert "max_repetition='off'" in off
+    assert "max_repetition=" not in card
