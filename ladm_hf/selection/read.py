@@ -28,7 +28,7 @@ from ladm_hf.data.columns import (
 )
 from ladm_hf.data.data_files import SELECTION_FILE
 from ladm_hf.data.rows import AnyRows, lengths_name, open_rows, refuse_selection, refuse_stream
-from ladm_hf.data.score_columns import NUM_TOKENS, REPETITION, SCORE, STATUS
+from ladm_hf.data.score_columns import NUM_TOKENS, REPETITION, SCORE, SIGNALS, STATUS
 from ladm_hf.errors import ColumnError
 from ladm_hf.selection.pool import Pool
 from ladm_hf.selection.signals import columns_of
@@ -126,9 +126,13 @@ def _score(values: Mapping[str, Floats], score: str | Mapping[str, float]) -> Fl
 
 
 def find_column(schema: pa.Schema, name: str) -> str:
-    """The column of that name, else the one of that name in `metadata`, else the name as it is."""
-    inner = f"{METADATA}.{name}"
-    return inner if not _there(schema, name) and _there(schema, inner) else name
+    """The column of that name, else the one of that name in `metadata`, else the name as it is.
+
+    A signal may be named as `LadmScorer(signals=...)` names it, without the `ladm_` of its column.
+    """
+    names = [name, f"ladm_{name}"] if name in SIGNALS else [name]
+    candidates = [candidate for known in names for candidate in (known, f"{METADATA}.{known}")]
+    return next((candidate for candidate in candidates if _there(schema, candidate)), name)
 
 
 def _there(schema: pa.Schema, name: str) -> bool:

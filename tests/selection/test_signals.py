@@ -352,3 +352,21 @@ def test_report_and_card_show_blend_and_ranges(tmp_path: Path) -> None:
     plain = str(build_card(selection=select(REAL, budget_tokens=60_000)))
     assert "outside a range" not in plain
     assert "--score" not in plain
+
+
+def test_a_signal_is_named_as_the_scorer_names_it_or_by_its_column(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    columns = {name: rng.random(40) for name in ("ladm_score", "ladm_context_gain", "ladm_compression")}
+    data = Dataset.from_dict({**columns, "ladm_num_tokens": [100] * 40, "ladm_status": ["ok"] * 40})
+    found = []
+    for prefix in ("", "ladm_"):
+        score, keep = {"ladm_score": 1.0, f"{prefix}context_gain": 1.0}, {f"{prefix}compression": ("10%", "90%")}
+        selection = select(data, score=score, keep=keep, budget_tokens=1000)
+        saved = Selection.load(selection.save(tmp_path / f"saved{prefix}"))
+        assert saved.selected["ladm_score"] == selection.selected["ladm_score"]
+        assert saved.frame().num_rows == 40
+        found.append(list(selection.selected["ladm_score"]))
+    assert found[0] == found[1]
+    # a column of that very name comes first
+    own = data.add_column("compression", [1.0] * 40)
+    assert len(select(own, keep={"compression": (1, 1)}, budget_tokens=10_000).selected) == 40
