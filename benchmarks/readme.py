@@ -17,6 +17,8 @@ from typing import Any
 from quality import domains_markdown, settings_markdown
 from quality import markdown as render_quality
 from table import render as render_gpu
+from training_effect.report import TABLES as EFFECT_TABLES
+from training_effect.report import summary as effect_summary
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -287,6 +289,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "signals_gpu": ("signals-gpu.json", signals),
     "gpu": ("h200.json", render_gpu),
     "gpu_summary": ("h200.json", gpu_summary),
+    "effect_summary": ("training_effect.json", effect_summary),
+    **{name: ("training_effect.json", table) for name, table in EFFECT_TABLES.items()},
 }
 
 

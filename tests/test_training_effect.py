@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import torch
 import yaml
 from conftest import ROOT
 
-from benchmarks.training_effect import analysis, training
+from benchmarks.training_effect import analysis, makeup, training
 from benchmarks.training_effect.__main__ import main
 from benchmarks.training_effect.file_types import file_type, is_text
 from benchmarks.training_effect.packing import packed
 from benchmarks.training_effect.probes import CITIES, NAMES, WORDS
-from benchmarks.training_effect.store import Stream, pack, unpack
+from benchmarks.training_effect.report import markdown
+from benchmarks.training_effect.store import Stream, Windows, pack, unpack
 from ladm_hf.training.recipe import Architecture, Recipe, build_model
 from ladm_hf.training.tokenizer import train_tokenizer
 
@@ -101,14 +103,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory, calculator: Path) -> Path
 def test_every_stage_runs_from_the_commands_of_the_documents(finished: Path) -> None:
     plan = yaml.safe_load((finished / "plan.yaml").read_text())
     result = json.loads((finished / "results/training_effect.json").read_text())
-    assert set(result["runs"].values()) == {4}
+    assert {len(done) for done in result["runs"].values()} == {4}
     assert set(result["runs"]) == set(plan["arms"]) == set(result["selections"])
     assert set(result["measures"]) == {"loss", "gain", "probes", "short"}
     assert [[t["arm"], t["against"]] for t in result["measures"]["loss"]["tests"]] == plan["statistics"]["tested"]
     assert result["measures"]["loss"]["arms"]["oracle"]["share_of_gap"] == 1
     assert result["stage_0"]["spread_of_seeds"] > 0
     assert (finished / "results/training_effect.png").stat().st_size > 5000
-    assert "difference to random" in (finished / "results/training_effect.md").read_text()
+    assert "difference to random" in markdown(result)
 
 
 def test_all_arms_have_the_same_domains_and_the_oracle_has_no_table_where_there_is_text(finished: Path) -> None:
@@ -234,8 +236,10 @@ def test_a_difference_that_all_runs_and_documents_share_is_found_and_none_is_not
     loss = {arm: documents + runs + noise[arm] for arm in noise}
     loss["better"] -= 0.02
     loss["oracle"] -= 0.04
-    found = {"bases": np.repeat([0, 1], 5), "domains": {"loss": ["a"] * 10 + ["b"] * 20}, "loss": loss}
-    plan = {"statistics": {"against": "random", "rounds": 2000, "confidence": 0.95,
+    done = [(base, seed) for base in range(2) for seed in range(5)]
+    found = {"runs": dict.fromkeys(loss, done), "domains": {"loss": ["a"] * 10 + ["b"] * 20}, "loss": loss}
+    plan = {"metrics": {"primary": "loss"},
+            "statistics": {"against": "random", "rounds": 2000, "confidence": 0.95,
                            "tested": [["better", "random"], ["same", "random"]]}}  # fmt: skip
     result = analysis.compared(plan, found, "loss")
     better, same = result["tests"]
@@ -252,3 +256,96 @@ def test_the_bootstrap_of_a_mean_has_the_spread_of_theory() -> None:
     by_document, by_run = values.mean(0).std() / 200**0.5, values.mean(1).std() / 10**0.5
     assert sample.std() == pytest.approx((by_document**2 + by_run**2) ** 0.5, rel=0.3)
     assert sample.mean() == pytest.approx(values.mean(), abs=0.01)
+
+
+def test_arms_are_compared_over_the_runs_that_both_have() -> None:
+    rng = np.random.default_rng(0)
+    runs = {"random": [(0, 0), (0, 1), (1, 0)], "better": [(1, 0), (0, 1), (1, 1)], "other": [(0, 0), (0, 1), (1, 1)]}
+    # a run is far from another, so that one taken for another would show
+    level = {(0, 0): 1.0, (0, 1): 2.0, (1, 0): 4.0, (1, 1): 8.0}
+    documents = rng.normal(0, 0.1, 6)
+    gain = {"random": 0.0, "better": -0.5, "other": 0.25}
+    loss = {arm: np.array([level[run] + gain[arm] + documents for run in done]) for arm, done in runs.items()}
+    found = {"runs": runs, "domains": {"loss": ["a"] * 6}, "sources": {"loss": list("uuvvww")}, "loss": loss}
+    plan = {"metrics": {"primary": "loss"}, "statistics": {"against": "random", "rounds": 100, "confidence": 0.95,
+                                                           "tested": [["better", "other"]]}}  # fmt: skip
+    result = analysis.compared(plan, found, "loss")
+    assert result["arms"]["better"]["runs"] == 2
+    assert result["arms"]["better"]["by_run"] == pytest.approx([-0.5, -0.5])
+    assert result["arms"]["other"]["difference"] == pytest.approx(0.25)
+    assert result["runs_of_all_arms"] == 1
+    assert result["arms"]["random"]["mean"] == pytest.approx(2 + documents.mean(), abs=1e-4)
+    assert [test["runs"] for test in result["tests"]] == [2]
+    assert result["tests"][0]["difference"] == pytest.approx(-0.75)
+
+
+def test_documents_of_a_source_are_drawn_together() -> None:
+    weights = analysis.document_weights(["a"] * 4 + ["b"] * 2, 50, ["x", "x", "y", "z", "u", "u"])
+    np.testing.assert_allclose(weights.sum(1), 1)
+    np.testing.assert_allclose(weights[:, 0], weights[:, 1])
+    np.testing.assert_allclose(weights[:, 4:], 0.25)
+    assert len(np.unique(weights[:, 2])) > 2
+
+
+def test_the_make_up_of_a_selection_counts_tokens() -> None:
+    part = pd.DataFrame({"id": ["a/b:src/x.py", "a/b:tests/y.py", "c/d:z.csv", "c/d:latest.md"],
+                         "domain": ["code", "code", "code", "prose"], "source": ["a/b", "a/b", "c/d", "c/d"],
+                         "type": ["py", "py", "csv", "md"], "text": [True, True, False, True],
+                         "ladm_num_tokens": [100, 200, 100, 100], "ladm_repetition": [0.0, 0.5, 0.0, 0.0],
+                         "gzip_ratio": [2.0] * 4})  # fmt: skip
+    found = makeup.make_up(part)
+    assert found["not_text"] == 0.2
+    assert found["not_text_by_domain"] == {"code": 0.25, "prose": 0.0}
+    assert found["not_text_types"] == {"csv": 1.0}
+    assert found["largest_domain"]["name"] == "code"
+    assert found["largest_domain"]["tests"] == 0.5
+    assert found["largest_domain"]["file_types"]["py"] == 0.75
+    assert makeup.effective_number(pd.Series([0.25] * 4)) == 4
+    same = np.array([5.0, 3.0, 0.0])
+    assert makeup.cross_entropy(same, same) < makeup.cross_entropy(np.array([0.0, 3.0, 5.0]), same)
+
+
+def test_the_trainer_keeps_documents_apart(finished: Path) -> None:
+    """transformers sees the boundaries only without a cache and without an attention mask."""
+    plan = json.loads((finished / "work/plan.json").read_text())
+    torch.manual_seed(0)
+    model = training.LlamaForCausalLM(training.llama_config(plan, finished / "work", 10_000.0, 256))
+    work, seen = finished / "work", []
+    data = training.PackedWindows([(Stream.read(work / "tokens/pool"), Windows.load(work / "windows/LADM-0.npz"))])
+    hook = model.model.register_forward_pre_hook(lambda _, args, given: seen.append(given), with_kwargs=True)
+    training.train(model, data, plan["extension"] | {"warmup": 0.1}, 0, 0.3)
+    hook.remove()
+    assert seen
+    for given in seen:
+        assert given.get("attention_mask") is None
+        assert not given.get("use_cache")
+        assert not model.config.use_cache
+    given = seen[0]
+    starts = [*np.flatnonzero(given["position_ids"][0] == 0).tolist(), given["input_ids"].shape[1]]
+    assert len(starts) > 2
+    model.eval()
+    together = model(input_ids=given["input_ids"], position_ids=given["position_ids"]).logits[0]
+    for first, last in pairwise(starts):
+        alone = model(input_ids=given["input_ids"][:, first:last]).logits[0]
+        torch.testing.assert_close(together[first:last], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_the_attention_that_trains_on_a_gpu_keeps_documents_apart(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
+    plan = json.loads((finished / "work/plan.json").read_text())
+    torch.manual_seed(0)
+    model = training.LlamaForCausalLM(training.llama_config(plan, finished / "work", 10_000.0, 256)).eval()
+    model.set_attn_implementation("within_documents")
+    rng, seen = np.random.default_rng(0), []
+    flat = training.DataCollatorWithFlattening(return_flash_attn_kwargs=True)
+    mine, one, other = (rng.integers(1, 500, 40).astype(np.uint16) for _ in range(3))
+    for neighbour in (one, other):
+        batch = dict(flat([{"input_ids": neighbour}, {"input_ids": mine}]))
+        del batch["labels"]
+        seen.append(model(**batch).logits[0, 40:])
+    torch.testing.assert_close(seen[0], seen[1])
+    model.set_attn_implementation("sdpa")
+    alone = model(input_ids=torch.from_numpy(mine.astype(np.int64))[None]).logits[0]
+    torch.testing.assert_close(seen[0], alone, atol=0.02, rtol=0.02)

@@ -1,8 +1,8 @@
 """Statistics of all runs: paired differences with intervals, corrected tests, the instrument, what each arm chose.
 
-Let `L[run, document]` be a measure of an arm, its runs (base, seed) and documents the same for all arms. A round of
-the two-level bootstrap draws runs again within each base and documents again within each domain, the same for all arms,
-so that differences between arms are paired. A mean is one over runs and, within a run, over domains.
+Let `L[run, document]` be a measure of an arm, a run being a pair of base and seed. Arms are compared over the runs that
+both have. A round of the two-level bootstrap draws runs again within each base and documents again within each domain,
+the same for both arms, so that differences are paired. A mean is one over runs and, within a run, over domains.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .file_types import file_type
-from .plan import Plan, digest, drawn, slug
+from .makeup import manifest, overlap, rank_correlation, selections
+from .plan import Plan, digest
 from .report import draw, markdown
 from .store import generator, read_json, write_json
 
 Values = dict[str, np.ndarray]
-# Titles shown of every arm.
-TITLES = 10
+Run = tuple[int, int]
+MEASURES = ("loss", "gain", "probes", "short")
+# Differences that the plan does not test, shown without a test.
+NOT_PLANNED = (("LADM", "long minus short loss"), ("LADM", "oracle"), ("long minus short loss", "oracle"))
 
 
 def analyse(plan: Plan, work: Path, output: Path) -> None:
@@ -31,19 +33,19 @@ def analyse(plan: Plan, work: Path, output: Path) -> None:
     result["bases"] = {
         str(seed): read_json(work / "bases" / str(seed) / "trained.json") for seed in plan["base"]["seeds"]
     }
-    result["runs"] = {name: len(values) for name, values in found["loss"].items()}
+    result["runs"] = {arm: [f"base {base}, seed {seed}" for base, seed in runs] for arm, runs in found["runs"].items()}
     result["stage_0"] = instrument(plan, found)
     if plan["statistics"]["against"] in found["loss"]:
-        result["measures"] = {name: compared(plan, found, name) for name in ("loss", "gain", "probes", "short")}
+        result["measures"] = {name: compared(plan, found, name) for name in MEASURES}
+        result["tests_over_common_runs"] = compared(plan, common(found, *found["loss"]), "loss")["tests"]
         result["probes"] = probe_accuracy(found)
     pool = pd.read_parquet(work / "pool.parquet")
     result["selections"], chosen = selections(plan, work, pool)
     result["overlap"] = overlap(pool, chosen)
     result["rank_correlation"] = rank_correlation(work, pool)
-    result["bill"] = bill(work, found)
+    result["bill"] = bill(work, found, result["prepared"]["pool"]["tokens"])
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "training_effect.json", result)
-    (output / "training_effect.md").write_text(markdown(result))
     manifest(plan, work, pool).to_csv(output / "training_effect_manifest.csv", index=False)
     if "measures" in result:
         draw(result, output / "training_effect.png")
@@ -51,7 +53,7 @@ def analyse(plan: Plan, work: Path, output: Path) -> None:
 
 
 def read_runs(plan: Plan, work: Path) -> dict[str, Any]:
-    """Measures by arm, `[runs, documents]`, of the runs (base, seed) that all arms run so far have."""
+    """Measures by arm, `[runs, documents]`, and the runs (base, seed) of each arm in their order."""
     held = read_json(work / "held_out.json")
     kinds = read_json(work / "probes.json")
     every = {}
@@ -60,40 +62,59 @@ def read_runs(plan: Plan, work: Path) -> dict[str, Any]:
         if run["plan"] != digest(plan):
             raise SystemExit(f"{path} was made under another plan")
         every[run["arm"], run["base"], run["seed"]] = run
-    arms = [arm for arm in plan["arms"] if any(key[0] == arm for key in every)]
     pairs = [(base, seed) for base in plan["base"]["seeds"] for seed in plan["extension"]["seeds"]]
-    common = [pair for pair in pairs if all((arm, *pair) in every for arm in arms)]
+    runs = {arm: [pair for pair in pairs if (arm, *pair) in every] for arm in plan["arms"]}
+    runs = {arm: done for arm, done in runs.items() if done}
+    domains, sources = ([row[name] for row in held] for name in ("domain", "source"))
     found: dict[str, Any] = {
-        "bases": np.array([base for base, _ in common]),
-        "domains": {
-            "loss": [row["domain"] for row in held],
-            "gain": [row["domain"] for row in held],
-            "probes": kinds,
-        },
+        "runs": runs,
+        "domains": {"loss": domains, "gain": domains, "probes": kinds},
+        "sources": {"loss": sources, "gain": sources},
         "training_seconds": {key: run["training"]["seconds"] for key, run in every.items()},
         "measuring_seconds": {key: run["measuring_seconds"] for key, run in every.items()},
-        "tokens": {arm: [every[arm, *pair]["training"]["tokens"] for pair in common] for arm in arms},
+        "tokens": {arm: [every[arm, *pair]["training"]["tokens"] for pair in done] for arm, done in runs.items()},
     }
     for name in ("loss", "gain", "short"):
-        found[name] = {arm: np.array([every[arm, *pair][name] for pair in common]) for arm in arms}
-    found["domains"]["short"] = ["short"] * found["short"][arms[0]].shape[1]
+        found[name] = {arm: np.array([every[arm, *pair][name] for pair in done]) for arm, done in runs.items()}
+    if runs:
+        found["domains"]["short"] = ["short"] * next(iter(found["short"].values())).shape[1]
     order = list(dict.fromkeys(kinds))
     found["probes"] = {
-        arm: np.array([[hit for kind in order for hit in every[arm, *pair]["probes"][kind]] for pair in common], float)
-        for arm in arms
+        arm: np.array([[hit for kind in order for hit in every[arm, *pair]["probes"][kind]] for pair in done], float)
+        for arm, done in runs.items()
     }
     return found
 
 
-def document_weights(domains: list[str], rounds: int | None) -> np.ndarray:
-    """`[D]`, what each document counts for in a mean over domains; or `[rounds, D]`, drawn again within each domain."""
+def common(found: dict[str, Any], *arms: str) -> dict[str, Any]:
+    """The measures of some arms, of the runs that all of them have; `bases` `[runs]`."""
+    runs: dict[str, list[Run]] = found["runs"]
+    shared = [run for run in runs[arms[0]] if all(run in runs[arm] for arm in arms)]
+    part = {**found, "runs": dict.fromkeys(arms, shared), "bases": np.array([base for base, _ in shared])}
+    for measure in MEASURES:
+        if measure in found:
+            part[measure] = {arm: found[measure][arm][[runs[arm].index(run) for run in shared]] for arm in arms}
+    return part
+
+
+def document_weights(domains: list[str], rounds: int | None, sources: list[str] | None = None) -> np.ndarray:
+    """`[D]`, what each document counts for in a mean over domains; or `[rounds, D]`, drawn again within each domain.
+
+    With sources, all documents of a source are drawn together.
+    """
     names = sorted(set(domains))
     weights = np.zeros((rounds or 1, len(domains)))
     for name in names:
-        members = np.flatnonzero(np.array(domains) == name)
-        size, rng = len(members), generator("documents", name)
-        counts = np.ones((1, size)) if rounds is None else rng.multinomial(size, np.full(size, 1 / size), rounds)
-        weights[:, members] = counts / size / len(names)
+        members, rng = np.flatnonzero(np.array(domains) == name), generator("documents", name)
+        unit = (
+            np.arange(len(members))
+            if sources is None
+            else np.unique(np.array(sources)[members], return_inverse=True)[1]
+        )
+        size = int(unit.max()) + 1
+        drawn = np.ones((1, size)) if rounds is None else rng.multinomial(size, np.full(size, 1 / size), rounds)
+        counts = drawn[:, unit]
+        weights[:, members] = counts / counts.sum(1, keepdims=True) / len(names)
     return weights
 
 
@@ -108,9 +129,11 @@ def run_weights(bases: np.ndarray, rounds: int | None) -> np.ndarray:
     return weights
 
 
-def means(found: dict[str, Any], measure: str, rounds: int | None) -> Values:
+def means(found: dict[str, Any], measure: str, rounds: int | None, by_source: bool = False) -> Values:
     """Mean of every arm, `[1]` or `[rounds]`."""
-    by_run, by_document = run_weights(found["bases"], rounds), document_weights(found["domains"][measure], rounds)
+    sources = found["sources"][measure] if by_source else None
+    by_run = run_weights(found["bases"], rounds)
+    by_document = document_weights(found["domains"][measure], rounds, sources)
     return {
         arm: np.einsum("rk,kd,rd->r", by_run, values, by_document, optimize=True)
         for arm, values in found[measure].items()
@@ -119,38 +142,60 @@ def means(found: dict[str, Any], measure: str, rounds: int | None) -> Values:
 
 def compared(plan: Plan, found: dict[str, Any], measure: str) -> dict[str, Any]:
     """Every arm against the baseline: difference, interval, share of the way to the oracle; and the plan's tests."""
-    settings = plan["statistics"]
-    baseline, tail = settings["against"], 50 * (1 - settings["confidence"])
-    point, sample = means(found, measure, None), means(found, measure, settings["rounds"])
-    per_document = document_weights(found["domains"][measure], None)[0]
-
-    def interval(values: np.ndarray) -> list[float]:
-        return np.nanpercentile(values, [tail, 100 - tail]).round(5).tolist()
-
-    result: dict[str, Any] = {"arms": {}, "tests": []}
-    for arm, values in found[measure].items():
-        difference = sample[arm] - sample[baseline]
-        entry = {"mean": round(float(point[arm][0]), 5), "interval": interval(sample[arm])}
+    baseline, arms = plan["statistics"]["against"], list(found[measure])
+    everyone = means(common(found, *arms), measure, None)
+    result: dict[str, Any] = {"arms": {}, "runs_of_all_arms": len(common(found, *arms)["bases"])}
+    for arm in arms:
+        result["arms"][arm] = {"mean": round(float(everyone[arm][0]), 5)}
         if arm != baseline:
-            entry["difference"] = round(float(point[arm][0] - point[baseline][0]), 5)
-            entry["difference_interval"] = interval(difference)
-            entry["difference_by_run"] = ((values - found[measure][baseline]) @ per_document).round(5).tolist()
-            entry["difference_by_domain"] = by_domain(found, measure, arm, baseline)
-        if arm != baseline and "oracle" in point:
-            gap = point["oracle"][0] - point[baseline][0]
-            entry["share_of_gap"] = round(float((point[arm][0] - point[baseline][0]) / gap), 3) if gap else None
-            with np.errstate(divide="ignore", invalid="ignore"):
-                entry["share_of_gap_interval"] = interval(difference / (sample["oracle"] - sample[baseline]))
-        result["arms"][arm] = entry
-    tests = [(a, b) for a, b in settings["tested"] if a in point and b in point]
-    p_values = [two_sided(sample[a] - sample[b]) for a, b in tests]
-    for (a, b), p, corrected in zip(tests, p_values, holm(p_values), strict=True):
-        difference = sample[a] - sample[b]
-        entry = {"arm": a, "against": b, "difference": round(float(point[a][0] - point[b][0]), 5)}
-        result["tests"].append(
-            entry | {"interval": interval(difference), "p": round(p, 5), "p_holm": round(corrected, 5)}
-        )
+            result["arms"][arm] |= difference(plan, found, measure, arm, baseline)
+            if measure == plan["metrics"]["primary"] and "oracle" in arms:
+                result["arms"][arm] |= share_of_gap(plan, found, measure, arm, baseline)
+    tested = [(a, b) for a, b in plan["statistics"]["tested"] if a in arms and b in arms]
+    result["tests"] = [{"arm": a, "against": b} | difference(plan, found, measure, a, b) for a, b in tested]
+    for test, corrected in zip(result["tests"], holm([test["p"] for test in result["tests"]]), strict=True):
+        test["p_holm"] = round(corrected, 5)
+    result["not_planned"] = [
+        {"arm": a, "against": b} | difference(plan, found, measure, a, b) for a, b in NOT_PLANNED if {a, b} <= {*arms}
+    ]
     return result
+
+
+def difference(plan: Plan, found: dict[str, Any], measure: str, arm: str, other: str) -> dict[str, Any]:
+    """Of two arms over the runs that both have."""
+    both, rounds = common(found, arm, other), plan["statistics"]["rounds"]
+    point, sample = means(both, measure, None), means(both, measure, rounds)
+    weights = document_weights(found["domains"][measure], None)[0]
+    by_run = (both[measure][arm] - both[measure][other]) @ weights
+    result = {
+        "runs": len(both["bases"]),
+        "difference": round(float(point[arm][0] - point[other][0]), 5),
+        "interval": interval(plan, sample[arm] - sample[other]),
+        "p": round(two_sided(sample[arm] - sample[other]), 5),
+        "by_run": by_run.round(5).tolist(),
+        "by_domain": by_domain(both, measure, arm, other),
+    }
+    if measure in found.get("sources", {}):
+        drawn = means(both, measure, rounds, by_source=True)
+        result["interval_by_source"] = interval(plan, drawn[arm] - drawn[other])
+    return result
+
+
+def share_of_gap(plan: Plan, found: dict[str, Any], measure: str, arm: str, baseline: str) -> dict[str, Any]:
+    """The difference over that of the oracle, over the runs that all three have."""
+    part = common(found, *dict.fromkeys((arm, baseline, "oracle")))
+    point, sample = means(part, measure, None), means(part, measure, plan["statistics"]["rounds"])
+    gap = float(point["oracle"][0] - point[baseline][0])
+    gaps = sample["oracle"] - sample[baseline]
+    shares = (sample[arm] - sample[baseline])[gaps != 0] / gaps[gaps != 0]
+    value = float(point[arm][0] - point[baseline][0])
+    return {"share_of_gap": round(value / gap, 3) if gap else None, "share_of_gap_interval": interval(plan, shares)}
+
+
+def interval(plan: Plan, values: np.ndarray) -> list[float]:
+    tail = 50 * (1 - plan["statistics"]["confidence"])
+    found: list[float] = np.nanpercentile(values, [tail, 100 - tail]).round(5).tolist()
+    return found
 
 
 def by_domain(found: dict[str, Any], measure: str, arm: str, baseline: str) -> dict[str, float]:
@@ -180,23 +225,25 @@ def instrument(plan: Plan, found: dict[str, Any]) -> dict[str, Any]:
     if good not in found["loss"] or bad not in found["loss"]:
         return {}
     weights = document_weights(found["domains"]["loss"], None)[0]
-    by_run = {arm: found["loss"][arm] @ weights for arm in found["loss"]}
-    spread = within_bases([by_run[good], by_run[bad]], found["bases"])
+    both = common(found, good, bad)
+    by_run = {arm: both["loss"][arm] @ weights for arm in (good, bad)}
+    spread = within_bases([by_run[good], by_run[bad]], both["bases"])
     difference = float((by_run[bad] - by_run[good]).mean())
     result = {
         "difference": round(difference, 5),
         "spread_of_seeds": round(spread, 5),
         "ratio": round(difference / spread, 2) if spread else None,
         "passed": bool(difference >= plan["stage_0"]["at_least"] * spread),
-        "runs": {arm: by_run[arm].round(5).tolist() for arm in (good, bad)},
+        "runs": {arm: values.round(5).tolist() for arm, values in by_run.items()},
     }
     baseline = plan["statistics"]["against"]
-    if baseline in by_run:
-        paired = within_bases([by_run[good] - by_run[baseline]], found["bases"])
+    if baseline in found["loss"]:
+        both = common(found, good, baseline)
+        paired = within_bases([(both["loss"][good] - both["loss"][baseline]) @ weights], both["bases"])
         normal = NormalDist()
         factor = normal.inv_cdf(0.5 + plan["statistics"]["confidence"] / 2) + normal.inv_cdf(0.8)
         # by runs alone: the documents are the same in both arms
-        result["detectable_difference"] = round(factor * paired / math.sqrt(len(found["bases"])), 5)
+        result["detectable_difference"] = round(factor * paired / math.sqrt(len(both["bases"])), 5)
     return result
 
 
@@ -208,82 +255,23 @@ def within_bases(values: list[np.ndarray], bases: np.ndarray) -> float:
 
 
 def probe_accuracy(found: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Share of true choices by kind, over the runs that all arms have."""
     kinds = np.array(found["domains"]["probes"])
     return {
         arm: {str(kind): round(float(values[:, kinds == kind].mean()), 4) for kind in dict.fromkeys(kinds)}
-        for arm, values in found["probes"].items()
+        for arm, values in common(found, *found["probes"])["probes"].items()
     }
 
 
-def selections(plan: Plan, work: Path, pool: pd.DataFrame) -> tuple[dict[str, Any], dict[str, set[int]]]:
-    """What each arm chose, its first draw where it draws: make-up by tokens, and some titles."""
-    types = pool["id"].map(file_type)
-    result, chosen = {}, {}
-    for arm in plan["arms"]:
-        path = work / "selections" / f"{slug(arm)}-{plan['extension']['seeds'][0]}.json"
-        if not path.exists():
-            continue
-        rows = read_json(path)["rows"]
-        part = pool.iloc[rows]
-        tokens = part["ladm_num_tokens"]
-        by_type = tokens.groupby(types.iloc[rows]).sum().sort_values(ascending=False) / tokens.sum()
-        drawn_titles = generator("titles", arm).permutation(len(rows))[:TITLES]
-        chosen[arm] = set(rows)
-        result[arm] = {
-            "documents": len(rows),
-            "tokens": int(tokens.sum()),
-            "not_text": round(float(tokens[~part["text"]].sum() / tokens.sum()), 4),
-            "mean_gzip_ratio": round(float(part["gzip_ratio"].mean()), 2),
-            "repeated": round(float(tokens[part["ladm_repetition"] > 0.3].sum() / tokens.sum()), 4),
-            "file_types": {name or "none": round(float(share), 3) for name, share in by_type.head(8).items()},
-            "domains": (tokens.groupby(part["domain"]).sum() / tokens.sum()).round(3).to_dict(),
-            "titles": part["id"].iloc[np.sort(drawn_titles)].tolist(),
-        }
-    return result, chosen
-
-
-def overlap(pool: pd.DataFrame, chosen: dict[str, set[int]]) -> dict[str, dict[str, float]]:
-    """Tokens that two arms share over the tokens of either."""
-    tokens = pool["ladm_num_tokens"].to_numpy()
-
-    def share(a: set[int], b: set[int]) -> float:
-        return round(float(tokens[sorted(a & b)].sum() / max(1, tokens[sorted(a | b)].sum())), 3)
-
-    return {one: {other: share(rows, others) for other, others in chosen.items()} for one, rows in chosen.items()}
-
-
-def rank_correlation(work: Path, pool: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Spearman's correlation of the scores over the documents of the pool."""
-    table = pd.DataFrame({path.stem: np.load(path) for path in sorted((work / "scores").glob("*.npy"))})
-    table["gzip_ratio"] = pool["gzip_ratio"]
-    table["ladm_repetition"] = pool["ladm_repetition"]
-    table["length"] = pool["ladm_num_tokens"]
-    correlation = table.rank().corr().round(3)
-    return {str(name): row.dropna().to_dict() for name, row in correlation.iterrows()}
-
-
-def bill(work: Path, found: dict[str, Any]) -> dict[str, Any]:
-    scores = {path.stem: read_json(path) for path in sorted((work / "scores").glob("*.json"))}
+def bill(work: Path, found: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """Seconds of scoring the whole pool, and of a run."""
+    training, measuring = (list(found[name].values()) for name in ("training_seconds", "measuring_seconds"))
     return {
-        "scores": scores,
-        "training_seconds": round(sum(found["training_seconds"].values()), 1),
-        "measuring_seconds": round(sum(found["measuring_seconds"].values()), 1),
-        "runs": len(found["training_seconds"]),
-        "mean_training_tokens": {arm: int(np.mean(tokens)) for arm, tokens in found["tokens"].items()},
+        "scores": {path.stem: read_json(path) for path in sorted((work / "scores").glob("*.json"))},
+        "pool_tokens": tokens,
+        "runs": len(training),
+        "median_training_seconds": round(float(np.median(training)), 1),
+        "training_seconds": round(sum(training), 1),
+        "measuring_seconds": round(sum(measuring), 1),
+        "mean_training_tokens": {arm: int(np.mean(values)) for arm, values in found["tokens"].items()},
     }
-
-
-def manifest(plan: Plan, work: Path, pool: pd.DataFrame) -> pd.DataFrame:
-    """The pool's ids and scores, and by arm the seeds whose selection has the document; no text."""
-    table = pool[["id", "domain", "ladm_num_tokens", "text", "gzip_ratio", "ladm_repetition"]].copy()
-    for path in sorted((work / "scores").glob("*.npy")):
-        table[path.stem] = np.load(path)
-    for arm, options in plan["arms"].items():
-        seeds = plan["extension"]["seeds"] if drawn(options) else plan["extension"]["seeds"][:1]
-        marks = [""] * len(pool)
-        for seed in seeds:
-            path = work / "selections" / f"{slug(arm)}-{seed}.json"
-            for row in read_json(path)["rows"] if path.exists() else []:
-                marks[row] += str(seed) if drawn(options) else "x"
-        table[f"chosen by {arm}"] = marks
-    return table.round(5)

@@ -31,7 +31,7 @@ BATCH = 64
 def prepare(plan: Plan, work: Path, pool: Sequence[str], corpus: Sequence[str], held_out: Sequence[str]) -> None:
     tokenizer = resolve(plan["calculator"]).load_tokenizer()
     if tokenizer.vocab_size > 2**16:
-        raise SystemExit(f"{plan['tokenizer']!r} has {tokenizer.vocab_size:,} token ids, of which 65,536 fit")
+        raise SystemExit(f"{plan['calculator']!r} has {tokenizer.vocab_size:,} token ids, of which 65,536 fit")
     seen = {row["source"] for row in read(pool, ["source"])}
     trained = {row["source"] for row in read(corpus, ["source"])}
     overlap = sorted(seen & trained)
