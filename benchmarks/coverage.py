@@ -1,0 +1,167 @@
+"""Which causal language models of transformers can be scored: each family as a tiny random model.
+
+    python benchmarks/coverage.py --output benchmarks/results/coverage.json
+
+A family is built with few and narrow layers and scores one document of random tokens. Where it gives its attention
+weights (eager attention, `output_attentions=True`), the score is compared with one computed from these weights alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from ladm_hf import LadmConfig, LadmScorer
+from ladm_hf.errors import UnsupportedModelError
+from ladm_hf.ops.scores import contextual_dependency_score
+from ladm_hf.ops.spans import SpanGrid
+from ladm_hf.scoring.llama import FAMILIES
+
+LAYERS = 6
+TOKENS = 700
+CONFIG = LadmConfig(span_length=16, max_length=2048)
+TINY = {
+    "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 4096, "pad_token_id": 0, "bos_token_id": None,
+    "eos_token_id": None, "attn_implementation": "eager",
+}  # fmt: skip
+# Names that other families have for the same, tried where those above do not do.
+EXPERTS = {
+    "num_experts": 2, "num_local_experts": 2, "n_routed_experts": 2, "num_experts_per_tok": 1,
+    "moe_intermediate_size": 32, "n_group": 1, "topk_group": 1, "n_shared_experts": 1,
+    "shared_expert_intermediate_size": 32,
+}  # fmt: skip
+LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16}
+OLD = {
+    "rotary_dim": 8,
+    "n_embd": 64,
+    "n_layer": LAYERS,
+    "n_head": 4,
+    "n_positions": 1024,
+    "ffn_dim": 96,
+    "word_embed_proj_dim": 64,
+}
+OWN = {"head_dim": None, "bos_token_id": 1, "eos_token_id": 2}
+ALL_HEADS = {"num_key_value_heads": 4}
+ATTEMPTS: tuple[dict[str, Any], ...] = (
+    {}, EXPERTS, EXPERTS | LATENT | ALL_HEADS, OWN | ALL_HEADS, OLD | OWN, EXPERTS | OWN | LATENT | ALL_HEADS,
+)  # fmt: skip
+MOST_PARAMETERS = 20_000_000
+SECONDS = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("families", nargs="*", help="model types; default: every causal language model of transformers")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    signal.signal(signal.SIGALRM, _too_slow)
+    names = options.families or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    rows = []
+    for name in names:
+        rows.append(measure(name))
+        print(json.dumps(rows[-1]), flush=True)
+    result = {"transformers": transformers.__version__, "layers": LAYERS, "tokens": TOKENS, "families": rows}
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(name: str) -> dict[str, Any]:
+    """What one family comes to: its layers, or why it is refused or was not built."""
+    reasons = []
+    for options in ATTEMPTS:
+        signal.alarm(SECONDS)
+        try:
+            model = build(name, options)
+            return {"model_type": name} | score(model)
+        except UnsupportedModelError as error:
+            return {"model_type": name, "refused": str(error).partition(". ")[0]}
+        except TimeoutError as error:
+            return {"model_type": name, "not_built": [*reasons, str(error)]}
+        except Exception as error:
+            # whatever a configuration that is no model of the family ends in: the next attempt has another
+            reasons.append(f"{type(error).__name__}: {error}"[:200])
+        finally:
+            signal.alarm(0)
+    return {"model_type": name, "not_built": reasons}
+
+
+def build(name: str, options: dict[str, Any]) -> PreTrainedModel:
+    """A seeded random model of a family, with weights large enough that attention is far from uniform."""
+    torch.manual_seed(0)
+    given = {key: value for key, value in (TINY | options).items() if value is not None or "token" in key}
+    config = AutoConfig.for_model(name, **given)
+    with torch.device("meta"):
+        size = sum(weight.numel() for weight in AutoModel.from_config(config).parameters())
+    if size > MOST_PARAMETERS:
+        raise ValueError(f"{size:,} parameters")
+    model = AutoModel.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for weight_name, weight in model.named_parameters():
+            if "norm" not in weight_name and weight.dim() == 2:
+                weight.mul_(4.0)
+    return model
+
+
+def score(model: PreTrainedModel) -> dict[str, Any]:
+    """Layers scored and left out of one model, and how far its score is from that of its attention weights."""
+    ids = torch.randint(1, 97, (TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
+    expected = attention_weights(model, ids)
+    scorer = LadmScorer(model, config=CONFIG)
+    (document,) = scorer.score_input_ids([ids])
+    if document.status != "ok":
+        raise ValueError(document.status)
+    scored = list(scorer.scored_layers)
+    row: dict[str, Any] = {
+        "scored": scored,
+        "left_out": {str(layer): reason for layer, reason in scorer.skipped_layers.items()},
+        "fused": type(model.base_model).__name__ in FAMILIES,
+    }
+    if expected is not None and len(expected) > max(scored):
+        wanted = torch.tensor([from_weights(expected[layer][0], len(ids)) for layer in scored])
+        found = torch.tensor(document.layer_scores)
+        row["difference"] = float(((found - wanted) / wanted).abs().max())
+    return row
+
+
+@torch.inference_mode()
+def attention_weights(model: PreTrainedModel, ids: list[int]) -> Any:
+    """Attention weights `[1, H, T, T]` by layer, or `None` where the model gives none."""
+    found = model(input_ids=torch.tensor([ids]), output_attentions=True, use_cache=False)
+    weights = getattr(found, "attentions", None)
+    # layers without attention give nothing, and then a place in the tuple says no layer
+    if not weights or len(weights) != model.config.num_hidden_layers or any(layer is None for layer in weights):
+        return None
+    return weights
+
+
+def from_weights(weights: torch.Tensor, length: int) -> float:
+    """CDS of one layer from `[H, T, T]`: each row renormalised over what is before its span, summed over spans."""
+    grid = SpanGrid(length, CONFIG)
+    attention = weights.double()
+    pfs = torch.zeros(1, *grid.shape, dtype=torch.float64)
+    for row, start, _ in grid.query_spans(0):
+        rows = attention[:, start : start + grid.span_length, :start]
+        rows = (rows / rows.sum(-1, keepdim=True)).sum(1).mean(0)
+        for column, key in enumerate(grid.key_starts(0, row)):
+            pfs[0, row, column] = rows[key : key + grid.span_length].sum()
+    return contextual_dependency_score(pfs, grid, CONFIG.ablation).item()
+
+
+def _too_slow(*_: Any) -> None:
+    raise TimeoutError(f"longer than {SECONDS} s")
+
+
+if __name__ == "__main__":
+    main()
