@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -266,6 +267,56 @@ def signals(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def which_tool(result: dict[str, Any]) -> str:
+    """What each signal finds, and what it costs beside the score alone."""
+    costs = json.loads((HERE / "results" / "signals-cpu.json").read_text(encoding="utf-8"))
+    tokens = max(row["tokens"] for row in costs["rows"])
+    ratios = {row["variant"]: row["ratio"] for row in costs["rows"] if row["tokens"] == tokens}
+    # what has to be run for each score of the other file
+    needs = {
+        "LADM": "score alone",
+        "long minus short loss": "with context_gain and key_token_share",
+        "token loss": "with token_loss",
+        "gzip band": "with text statistics",
+        "long minus short loss and gzip band": "with context_gain and key_token_share",
+    }
+    lines = [
+        f"| score | splices | degenerate | junk kept | cost, {tokens:,} tokens on a CPU |",
+        "|---|---|---|---|---|",
+    ]
+    for name, variant in needs.items():
+        entry = result["scores"][name]
+        lines.append(
+            f"| {name} | {entry['splices']['auc']:.2f} | {entry['degenerate']['auc']:.2f} | "
+            f"{entry['pool']['junk']:.1%} | {ratios[variant]:.2f}x |"
+        )
+    return "\n".join(lines)
+
+
+def coverage(result: dict[str, Any]) -> str:
+    """Families that are scored, with their layers; those that are refused, by reason; those that were not built."""
+    rows = result["families"]
+    lines = [f"transformers {result['transformers']}, {result['layers']} layers, {result['tokens']} random tokens.", "",
+             "| family | layers | left out | difference | on a GPU |", "|---|---|---|---|---|"]  # fmt: skip
+    for row in rows:
+        if "scored" in row:
+            reasons = Counter(re.sub(r" of \d+ tokens", "", reason) for reason in row["left_out"].values())
+            left_out = ", ".join(f"{count}: {reason}" for reason, count in reasons.items())
+            difference = f"{row['difference']:.0e}" if "difference" in row else ""
+            layers = f"{len(row['scored'])} of {len(row['scored']) + len(row['left_out'])}"
+            forward = "fused" if row["fused"] else ""
+            lines.append(f"| `{row['model_type']}` | {layers} | {left_out} | {difference} | {forward} |")
+    refused: dict[str, list[str]] = {}
+    for row in rows:
+        if "refused" in row:
+            reason = re.sub(rf"model type '{row['model_type']}'|this '{row['model_type']}' model", "it", row["refused"])
+            refused.setdefault(re.sub(r" \(.*\)", "", reason), []).append(f"`{row['model_type']}`")
+    lines += ["", "Refused, with the reason:", ""]
+    lines += [f"- {reason}: {', '.join(names)}." for reason, names in refused.items()]
+    rest = ", ".join(f"`{row['model_type']}`" for row in rows if "not_built" in row)
+    return "\n".join([*lines, "", f"Not tried, for want of a small configuration: {rest}."])
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cpu": ("cpu.json", cpu),
     "batches": ("batch_invariance.json", batches),
@@ -287,6 +338,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "length": ("length.json", length),
     "signals_cpu": ("signals-cpu.json", signals),
     "signals_gpu": ("signals-gpu.json", signals),
+    "which_tool": ("natural.json", which_tool),
+    "coverage": ("coverage.json", coverage),
     "gpu": ("h200.json", render_gpu),
     "gpu_summary": ("h200.json", gpu_summary),
     "effect_summary": ("training_effect.json", effect_summary),
