@@ -7,13 +7,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 NO_GPU := $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && echo yes)
 
-.PHONY: demo test quality format clean
+.PHONY: demo test docs quality format clean
 
 demo: .venv/demo
 	$(BIN)/ladm demo
 
 test: .venv/test
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
+
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "the site: build/site/index.html, or with search: $(BIN)/mkdocs serve"
 
 quality: .venv/dev
 	$(BIN)/ruff check .
@@ -33,8 +37,12 @@ format: .venv/dev
 	$(PIP) -e '.[plot]'
 	touch $@
 
+.venv/docs: .venv/pip pyproject.toml
+	$(PIP) -e '.[docs]'
+	touch $@
+
 .venv/test: .venv/pip pyproject.toml
-	$(PIP) -e '.[plot,gpu,ray,datatrove,space,test]'
+	$(PIP) -e '.[plot,gpu,ray,datatrove,space,docs,test]'
 	touch $@
 
 .venv/dev: .venv/test
