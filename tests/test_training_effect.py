@@ -16,8 +16,9 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from benchmarks.training_effect import analysis, makeup, training
+from benchmarks.training_effect import analysis, makeup, scores, training
 from benchmarks.training_effect.__main__ import main
 from benchmarks.training_effect.file_types import file_type, is_text
 from benchmarks.training_effect.packing import packed
@@ -28,6 +29,9 @@ from ladm_hf.training.recipe import Architecture, Recipe, build_model
 from ladm_hf.training.tokenizer import train_tokenizer
 
 LETTERS = [f"{a}{b}" for a in "bcdfgklmnprst" for b in "aeiou"]
+# so that the probes' sentences are few tokens
+FACTS = [f"The password of {name} is {word}. {name} lives in {city}. {name} lives with {name}."
+         for name in NAMES for word, city in zip(WORDS, CITIES, strict=False)]  # fmt: skip
 
 
 def sentences(rng: np.random.Generator, words: int) -> str:
@@ -38,9 +42,7 @@ def sentences(rng: np.random.Generator, words: int) -> str:
 def calculator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calculator")
     rng = np.random.default_rng(0)
-    facts = [f"The password of {name} is {word}. {name} lives in {city}. {name} lives with {name}."
-             for name in NAMES for word, city in zip(WORDS, CITIES, strict=False)]  # fmt: skip
-    tokenizer = train_tokenizer([sentences(rng, 4000), *facts], vocab_size=600)
+    tokenizer = train_tokenizer([sentences(rng, 4000), *FACTS], vocab_size=600)
     shape = Architecture(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
                          num_attention_heads=2, num_key_value_heads=1)  # fmt: skip
     build_model(None, shape, Recipe(focus_layers=())).save_pretrained(folder)
@@ -78,26 +80,29 @@ def write_documents(path: Path, prefix: str, count: int, seed: int) -> Path:
     return path
 
 
-def commands() -> list[list[str]]:
-    """The commands of the documents, word by word."""
-    text = (ROOT / "docs" / "evidence.md").read_text()
-    lines = re.findall(r"^python -m benchmarks\.training_effect (.*)$", text.split("## Repeat it")[1], re.MULTILINE)
-    return [shlex.split(line) for line in lines]
+def commands(heading: str) -> list[list[str]]:
+    """The commands of a section of the documents, word by word."""
+    section = (ROOT / "docs" / "evidence.md").read_text().split(f"## {heading}")[1].split("\n## ")[0]
+    return [shlex.split(line) for line in re.findall(r"^python -m benchmarks\.training_effect (.*)$", section, re.M)]
+
+
+def run_commands(root: Path, heading: str, plan: dict[str, Any], calculator: Path) -> Path:
+    """Runs every command of a section with toy data."""
+    file = root / "plan.yaml"
+    file.write_text(yaml.safe_dump(plan, sort_keys=False))
+    known = {"$POOL": write_documents(root / "pool.parquet", "pool", 40, 1), "$EARLIER": calculator,
+             "$CORPUS": write_documents(root / "corpus.parquet", "corpus", 60, 2),
+             "$HELD_OUT": write_documents(root / "held.parquet", "held", 24, 3)}  # fmt: skip
+    for words in commands(heading):
+        extra = {"prepare": ["--plan", str(file)], "analyse": ["--output", str(root / "results")]}.get(words[0], [])
+        main([*(str(known.get(word, word)) for word in words), "--work", str(root / "work"), *extra])
+    return root
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, calculator: Path) -> Path:
     """The working folder after every command of the documents."""
-    root = tmp_path_factory.mktemp("study")
-    plan = root / "plan.yaml"
-    plan.write_text(yaml.safe_dump(toy_plan(calculator), sort_keys=False))
-    known = {"$POOL": write_documents(root / "pool.parquet", "pool", 40, 1), "$EARLIER": calculator,
-             "$CORPUS": write_documents(root / "corpus.parquet", "corpus", 60, 2),
-             "$HELD_OUT": write_documents(root / "held.parquet", "held", 24, 3)}  # fmt: skip
-    for words in commands():
-        extra = {"prepare": ["--plan", str(plan)], "analyse": ["--output", str(root / "results")]}.get(words[0], [])
-        main([*(str(known.get(word, word)) for word in words), "--work", str(root / "work"), *extra])
-    return root
+    return run_commands(tmp_path_factory.mktemp("study"), "Repeat it", toy_plan(calculator), calculator)
 
 
 def test_every_stage_runs_from_the_commands_of_the_documents(finished: Path) -> None:
@@ -349,3 +354,42 @@ def test_the_attention_that_trains_on_a_gpu_keeps_documents_apart(
     model.set_attn_implementation("sdpa")
     alone = model(input_ids=torch.from_numpy(mine.astype(np.int64))[None]).logits[0]
     torch.testing.assert_close(seen[0], alone, atol=0.02, rtol=0.02)
+
+
+def test_a_model_of_the_hub_is_trained_in_its_own_tokens(tmp_path: Path, calculator: Path) -> None:
+    tokenizer = train_tokenizer([sentences(np.random.default_rng(5), 4000), *FACTS], vocab_size=500)
+    shape = LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64)  # fmt: skip
+    for part in (LlamaForCausalLM(shape), tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    plan = yaml.safe_load((ROOT / "benchmarks/training_effect/plan_hub.yaml").read_text())
+    own = plan["base"] | {"pretrained": str(tmp_path / "model")}
+    plan |= {name: part for name, part in toy_plan(calculator).items() if name != "model"}
+    plan["base"] = own | {"length": 64, "unique_tokens": 6000}
+    plan["tokenizer"] = str(tmp_path / "model")
+    plan["arms"] = {name: plan["arms"][name] for name in ("random", "LADM", "oracle", "junk")}
+    root = run_commands(tmp_path, "At 360 million to 1.1 billion", plan, calculator)
+    result = json.loads((root / "results/training_effect.json").read_text())
+    assert {arm: len(done) for arm, done in result["runs"].items()} == dict.fromkeys(plan["arms"], 2)
+    assert result["prepared"]["vocab_size"] == len(tokenizer)
+    # what the calculator reads is the text, not the model's tokens
+    pool = Stream.read(root / "work/tokens/pool")
+    read = scores.read_by_calculator(plan, pool)
+    text = tokenizer.decode(pool[3].tolist())
+    ids = AutoTokenizer.from_pretrained(calculator)(text, add_special_tokens=False)["input_ids"]
+    assert read[3].tolist() == ids[:512]
+    assert np.isfinite(np.load(root / "work/scores/ladm.npy")).all()
+
+
+def test_heads_that_share_keys_attend_to_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
+    torch.manual_seed(0)
+    q, (k, v) = torch.randn(1, 4, 9, 16), torch.randn(2, 1, 2, 9, 16)
+    bounds = torch.tensor([0, 4, 9], dtype=torch.int32)
+    output, _ = training.attention_within_documents(
+        torch.nn.Module(), q, k, v, None, cu_seq_lens_q=bounds, max_length_q=5
+    )  # fmt: skip
+    parts = zip(*(states.split([4, 5], 2) for states in (q, k, v)), strict=True)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    wanted = torch.cat([attend(*part, is_causal=True, enable_gqa=True) for part in parts], 2).transpose(1, 2)
+    torch.testing.assert_close(output, wanted, atol=0.03, rtol=0.03)

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from ladm_hf.calculators.calculator import resolve
 from ladm_hf.scoring.repetition import repetition
 
 from .file_types import is_text
 from .packing import packed
 from .plan import Plan
 from .probes import write_probes
+from .scores import load_tokenizer
 from .store import Stream, generator, write_json
 
 Rows = list[dict[str, Any]]
@@ -29,9 +29,10 @@ BATCH = 64
 
 
 def prepare(plan: Plan, work: Path, pool: Sequence[str], corpus: Sequence[str], held_out: Sequence[str]) -> None:
-    tokenizer = resolve(plan["calculator"]).load_tokenizer()
-    if tokenizer.vocab_size > 2**16:
-        raise SystemExit(f"{plan['calculator']!r} has {tokenizer.vocab_size:,} token ids, of which 65,536 fit")
+    tokenizer = load_tokenizer(plan)
+    if len(tokenizer) > 2**16:
+        name = plan.get("tokenizer", plan["calculator"])
+        raise SystemExit(f"{name!r} has {len(tokenizer):,} token ids, of which 65,536 fit")
     seen = {row["source"] for row in read(pool, ["source"])}
     trained = {row["source"] for row in read(corpus, ["source"])}
     overlap = sorted(seen & trained)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ladm_hf.calculators.calculator import resolve
 from ladm_hf.config import LadmConfig
@@ -28,7 +28,7 @@ BATCH_TOKENS = 65_536
 
 
 def score(plan: Plan, work: Path, earlier: str, device: str) -> None:
-    pool = Stream.read(work / "tokens/pool")
+    pool = read_by_calculator(plan, Stream.read(work / "tokens/pool"))
     rules: dict[str, Callable[[], Scores]] = {
         "ladm": lambda: ladm(pool, plan["calculator"], None, device),
         "ladm_0_1_0": lambda: ladm(pool, earlier, None, device),
@@ -51,6 +51,25 @@ def score(plan: Plan, work: Path, earlier: str, device: str) -> None:
         print(
             f"{name}: {len(found):,} documents in {seconds:.1f} s, {np.isnan(found).sum()} without a score", flush=True
         )
+
+
+def load_tokenizer(plan: Plan) -> Any:
+    """That of the models that are trained: the calculator's, unless the plan names another."""
+    name = plan.get("tokenizer")
+    return AutoTokenizer.from_pretrained(name) if name else resolve(plan["calculator"]).load_tokenizer()
+
+
+def read_by_calculator(plan: Plan, pool: Stream) -> Stream:
+    """The pool in tokens of the calculator (and of its earlier version, which shares them)."""
+    if "tokenizer" not in plan:
+        return pool
+    written, calculator = load_tokenizer(plan), resolve(plan["calculator"]).load_tokenizer()
+    documents = []
+    for row in range(len(pool)):
+        text = written.decode(pool[row].tolist(), clean_up_tokenization_spaces=False)
+        ids = calculator(text, add_special_tokens=False, verbose=False)["input_ids"][: plan["pool"]["max_tokens"]]
+        documents.append(np.array(ids, dtype=np.uint32))
+    return Stream(np.concatenate(documents), np.cumsum([0, *map(len, documents)], dtype=np.int64))
 
 
 def ladm(pool: Stream, model: str, config: Callable[..., LadmConfig] | None, device: str) -> Scores:

@@ -25,15 +25,15 @@ _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 1, "pb": 1, "d
 
 @dataclass(frozen=True)
 class Stream:
-    """Tokens of documents end to end, memory-mapped."""
+    """Tokens of documents end to end, memory-mapped where they were read from files."""
 
-    tokens: npt.NDArray[np.uint16]
+    tokens: npt.NDArray[Any]
     offsets: Ints
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, row: int) -> npt.NDArray[np.uint16]:
+    def __getitem__(self, row: int) -> npt.NDArray[Any]:
         return self.tokens[self.offsets[row] : self.offsets[row + 1]]
 
     @property

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from transformers import (
     AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
     DataCollatorWithFlattening,
     LlamaConfig,
     LlamaForCausalLM,
@@ -39,7 +41,11 @@ def attention_within_documents(
     max_length_q: int,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention of `[1, H, T, D]` within the documents that `cu_seq_lens_q` bounds: `[1, T, H, D]`."""
+    """Causal attention of `[1, H, T, D]` within the documents that `cu_seq_lens_q` bounds: `[1, T, H, D]`.
+
+    Keys and values may have fewer heads, each of them then belongs to as many of the queries.
+    """
+    key, value = (states.repeat_interleave(query.shape[1] // states.shape[1], 1) for states in (key, value))
     q, k, v = (states.to(torch.bfloat16) for states in (query, key, value))
     try:
         from torch.nn.attention.varlen import varlen_attn
@@ -100,6 +106,15 @@ def llama_config(plan: Plan, work: Path, theta: float, length: int) -> LlamaConf
     )
 
 
+def longer(config: Any, theta: float, length: int) -> Any:
+    """The configuration of a model that was trained elsewhere, for documents of another length."""
+    config.rope_theta = theta
+    config.rope_parameters = {"rope_type": "default", "rope_theta": theta}
+    config.max_position_embeddings = max(length, config.max_position_embeddings)
+    config.use_cache = False
+    return config
+
+
 def train(model: Any, data: PackedWindows, settings: dict[str, Any], seed: int, epochs: float) -> dict[str, Any]:
     """Trains a model in place, and says what it took."""
     cuda = torch.cuda.is_available()
@@ -141,6 +156,11 @@ def train_base(plan: Plan, work: Path, seed: int) -> None:
     if (folder / "trained.json").exists():
         return
     settings = plan["base"]
+    if name := settings.get("pretrained"):
+        given = AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16)
+        given.save_pretrained(folder)
+        write_json(folder / "trained.json", {"pretrained": name, "parameters": given.num_parameters(), "seconds": 0})
+        return
     data = PackedWindows([(Stream.read(work / "tokens/base"), Windows.load(work / "windows/base.npz"))])
     torch.manual_seed(seed)
     model = LlamaForCausalLM(llama_config(plan, work, settings["rope_theta"], settings["length"]))
@@ -151,7 +171,7 @@ def train_base(plan: Plan, work: Path, seed: int) -> None:
     print(f"base {seed}: {facts}", flush=True)
 
 
-def extended(plan: Plan, work: Path, selection: Path, base: int, seed: int) -> tuple[LlamaForCausalLM, dict[str, Any]]:
+def extended(plan: Plan, work: Path, selection: Path, base: int, seed: int) -> tuple[Any, dict[str, Any]]:
     """A base that has continued its training on the windows of a selection and on short documents."""
     settings = plan["extension"]
     chosen = Windows.load(selection)
@@ -160,6 +180,10 @@ def extended(plan: Plan, work: Path, selection: Path, base: int, seed: int) -> t
     order = generator("windows", seed).permutation(len(chosen))[: settings["windows"]]
     mix = Stream.read(work / "tokens/mix"), Windows.load(work / "windows/mix.npz")
     data = PackedWindows([(Stream.read(work / "tokens/pool"), chosen.take(order)), mix])
-    config = llama_config(plan, work, settings["rope_theta"], settings["length"])
-    model = LlamaForCausalLM.from_pretrained(work / "bases" / str(base), config=config, dtype=torch.float32)
+    folder = work / "bases" / str(base)
+    if "pretrained" in plan["base"]:
+        config = longer(AutoConfig.from_pretrained(folder), settings["rope_theta"], settings["length"])
+    else:
+        config = llama_config(plan, work, settings["rope_theta"], settings["length"])
+    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
     return model, train(model, data, settings, seed, 1)
