@@ -36,7 +36,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--length-bands", default="auto", help="rank within length bands: auto, off, their number, or token counts"
     )
-    parser.add_argument("--max-repetition", default="0.3", help="largest ladm_repetition kept, or off")
+    parser.add_argument("--max-repetition", default="0.4", help="largest ladm_repetition kept, or off")
     parser.add_argument("--max-samples", type=int, help="use only the first N rows: a trial")
     parser.add_argument("--public", action="store_true", help="publish visibly to everybody")
     parser.add_argument("--pr", action="store_true", help="open a pull request instead of committing")

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 from ladm_hf import LadmConfig, LadmScorer
 from ladm_hf.cli.app import app
+from ladm_hf.selection.options import MAX_REPETITION
 from ladm_hf.training.library import library_modules
 from ladm_hf.training.tokenizer import train_tokenizer
 
@@ -76,6 +77,13 @@ def test_jobs_accept_the_script(script):
     done = subprocess.run([*command, "user/in", "user/out", "--budget", "1e9"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "args     user/in user/out --budget 1e9" in done.stdout
+
+
+@pytest.mark.parametrize("script", ["score-dataset.py", "select-dataset.py"])
+def test_scripts_drop_the_repetition_that_select_drops(script, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [script, "user/in", "user/out", "--budget", "1M"])
+    options = runpy.run_path(str(ROOT / "hub_scripts" / script))["parse"]()
+    assert float(options.max_repetition) == MAX_REPETITION
 
 
 def test_a_gpu_is_asked_for(monkeypatch):
