@@ -87,9 +87,9 @@ def select(
     length_bands: Annotated[
         str,
         typer.Option(
-            help="Rank within length bands, so that no length is preferred: auto (half octaves, for exact and "
-            "temperature), off, their number (4), the token counts between them (8192,16384; one: 8192,) or ranges "
-            "(0:8k,8k:32k,32k:)."
+            help="Rank among documents of like length, so that no length is preferred: auto (neighbours in length, for "
+            "exact and temperature), off, or bands: their number (4), the token counts between them (8192,16384; one: "
+            "8192,) or ranges (0:8k,8k:32k,32k:)."
         ),
     ] = "auto",
     max_repetition: Annotated[

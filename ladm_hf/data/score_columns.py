@@ -20,18 +20,18 @@ TEXT_SIGNALS = {
     "duplicate_lines": "share of the lines that repeat an earlier one, in 0..1, NaN if it has no text",
     "duplicate_paragraphs": "share of the paragraphs that repeat an earlier one, in 0..1, NaN if it has no text",
 }
-# Those that compare the loss with long context to that with a short one, those that need the model's head, and all that
-# come from the model.
+# Those that compare the loss with long context to that with a short one, those that need the model's head, those of the
+# first layer's attention, and all that come from the model.
 GAIN_SIGNALS = {
     "context_gain": "what context beyond `short_context` tokens adds to predicting a token, in nats (LongFilter)",
     "key_token_share": "share of the tokens that only such context makes likely, in 0..1 (LongPPL)",
 }
 LOSS_SIGNALS = {"token_loss": "mean loss of a token, in nats", **GAIN_SIGNALS}
-MODEL_SIGNALS = {
-    **LOSS_SIGNALS,
+DISTANT_SIGNALS = {
     "distant_attention": "attention of the first layer to text at least a quarter of the document back (LongAttn)",
     "distant_uniformity": "how evenly that attention is spread, at most 0 (LongAttn)",
 }
+MODEL_SIGNALS = {**LOSS_SIGNALS, **DISTANT_SIGNALS}
 SIGNALS = {**TEXT_SIGNALS, **MODEL_SIGNALS}
 MEANINGS = {
     SCORE: "contextual dependency score (CDS) of the document, NaN if it has none",

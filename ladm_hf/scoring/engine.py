@@ -15,7 +15,7 @@ import torch
 from ladm_hf.arrays import Floats, Ints
 from ladm_hf.calculators.calculator import Calculator
 from ladm_hf.config import LadmConfig
-from ladm_hf.data.score_columns import GAIN_SIGNALS, LOSS_SIGNALS, MODEL_SIGNALS
+from ladm_hf.data.score_columns import DISTANT_SIGNALS, GAIN_SIGNALS, LOSS_SIGNALS, MODEL_SIGNALS
 from ladm_hf.errors import BackendError, CalculatorError, ConfigError
 from ladm_hf.ops import choose_backend
 from ladm_hf.ops.device import sent_to
@@ -226,7 +226,7 @@ class Engine:
             return grid, self._on_host([recorder.pfs[layer] for layer in self.layers]), lambda: none
         recorder = SignalRecorder(
             grid, self.layers, self.heads, self.span_focus, by_head,
-            distant_layer=self.plan.scored[0] if "distant" in " ".join(self.signals) else None,
+            distant_layer=self.plan.scored[0] if set(self.signals) & set(DISTANT_SIGNALS) else None,
             uniformity="distant_uniformity" in self.signals,
             padded=self._padded_length,
             to_the_end=self._head is not None,

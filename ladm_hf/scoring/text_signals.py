@@ -25,7 +25,7 @@ _BETWEEN_PARAGRAPHS = re.compile(r"\n\s*\n")
 
 
 def compression(text: str) -> float:
-    """Bytes of a text over those of its gzip stream: positive, near 1 for random letters, large for what repeats."""
+    """Bytes of a text over those of its gzip stream: positive, and the larger, the more of the text repeats."""
     data = text.encode("utf-8", "surrogatepass")
     return len(data) / len(zlib.compress(data, GZIP_LEVEL, wbits=_GZIP_FORMAT))
 

@@ -58,7 +58,7 @@ View = tuple[str, tuple[int, ...] | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A small Llama from scratch; the defaults are ladm-nano's, 6.8M parameters."""
+    """A small Llama from scratch; the defaults are those of ladm-nano 0.1.0, 6.8M parameters."""
 
     vocab_size: int = 8192
     hidden_size: int = 256
