@@ -314,7 +314,7 @@ def coverage(result: dict[str, Any]) -> str:
     lines += ["", "Refused, with the reason:", ""]
     lines += [f"- {reason}: {', '.join(names)}." for reason, names in refused.items()]
     rest = ", ".join(f"`{row['model_type']}`" for row in rows if "not_built" in row)
-    return "\n".join([*lines, "", f"Not tried, for want of a small configuration: {rest}."])
+    return "\n".join([*lines, "", f"Not measured, for want of a configuration that is small and quick: {rest}."])
 
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {

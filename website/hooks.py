@@ -99,7 +99,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, text in _references().items():
         _add(files, config, f"reference/{page}.md", text)
     for path in sorted(copies):
-        files.append(File.generated(config, f"files/{path}.txt", content=_read(path)))
+        files.append(File.generated(config, _copy(path), content=(ROOT / path).read_bytes()))
     return files
 
 
@@ -153,7 +153,7 @@ def _with_links(
             found = by_source[path]
         elif (ROOT / path).is_file():
             copies.add(path)
-            found = f"files/{path}.txt"
+            found = _copy(path)
         else:
             raise PluginError(f"{source} links to {target}, which is no file of the repository")
         # a path says nothing to a reader of the site
@@ -166,6 +166,11 @@ def _with_links(
         pieces += [LINK.sub(link, text[end : fence.start()]), fence[0]]
         end = fence.end()
     return "".join([*pieces, LINK.sub(link, text[end:])])
+
+
+def _copy(path: str) -> str:
+    """Where the copy of a file lies; with a name that a browser shows, not saves."""
+    return f"files/{path}" if path.endswith((".png", ".svg")) else f"files/{path}.txt"
 
 
 def _relative(target: str, page: str) -> str:
