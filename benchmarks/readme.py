@@ -293,7 +293,7 @@ def which_tool(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def coverage(result: dict[str, Any]) -> str:
+def families(result: dict[str, Any]) -> str:
     """Families that are scored, with their layers; those that are refused, by reason; those that were not built."""
     rows = result["families"]
     lines = [f"transformers {result['transformers']}, {result['layers']} layers, {result['tokens']} random tokens.", "",
@@ -339,7 +339,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "signals_cpu": ("signals-cpu.json", signals),
     "signals_gpu": ("signals-gpu.json", signals),
     "which_tool": ("natural.json", which_tool),
-    "coverage": ("coverage.json", coverage),
+    "families": ("families.json", families),
     "gpu": ("h200.json", render_gpu),
     "gpu_summary": ("h200.json", gpu_summary),
     "effect_summary": ("training_effect.json", effect_summary),

@@ -1,6 +1,6 @@
 """Which causal language models of transformers can be scored: each family as a tiny random model.
 
-    python benchmarks/coverage.py --output benchmarks/results/coverage.json
+    python benchmarks/families.py --output benchmarks/results/families.json
 
 A family is built with few and narrow layers and scores one document of random tokens. Where it gives its attention
 weights (eager attention, `output_attentions=True`), the score is compared with one computed from these weights alone.
@@ -56,7 +56,7 @@ ATTEMPTS: tuple[dict[str, Any], ...] = (
     {}, EXPERTS, EXPERTS | LATENT | ALL_HEADS, OWN | ALL_HEADS, OLD | OWN, EXPERTS | OWN | LATENT | ALL_HEADS,
 )  # fmt: skip
 MOST_PARAMETERS = 20_000_000
-SECONDS = 20
+SECONDS = 60
 
 
 def main() -> None:
@@ -70,7 +70,9 @@ def main() -> None:
     names = options.families or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     rows = []
     for name in names:
+        signal.alarm(SECONDS)
         rows.append(measure(name))
+        signal.alarm(0)
         print(json.dumps(rows[-1]), flush=True)
     result = {"transformers": transformers.__version__, "layers": LAYERS, "tokens": TOKENS, "families": rows}
     if options.output:
@@ -81,7 +83,6 @@ def measure(name: str) -> dict[str, Any]:
     """What one family comes to: its layers, or why it is refused or was not built."""
     reasons = []
     for options in ATTEMPTS:
-        signal.alarm(SECONDS)
         try:
             model = build(name, options)
             return {"model_type": name} | score(model)
@@ -92,8 +93,6 @@ def measure(name: str) -> dict[str, Any]:
         except Exception as error:
             # whatever a configuration that is no model of the family ends in: the next attempt has another
             reasons.append(f"{type(error).__name__}: {error}"[:200])
-        finally:
-            signal.alarm(0)
     return {"model_type": name, "not_built": reasons[-1]}
 
 
