@@ -26,10 +26,7 @@ def command_line_page() -> str:
 def _command(name: str, command: Any, context: typer.Context) -> list[str]:
     """Usage, help, example and tables of one command."""
     # arguments as their help texts call them
-    pieces = [
-        re.sub(r"[{\[](\w+)[}\]]", lambda match: match[1].upper(), piece)
-        for piece in command.collect_usage_pieces(context)
-    ]
+    pieces = [piece.upper().strip("{}") for piece in command.collect_usage_pieces(context)]
     usage = " ".join(["ladm", name, *pieces])
     lines = [f"## ladm {name} {{ #{name} }}", "", "```text", usage, "```", "", _prose(command.help), ""]
     if command.epilog:
@@ -71,8 +68,13 @@ def _cell(text: str) -> str:
 
 
 def _marked(text: str) -> str:
-    """Options in the running text as code, and nothing of it as HTML or emphasis."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
-    text = re.sub(r"(?<![\w`-])(--[a-z][a-z-]+)", r"`\1`", text)
+    """Options in the running text as code, and nothing outside of code as HTML or emphasis."""
+    parts = text.split("`")
+    parts[::2] = [_escaped(part) for part in parts[::2]]
     # the default last, on a line of its own
-    return re.sub(r" ?\[([^\[\]]*default:[^\[\]]*)\]$", r"<br><small>\1</small>", text)
+    return re.sub(r" ?\[([^\[\]]*default:[^\[\]]*)\]$", r"<br><small>\1</small>", "`".join(parts))
+
+
+def _escaped(text: str) -> str:
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
+    return re.sub(r"(?<![\w-])(--[a-z][a-z-]+)", r"`\1`", text)

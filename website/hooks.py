@@ -157,8 +157,8 @@ def _with_links(
         else:
             raise PluginError(f"{source} links to {target}, which is no file of the repository")
         # a path says nothing to a reader of the site
-        if found in titles and text.removesuffix(".md") in (path.removesuffix(".md"), PurePosixPath(found).stem):
-            text = titles[found]
+        if text in (path, path.removesuffix("/README.md"), PurePosixPath(path).name):
+            text = titles.get(found, text)
         return f"[{text}]({_relative(found, page)}{anchor})"
 
     pieces, end = [], 0
