@@ -1,13 +1,15 @@
 # `make demo` and `make test` do all their own set-up in .venv; they need only Python 3.11+ and make.
 PYTHON ?= python3
+# the exact versions to install; /dev/null takes the newest of everything
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 # not compiled: an import compiles the few modules that are used
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c $(CONSTRAINTS)
 # On Linux the wheel of torch that PyPI has brings several gigabytes of CUDA; without a GPU its CPU wheel is enough.
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 NO_GPU := $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && echo yes)
 
-.PHONY: demo test docs quality format clean
+.PHONY: demo test docs floors package quality format clean
 
 demo: .venv/demo
 	$(BIN)/ladm demo
@@ -18,6 +20,15 @@ test: .venv/test
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "the site: build/site/index.html, or with search: $(BIN)/mkdocs serve"
+
+# the oldest versions that pyproject.toml admits, in a .venv of their own, without the heavy extras
+floors:
+	$(MAKE) BIN=.venv-floors/bin CONSTRAINTS=constraints-floors.txt .venv-floors/test
+	.venv-floors/bin/python -m pytest $(ARGS)
+
+# sdist and wheel into dist/, each installed alone in a fresh environment
+package:
+	PYTHON=$(PYTHON) .ci/package
 
 quality: .venv/dev
 	$(BIN)/ruff check .
@@ -31,6 +42,12 @@ format: .venv/dev
 .venv/pip: constraints.txt
 	$(PYTHON) -m venv .venv
 	$(if $(NO_GPU),$(PIP) --retries 0 --timeout 10 --index-url $(CPU_WHEELS) torch 2>/dev/null ||) $(PIP) torch
+	touch $@
+
+.venv-floors/test: constraints-floors.txt pyproject.toml
+	$(PYTHON) -m venv .venv-floors
+	$(if $(NO_GPU),$(PIP) --retries 0 --timeout 10 --index-url $(CPU_WHEELS) torch 2>/dev/null ||) $(PIP) torch
+	$(PIP) -e '.[plot]' hatchling hypothesis pytest pytest-timeout scipy
 	touch $@
 
 .venv/demo: .venv/pip pyproject.toml
@@ -50,4 +67,4 @@ format: .venv/dev
 	touch $@
 
 clean:
-	rm -rf .venv build dist ladm-demo .coverage .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-floors build dist ladm-demo .coverage .pytest_cache .mypy_cache .ruff_cache

@@ -17,6 +17,9 @@ def is_repo_name(name: str) -> bool:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+    # older clients of the Hub let letters of any alphabet pass
+    if not name.isascii():
+        return False
     try:
         validate_repo_id(name)
     except HFValidationError:
