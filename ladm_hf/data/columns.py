@@ -280,7 +280,3 @@ def leaves_of(schema: pa.Schema) -> list[str]:
 
 def in_row_order(values: pa.ChunkedArray, positions: Ints | None) -> pa.ChunkedArray:
     return values if positions is None else values.take(pa.array(positions))
-
-
-def leaf_names(dataset: Dataset) -> Sequence[str]:
-    return [*dataset.column_names, *(leaf[1:-1] for leaf in leaves(dataset))]
