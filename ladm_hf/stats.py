@@ -47,7 +47,8 @@ def correlation_with_length(score: Floats, tokens: Ints, codes: npt.NDArray[np.i
 def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
     """Spearman's rank correlation, in -1..1; NaN for fewer than 2 values or where all are alike."""
     # pandas' own method="spearman" needs SciPy
-    return float(pd.Series(np.asarray(x)).rank().corr(pd.Series(np.asarray(y)).rank()))
+    with np.errstate(invalid="ignore"):  # older pandas lets NumPy warn of values that are all alike
+        return float(pd.Series(np.asarray(x)).rank().corr(pd.Series(np.asarray(y)).rank()))
 
 
 def _correlation(score: Floats, tokens: Ints) -> float:
