@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from ladm_hf.calculators.token_ids import KEY
 from ladm_hf.data.columns import document_column, documents, leaves_of, nested_type, pick, root_column
 from ladm_hf.data.sources import Rows, Source
 from ladm_hf.errors import BackendError, ColumnError, InputError
@@ -88,7 +89,7 @@ class Documents:
 
     def _document_column(self, schema: pa.Schema, candidates: list[str]) -> str:
         """The column of token ids that this tokenizer made, where the data say so, else that of the text."""
-        noted = json.loads((schema.metadata or {}).get(b"ladm_tokenizer", b"{}"))
+        noted = json.loads((schema.metadata or {}).get(KEY, b"{}"))
         ids = self.input_ids_column or INPUT_IDS
         made_here = bool(noted) and noted.get("fingerprint") == self.tokenizer.fingerprint
         if self.input_ids_column and noted and not made_here:

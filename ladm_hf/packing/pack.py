@@ -130,7 +130,7 @@ def pack(
         "input_ids_column": input_ids_column, "split": split, "short_text_column": short_text_column,
         "short_name": short_name, "short_split": short_split, "seed": seed, "buffer_tokens": buffer_tokens,
     }  # fmt: skip
-    buffer_tokens = buffer_tokens or default_buffer(length)
+    buffer_tokens = default_buffer(length) if buffer_tokens is None else buffer_tokens
     _check_options(length, short_share, format, boundaries, special_tokens, seed, num_proc)
     check_installed(format)
     folder = Path(output).expanduser()

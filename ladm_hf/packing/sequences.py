@@ -104,7 +104,7 @@ def pack_sequences(
     """
     if length < 1:
         raise ConfigError(f"length must be at least 1, got {length}")
-    buffer_tokens = buffer_tokens or default_buffer(length)
+    buffer_tokens = default_buffer(length) if buffer_tokens is None else buffer_tokens
     if buffer_tokens < 2 * length:
         raise ConfigError(
             f"buffer_tokens={buffer_tokens} holds no two sequences of {length} tokens: give at least twice"

@@ -41,7 +41,9 @@ def average_calculators(calculators: Sequence[str | Path], output_dir: str | Pat
         if found != shapes[0]:
             raise ConfigError(f"{name} is not of the architecture of {calculators[0]}")
     mean = {key: torch.stack([model[key] for model in models]).mean(0) for key in models[0]}
-    result = AutoModelForCausalLM.from_pretrained(calculators[0], dtype=torch.float32, trust_remote_code=False)
+    result = AutoModelForCausalLM.from_pretrained(
+        calculators[0], dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+    )
     result.load_state_dict(mean)
     result.to(torch.bfloat16).save_pretrained(output_dir)
     AutoTokenizer.from_pretrained(calculators[0], trust_remote_code=False).save_pretrained(output_dir)

@@ -334,6 +334,7 @@ def test_a_result_is_not_replaced_unasked_and_stays_when_packing_fails(
         ({"special_tokens": "sep"}, ConfigError, "special_tokens must be one of"),
         ({"special_tokens": "bos"}, ConfigError, "'ladm-nano' has no BOS token"),
         ({"format": "megatron", "special_tokens": "none"}, ConfigError, "Megatron finds the end of a document"),
+        ({"buffer_tokens": 0}, ConfigError, "buffer_tokens=0 holds no two sequences"),
         ({"buffer_tokens": 300}, ConfigError, "buffer_tokens=300 holds no two sequences"),
         ({"num_proc": 0}, ConfigError, "num_proc below 1"),
         ({"tokenizer": "no/such-folder/here"}, LadmError, "no/such-folder/here"),
