@@ -15,7 +15,7 @@ FAMILIES = {row["model_type"]: row for row in RECORDED["families"]}
 
 
 @pytest.fixture(scope="module")
-def benchmark():
+def script():
     """Imports the script by name."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     yield importlib.import_module("families")
@@ -23,8 +23,8 @@ def benchmark():
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "mamba"])
-def test_a_family_comes_to_what_is_recorded(benchmark: ModuleType, name: str) -> None:
-    found, recorded = benchmark.measure(name), FAMILIES[name]
+def test_a_family_comes_to_what_is_recorded(script: ModuleType, name: str) -> None:
+    found, recorded = script.measure(name), FAMILIES[name]
     for key in ("scored", "left_out", "fused", "refused"):
         assert found.get(key) == recorded.get(key)
 
