@@ -137,7 +137,8 @@ def score_by_domain(selection: Selection) -> Figure:
     index = {name: code for code, name in enumerate(_names(frame))}
     pool = {name: score[codes == index[name]] for name in shown}
     chosen = {name: score[(codes == index[name]) & kept] for name in shown}
-    cuts = selection.threshold if selection.strategy in _HAS_CUT and not selection.strata else {}
+    by_percentile = bool(selection.strata) or "min_percentile" in selection.options
+    cuts = selection.threshold if selection.strategy in _HAS_CUT and not by_percentile else {}
     title = "Score by domain"
     if len(shown) == MAX_ROWS < len(records):
         title += f" (the {MAX_ROWS} largest of {len(records)})"

@@ -109,6 +109,8 @@ def test_the_mix_adds_up_before_and_after():
     [
         ({"strategy": "top-k", "k": 5}, True),
         ({"strategy": "bottom-k", "k": 5}, False),
+        ({"strategy": "threshold", "min_score": 0.2}, True),
+        ({"strategy": "threshold", "min_percentile": 50}, False),
         ({"strategy": "temperature", "budget_tokens": 100_000}, False),
         ({"budget_tokens": 100_000, "length_bands": 2}, False),
     ],
