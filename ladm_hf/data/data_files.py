@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ladm_hf.data.content import COMPRESSIONS, format_in, register_compressions
+from ladm_hf.data.files import OPTIONS_FILE
 from ladm_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ RESULTS = ("run.json", SELECTION_FILE, PACK_FILE)
 # Not data, and not worth a word when left out.
 _COMPANIONS = (
     *RESULTS,
+    OPTIONS_FILE,
     "ladm_manifest.json",
     "LICENSE",
     "README.md",

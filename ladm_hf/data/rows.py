@@ -352,6 +352,6 @@ def refuse_selection(data: Any, mark: str) -> None:
     if isinstance(data, (str, Path)) and (Path(data).expanduser() / mark).is_file():
         path = Path(data).expanduser()
         raise InputError(
-            f"{path} is a selection, not a scored pool: give the pool it was made from, or {path / 'data'} to select "
-            "again among the rows it kept"
+            f"{path} is a selection, not a scored pool: give the pool it was made from, or {path / 'data'} for the "
+            "rows it kept alone"
         )

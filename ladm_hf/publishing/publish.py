@@ -117,6 +117,7 @@ def publish(
             "private": private, "create_pr": create_pr, "revision": revision, "tag": tag, "config_name": config_name,
             "commit_message": commit_message, "source_dataset": source_dataset, "language": language,
             "license": license, "pretty_name": pretty_name, "figures": figures is None, "read_back": read_back,
+            "dry_run": dry_run,
         })
         # fmt: on
     with temporary_folder("ladm-publish-") as work:

@@ -94,7 +94,7 @@ def read_pool(
         _check(schema, counts, "the tokens that were scored" if tokens == "scored" else "tokens")
         names.append(counts)
     if domain is not None:
-        _check(schema, domain)
+        _check(schema, domain, hint="; name the column of the domain with --by (by=), or '' (by=None) for one domain")
     dataset = rows.columns(names, ["input_ids"] if tokens == "document" and _has_lists(schema) else [])
     codes, domains = _domains(dataset, domain)
     values = {
@@ -144,11 +144,11 @@ def _there(schema: pa.Schema, name: str) -> bool:
     return any(kind is not None and may_hold_json(kind) for kind in kinds)
 
 
-def _check(schema: pa.Schema, name: str, what: str = "") -> None:
+def _check(schema: pa.Schema, name: str, what: str = "", hint: str = "") -> None:
     if not _there(schema, name):
         raise ColumnError(
             f"no column {name!r} in this data{what and f', which should hold {what}'}; its columns are "
-            f"{', '.join(leaves_of(schema)) or 'none'}"
+            f"{', '.join(leaves_of(schema)) or 'none'}{hint}"
         )
 
 

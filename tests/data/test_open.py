@@ -465,3 +465,13 @@ def test_gaps_in_lists_and_large_integers_are_kept(tmp_path: Path) -> None:
         assert table["list"].to_pylist() == values["list"]
         grid = table["grid"].combine_chunks()
         assert getattr(grid, "storage", grid).to_pylist() == values["grid"]
+
+
+def test_the_options_beside_a_result_are_no_data_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "a.parquet")
+    (tmp_path / "options.yaml").write_text("seed: 0\n", encoding="utf-8")
+    assert open_source(str(tmp_path)).scan(["text"], 512).positions[-1] == 2
+    assert "left out" not in caplog.text
+    (tmp_path / "notes.csv").write_text("a\n1\n", encoding="utf-8")
+    open_source(str(tmp_path))
+    assert "notes.csv" in caplog.text

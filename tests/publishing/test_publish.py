@@ -464,6 +464,9 @@ def test_command_line(fake_hub, tmp_path, monkeypatch):
     fake_hub.faults({"match": "PUT |POST .*/commit/", "kind": "503", "times": -1})
     failed = runner.invoke(app, ["publish", str(tmp_path / "sel"), REPO, "--license", "gpl-3.0"])
     assert f"To finish: ladm publish {tmp_path / 'sel'} {REPO} --license gpl-3.0" in failed.output.replace("\n", " ")
+    fake_hub.faults({"match": "GET ", "kind": "503", "times": -1})
+    failed = runner.invoke(app, ["publish", str(tmp_path / "sel"), REPO, "--dry-run"])
+    assert f"To finish: ladm publish {tmp_path / 'sel'} {REPO} --figures --dry-run" in failed.output.replace("\n", " ")
 
 
 @pytest.mark.parametrize("status", ["401", "403"])
