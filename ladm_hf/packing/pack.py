@@ -132,6 +132,8 @@ def pack(
     }  # fmt: skip
     buffer_tokens = default_buffer(length) if buffer_tokens is None else buffer_tokens
     _check_options(length, short_share, format, boundaries, special_tokens, seed, num_proc)
+    if short is None and short_share != 0.3:
+        raise ConfigError(f"short_share={short_share}, but there are no short documents: give them by --short (short=)")
     check_installed(format)
     folder = Path(output).expanduser()
     check_free(folder, overwrite=overwrite)

@@ -390,3 +390,9 @@ def test_a_damaged_record_is_refused(content: str, tmp_path: Path) -> None:
         PackRecord.load(tmp_path)
     with pytest.raises(InputError, match="holds no pack.json"):
         PackRecord.load(tmp_path / "nowhere")
+
+
+def test_a_share_of_short_documents_without_any_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there are no short documents: give them by --short"):
+        pack("nothing.parquet", tmp_path / "packed", tokenizer="ladm-nano", length=128, short_share=0.2)
+    assert not (tmp_path / "packed").exists()
