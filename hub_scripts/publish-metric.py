@@ -5,7 +5,7 @@
 """Publishes the metric's folder as a Space, so that `evaluate.load("you/ladm")` and the app work from the Hub.
 
     uv run hub_scripts/publish-metric.py you/ladm
-    uv run hub_scripts/publish-metric.py you/ladm --wheel dist/ladm_hf-0.1.0-py3-none-any.whl --create-pr
+    uv run hub_scripts/publish-metric.py you/ladm --wheel dist/ladm_hf-0.2.0-py3-none-any.whl --create-pr
 
 The Space installs `ladm-hf` from PyPI; with `--wheel` it installs that file, which is uploaded beside the app. The
 token is the one of `hf auth login` or HF_TOKEN.
