@@ -37,7 +37,7 @@ FILES = {
     "data": "columns content data_files files hub inference json_lines loaded open parquet repositories "
     "row_files rows run_record schemas score_columns shards sources storable streams temporary writer",
     "integrations": "datatrove evaluate ray_data",
-    "ops": "blockwise causal chunked device distant fused hopper naive pointwise scores spans",
+    "ops": "blockwise causal chunked device distant fused hopper naive pointwise scores spans tiled",
     "packing": "best_fit documents formats mixture pack record sequences tokenizer",
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",
     "report": "comparison focus_plot heat_maps matrix page parts plots style tables",

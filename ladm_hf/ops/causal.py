@@ -1,10 +1,10 @@
 """Causal attention with its log-sum-exp, from the kernels that the platform brings.
 
 PyTorch's `scaled_dot_product_attention` computes the log-sum-exp of every query and keeps it to itself; the operators
-behind it return it, and so do FlashAttention 4, where it is installed (`pip install 'ladm_hf[gpu]'`), and
-`ladm_hf.ops.hopper`, which gives the span focus besides. Which one serves is settled once for each device, dtype and
-shape of head, by trying them in the order of their speed on a small input: the first whose output and log-sum-exp agree
-with the definition is taken.
+behind it return it, and so do FlashAttention 4, where it is installed (`pip install 'ladm_hf[gpu]'`),
+`ladm_hf.ops.hopper`, which gives the span focus besides, and on some CPUs `ladm_hf.ops.tiled`. Which one serves is
+settled once for each device, dtype and shape of head, by trying them in the order of their speed on a small input: the
+first whose output and log-sum-exp agree with the definition is taken.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ladm_hf.ops import hopper
+from ladm_hf.ops import hopper, tiled
 from ladm_hf.ops.device import launches_on
 from ladm_hf.ops.spans import SpanGrid
 
@@ -42,9 +42,17 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Ten
         logarithm, fp32), or `None` where no kernel of the platform gives both.
     """
     if q.device.type == "cpu" and q.shape[-1] == v.shape[-1]:
-        return _flash_cpu(q, k, v, scale)
+        return KERNELS[cpu_kernel(q.dtype, q.shape[-1], q.shape[1] // k.shape[1])](q, k, v, scale)
     name = _chosen(q, k, v)
     return None if name is None else KERNELS[name](q, k, v, scale)
+
+
+@functools.cache
+def cpu_kernel(dtype: torch.dtype, dim: int, group: int) -> str:
+    """Which of [`KERNELS`] serves a shape of head on this CPU."""
+    if tiled.covers(dtype) and _trial("tiled", torch.device("cpu"), dtype, dim, group) <= TRIAL_TOLERANCE:
+        return "tiled"
+    return "flash_cpu"
 
 
 def attention_and_focus(
@@ -120,7 +128,8 @@ def describe(device: str | torch.device, dtype: torch.dtype | None = None, dim: 
     """
     device = torch.device(device)
     if device.type == "cpu":
-        return "PyTorch's CPU flash attention, log-sum-exp reused"
+        own = " (in bfloat16 tiled products of oneDNN)" if tiled.covers(torch.bfloat16) else ""
+        return f"PyTorch's CPU flash attention{own}, log-sum-exp reused"
     if device.type != "cuda":
         return f"scaled_dot_product_attention on {device.type}, exact prefix pass (no log-sum-exp)"
     index = torch.cuda.current_device() if device.index is None else device.index
@@ -190,6 +199,8 @@ KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tenso
     "cudnn": _cudnn,
     "flash": _flash,
     "efficient": _efficient,
+    "flash_cpu": _flash_cpu,
+    "tiled": tiled.attention,
 }
 
 

@@ -19,3 +19,8 @@ def sent_to(device: torch.device, tensor: Tensor) -> Tensor:
         return tensor.to(device)
     # pinned, or the copy would wait for everything the device has been given so far
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def cpu_has(unit: str) -> bool:
+    """Whether the processor has `"avx512_bf16"` or `"amx_tile"`, as far as this version of PyTorch tells."""
+    return bool(getattr(torch.cpu, f"_is_{unit}_supported", lambda: False)())

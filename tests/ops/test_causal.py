@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from ladm_hf.ops import causal
+from ladm_hf.ops import causal, tiled
 from ladm_hf.scoring import attention
 
 HAS_GPU = torch.cuda.is_available()
@@ -19,7 +19,7 @@ HAS_GPU = torch.cuda.is_available()
 
 @pytest.fixture(autouse=True)
 def forget_choices():
-    choices = causal.kernel_name, causal.installed_flash4
+    choices = causal.kernel_name, causal.cpu_kernel, causal.installed_flash4
     for choice in choices:
         choice.cache_clear()
     yield
@@ -27,9 +27,39 @@ def forget_choices():
         choice.cache_clear()
 
 
-def test_the_cpu_kernel_agrees_with_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(causal.KERNELS, "cpu", causal._flash_cpu)
-    assert causal._trial("cpu", torch.device("cpu"), torch.float32, 16, 2) < 1e-5
+def test_the_cpu_kernel_agrees_with_the_definition() -> None:
+    assert causal._trial("flash_cpu", torch.device("cpu"), torch.float32, 16, 2) < 1e-5
+
+
+@pytest.mark.parametrize("group", [1, 3, 4])
+def test_the_tiled_kernel_agrees_with_the_definition(monkeypatch: pytest.MonkeyPatch, group: int) -> None:
+    if not hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision"):
+        pytest.skip("needs PyTorch 2.9")
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    # 75 tokens: tiles that are joined, and rows and a tile that end early
+    monkeypatch.setattr(tiled, "ROWS", 24)
+    monkeypatch.setattr(tiled, "KEYS", 32)
+    assert causal._trial("tiled", torch.device("cpu"), torch.bfloat16, 16, group) < causal.TRIAL_TOLERANCE
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+@pytest.mark.parametrize(
+    ("dtype", "has", "amx", "expected"),
+    [
+        (torch.bfloat16, True, False, "tiled"),
+        (torch.bfloat16, True, True, "flash_cpu"),
+        (torch.bfloat16, False, False, "flash_cpu"),
+        (torch.float32, True, False, "flash_cpu"),
+    ],
+)
+def test_a_cpu_takes_tiles_where_it_has_no_matrix_units(monkeypatch, dtype, has, amx, expected) -> None:
+    monkeypatch.setattr(tiled, "cpu_has", {"avx512_bf16": has, "amx_tile": amx}.__getitem__)
+    monkeypatch.setattr(tiled.torch.backends.mkldnn, "matmul", SimpleNamespace(fp32_precision="none"), raising=False)
+    assert causal.cpu_kernel(dtype, 16, 2) == expected
+    if expected == "tiled":
+        causal.cpu_kernel.cache_clear()
+        monkeypatch.setattr(causal, "_trial", lambda *_: 1.0)
+        assert causal.cpu_kernel(dtype, 16, 2) == "flash_cpu"
 
 
 def test_values_of_another_width_and_other_devices_have_no_kernel() -> None:
@@ -88,6 +118,9 @@ def test_running_out_of_memory_settles_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_report_names_kernel_and_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiled, "covers", lambda dtype: True)
+    assert "(in bfloat16 tiled products of oneDNN)" in attention.describe("cpu")
+    monkeypatch.setattr(tiled, "covers", lambda dtype: False)
     assert attention.describe("cpu") == (
         "PyTorch's CPU flash attention, log-sum-exp reused; span focus by PyTorch (chunked)"
     )
