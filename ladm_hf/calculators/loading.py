@@ -90,19 +90,20 @@ def load_model(path: Path, name: str, dtype: str, device: str, head_for: str = "
         raise _load_error(error, name, quantisation) from error
 
 
-def mlp_shape(path: Path) -> tuple[int, int]:
-    """Width of a model and of its MLP, by its config.json; zeros where they are not known or it is quantised."""
+def bfloat16_mlp(path: Path) -> tuple[int, int] | None:
+    """Width of a model and of its MLP by its config.json, `None` where its weights are not saved in bfloat16."""
     from transformers import AutoConfig
 
     try:
         with _quiet():
             config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         text = config.get_text_config()
-        width = int(getattr(text, "hidden_size", None) or 0)
-        inner = int(getattr(text, "intermediate_size", None) or 4 * width)
+        if "bfloat16" not in f"{config.dtype} {text.dtype}" or getattr(config, "quantization_config", None):
+            return None
+        width = int(text.hidden_size)
+        return width, int(getattr(text, "intermediate_size", None) or 4 * width)
     except Exception:  # transformers raises whatever it likes, and loading the model says what is wrong
-        return 0, 0
-    return (0, 0) if getattr(config, "quantization_config", None) else (width, inner)
+        return None
 
 
 def load_tokenizer(where: Path | str, name: str) -> PreTrainedTokenizerBase:

@@ -7,7 +7,8 @@
 
 Ray replaces a batch by what the callable returns, so [`RowScorer`] returns the rows with their scores, in each of Ray's
 batch formats; of these, NumPy's, the default, rounds integers above 2^53 in a column that has nulls. The scores alone
-are what `LadmScorer` gives.
+are what `LadmScorer` gives. In a cluster of unlike machines name `dtype`, which each actor otherwise settles for its
+own.
 """
 
 from __future__ import annotations

@@ -113,6 +113,8 @@ def attend(
         The output `[B, T, H, D]`, and the log-sum-exp `[B, H, T]` in fp32 (natural logarithm, attention sinks left
         out) or `None`.
     """
+    # queries and keys may come in float32 from a rotary embedding: see ladm_hf.scoring.precision
+    query, key = query.to(value.dtype), key.to(value.dtype)
     if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
         return blockwise_attention(query, key, value, attention_mask, scale, kwargs.get("softcap"), kwargs.get("s_aux"))
     if _is_plain_causal(module, query, key, attention_mask, dropout, kwargs):

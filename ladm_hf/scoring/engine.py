@@ -26,6 +26,7 @@ from ladm_hf.scoring.batching import TokenBudget
 from ladm_hf.scoring.layers import LayerPlan, check_reach, chosen_heads, layer_plan
 from ladm_hf.scoring.llama import LlamaForward, llama_forward
 from ladm_hf.scoring.losses import LanguageModelHead, loss_signals, short_losses
+from ladm_hf.scoring.precision import keep_sums_in_float32
 from ladm_hf.scoring.recorder import ForwardDone, NoRecorder, Recorder, SignalRecorder, SpanRecorder
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class Engine:
                     "import multiprocess; multiprocess.set_start_method('spawn') before map(..., num_proc=...)"
                 ) from error
             raise BackendError(f"device {device!r} cannot be used here ({error}); see `ladm env`") from error
+        if dtype == "bfloat16" and calculator.model is None and self.model.device.type == "cpu":
+            keep_sums_in_float32(self.model)
         self.span_focus = choose_backend(backend, self.model.device)
         self.model_type: str = self.model.config.model_type
         with scoring_attention(self.model), _evaluating(self.model):

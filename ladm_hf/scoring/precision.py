@@ -1,11 +1,16 @@
-"""The dtype that `"auto"` stands for.
+"""The dtype that `"auto"` stands for, and how far bfloat16 goes on a CPU.
 
 On an accelerator it is float16, the published code's. On a CPU it is bfloat16 where the processor multiplies it in
-hardware (AMX or AVX512-BF16) and a product of the calculator's own MLP is the faster for it, else float32.
+hardware (AMX or AVX512-BF16) and a product of the calculator's own MLP is the faster for it, else float32. Only weights
+that were saved in bfloat16 are taken so, since others would be rounded.
 
 The trial must give the same answer every time on one machine, so it counts processor time, which a busy machine does
 not change, on one thread, and its margin is wide: bfloat16 takes a quarter of float32's time where the instructions
 are used and more than all of it where they are not.
+
+In Llama-like models only the products and the attention's inputs are rounded to bfloat16. The residual stream, which a
+rounding at each layer would move most, the norms and the queries and keys that the score is made of stay in float32:
+they cost little there, and scores come closer to float32's.
 """
 
 from __future__ import annotations
@@ -13,12 +18,18 @@ from __future__ import annotations
 import functools
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ladm_hf.calculators.calculator import Calculator
-from ladm_hf.calculators.loading import mlp_shape
+from ladm_hf.calculators.loading import bfloat16_mlp
+from ladm_hf.ops.device import cpu_has
+from ladm_hf.scoring.llama import FAMILIES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # The narrowest model that gains: in narrower ones the conversions between types cost what the products save.
 MIN_WIDTH = 128
@@ -33,15 +44,15 @@ def auto_dtype(calculator: Calculator, device: str) -> str:
     if not _multiplies_bfloat16():
         return "float32"
     assert calculator.path is not None
-    width, inner = _mlp_shape(calculator.path, calculator.identity)
-    if width < MIN_WIDTH:
+    mlp = _mlp(calculator.path, calculator.identity)
+    if mlp is None or mlp[0] < MIN_WIDTH:
         return "float32"
-    return "bfloat16" if bfloat16_is_faster(min(width, MAX_WIDTH), min(inner, MAX_INNER)) else "float32"
+    return "bfloat16" if bfloat16_is_faster(min(mlp[0], MAX_WIDTH), min(mlp[1], MAX_INNER)) else "float32"
 
 
 def _multiplies_bfloat16() -> bool:
     """Whether the processor has instructions for products of bfloat16; oneDNN may be kept from using them."""
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return cpu_has("amx_tile") or cpu_has("avx512_bf16")
 
 
 @functools.cache
@@ -68,6 +79,28 @@ def bfloat16_is_faster(width: int, inner: int) -> bool:
 
 
 @functools.cache
-def _mlp_shape(path: Path, identity: str) -> tuple[int, int]:
-    """[`mlp_shape`], looked up once: the identity stands for the folder's content."""
-    return mlp_shape(path)
+def _mlp(path: Path, identity: str) -> tuple[int, int] | None:
+    """[`bfloat16_mlp`], looked up once: the identity stands for the folder's content."""
+    return bfloat16_mlp(path)
+
+
+class _Product(nn.Linear):
+    """A linear layer that takes any input in the dtype of its weights."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(self.weight.dtype))
+
+
+def keep_sums_in_float32(model: PreTrainedModel) -> None:
+    """Puts everything but the linear layers of a Llama-like model in bfloat16 into float32; leaves others as they are.
+
+    A head that shares the embedding's weights goes with them.
+    """
+    if type(model.base_model).__name__ not in FAMILIES:
+        return
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = _Product
+            continue
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.float()

@@ -72,7 +72,7 @@ def oracle(model, ids: list[int], config: LadmConfig, layers: list[int]) -> list
 @pytest.mark.parametrize("folder", golden_folders())
 def test_scores_are_the_published_codes(folder, backend: str) -> None:
     config, documents, expected = golden(folder)
-    scorer = LadmScorer(folder / "model", config=config, backend=backend)
+    scorer = LadmScorer(folder / "model", config=config, backend=backend, dtype="float32")
     actual = torch.tensor([score.layer_scores for score in scorer.score_input_ids(documents)], dtype=torch.float64).T
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, tiny_model
+from conftest import SMALL, random_ids, tiny_model
 from datasets.fingerprint import Hasher
 
 from ladm_hf import LadmConfig, LadmScorer
@@ -33,7 +33,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 @pytest.fixture
 def wide_folder(tmp_path: Path) -> Path:
-    tiny_model(hidden_size=128, head_dim=32, num_hidden_layers=1).save_pretrained(tmp_path / "wide")
+    model = tiny_model(hidden_size=128, head_dim=32, num_hidden_layers=1).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "wide")
     return tmp_path / "wide"
 
 
@@ -47,15 +48,22 @@ def test_auto_is_bfloat16_where_it_is_there_and_faster(machine, wide_folder, has
     assert LadmScorer(wide_folder, device="cpu", dtype="float32").dtype == "float32"
 
 
-def test_narrow_and_quantised_and_unreadable_calculators_stay_in_float32(machine, wide_folder, llama_folder) -> None:
+def test_calculators_that_would_lose_by_it_stay_in_float32(machine, wide_folder: Path, tmp_path: Path) -> None:
     machine(True, True)
-    assert LadmScorer(llama_folder, device="cpu").dtype == "float32"
+    tiny_model().to(torch.bfloat16).save_pretrained(tmp_path / "narrow")
+    tiny_model(hidden_size=128, head_dim=32).save_pretrained(tmp_path / "saved in float32")
+    for folder in ("narrow", "saved in float32"):
+        assert LadmScorer(tmp_path / folder, device="cpu").dtype == "float32"
     config = wide_folder / "config.json"
     plain = config.read_text()
-    config.write_text(plain.replace("{", '{"quantization_config": {"quant_method": "fp8"},', 1))
-    assert LadmScorer(wide_folder, device="cpu").dtype == "float32"
-    config.write_text(plain.replace('"llama"', '"no such model"'))
-    assert LadmScorer(wide_folder, device="cpu").dtype == "float32"
+    for before, after in (
+        ("{", '{"quantization_config": {"quant_method": "fp8"},'),
+        ('"llama"', '"no such model"'),
+        ('"bfloat16"', "null"),
+    ):
+        assert before in plain
+        config.write_text(plain.replace(before, after, 1))
+        assert LadmScorer(wide_folder, device="cpu").dtype == "float32"
 
 
 def test_a_live_model_keeps_its_own(machine) -> None:
@@ -107,13 +115,29 @@ def test_workers_take_what_it_came_to_where_they_were_sent_from(machine, wide_fo
     worker = pickle.loads(sent)
     assert worker.dtype == worker.identity.dtype == "bfloat16"
     assert worker.with_config(LadmConfig()).dtype == "bfloat16"
-    assert str(worker._load(None).model.dtype) == "torch.bfloat16"
+    assert worker._load(None).model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
 
 
 def test_only_auto_is_settled_by_others(wide_folder: Path) -> None:
     assert LadmScorer(wide_folder, device="cpu").with_auto_dtype("bfloat16").dtype == "bfloat16"
     assert LadmScorer(wide_folder, device="cpu", dtype="float32").with_auto_dtype("bfloat16").dtype == "float32"
     assert LadmScorer(tiny_model()).with_auto_dtype("bfloat16").dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("family", "sums"), [("llama", torch.float32), ("qwen3", torch.float32), ("olmo2", torch.bfloat16)]
+)
+def test_llama_like_models_multiply_in_bfloat16_and_add_in_float32(tmp_path: Path, family: str, sums) -> None:
+    tiny_model(family, hidden_size=128, head_dim=32).save_pretrained(tmp_path)
+    ids = [random_ids(500)]
+    exact = LadmScorer(tmp_path, config=SMALL, device="cpu", dtype="float32").score_input_ids(ids)[0].score
+    scorer = LadmScorer(tmp_path, config=SMALL, device="cpu", dtype="bfloat16")
+    layer = scorer._load(None).model.layers[0]
+    seen: list[torch.dtype] = []
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    layer.mlp.up_proj.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    assert scorer.score_input_ids(ids)[0].score == pytest.approx(exact, rel=2e-2)
+    assert seen == [torch.bfloat16, sums]
 
 
 def test_bfloat16_gives_the_scores_of_float32() -> None:
