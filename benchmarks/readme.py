@@ -28,13 +28,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), CARD]
 
 
 def cpu(result: dict[str, Any]) -> str:
-    """Seconds, ratios and memory of one pass on a CPU."""
+    """Seconds, ratios and memory of one pass on a CPU, the default dtype beside float32."""
     lengths = sorted({row["tokens"] for row in result["rows"]})
     variants = dict.fromkeys(row["variant"] for row in result["rows"])
     cells = {(row["variant"], row["tokens"]): row for row in result["rows"]}
+    threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
     lines = [
-        f"`{result['model']}`, {result['dtype']}, {result['cores']} CPU cores, one document; time and peak memory "
-        "beside the plain forward pass of the same model in the same run:",
+        f"`{result['model']}` on {result['processor']}, {threads}, one document; default {result['default']}. "
+        "Time, beside float32 in the same run, and peak memory over the loaded model's:",
         "",
         "| tokens | " + " | ".join(f"{length:,}" for length in lengths) + " |",
         "|---" * (len(lengths) + 1) + "|",
@@ -44,6 +45,18 @@ def cpu(result: dict[str, Any]) -> str:
         values = [f"{c['seconds']:.2f} s ({c['ratio']:.2f}x), {c['memory_mib']:.0f} MiB" for c in row]
         lines.append(f"| {variant} | " + " | ".join(values) + " |")
     return "\n".join(lines)
+
+
+def precision(result: dict[str, Any]) -> str:
+    """How far bfloat16 moves scores, ranks and a selection."""
+    shortest, longest = result["tokens"]
+    kept = result["selected_by_both"] / result["selected"]
+    return (
+        f"bfloat16 against float32 on {result['documents']} natural documents of {shortest:,} to {longest:,} tokens: "
+        f"rank correlation {result['rank_correlation']:.4f}, {kept:.0%} of the best quarter the same, scores moved by "
+        f"{result['median_difference']:.2%} in the median and {result['largest_difference']:.1%} at most "
+        "(`benchmarks/precision.py`)."
+    )
 
 
 def batches(result: dict[str, Any]) -> str:
@@ -319,6 +332,7 @@ def families(result: dict[str, Any]) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "cpu": ("cpu.json", cpu),
+    "precision": ("precision.json", precision),
     "batches": ("batch_invariance.json", batches),
     "runner": ("runner.json", runner),
     "soak": ("soak.json", soak),

@@ -1,0 +1,74 @@
+"""What bfloat16 does to scores, ranks and selections: the same documents scored in both types on a CPU.
+
+    python benchmarks/precision.py documents.parquet     # needs a text column; writes benchmarks/results/precision.json
+
+Documents are cut to lengths between 4,096 and 16,384 tokens, log-uniform, each within its own. Beside the rank
+correlation stands the share of the best quarter that both types choose, and how far scores move.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from ladm_hf import LadmScorer, __version__
+from ladm_hf.stats import spearman
+
+RESULTS = Path(__file__).parent / "results"
+SHORTEST, LONGEST, SHARE = 4096, 16384, 0.25
+
+
+def documents(path: Path, count: int, scorer: LadmScorer) -> list[Any]:
+    """Token ids of `count` documents drawn without replacement."""
+    tokenizer = scorer._load(None).tokenizer
+    texts = pq.read_table(path, columns=["text"])["text"]
+    generator = np.random.default_rng(0)
+    found: list[Any] = []
+    for row in generator.permutation(len(texts)).tolist():
+        # six characters a token are enough for the longest cut
+        ids = tokenizer(texts[row].as_py()[: 6 * LONGEST], verbose=False)["input_ids"]
+        if len(ids) >= SHORTEST:
+            length = np.exp(generator.uniform(np.log(SHORTEST), np.log(min(len(ids), LONGEST))))
+            found.append(ids[: int(length)])
+        if len(found) == count:
+            return found
+    raise SystemExit(f"{path} has only {len(found)} documents of {SHORTEST:,} tokens")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("documents", type=Path)
+    parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--model", default="ladm-nano")
+    parser.add_argument("--output", type=Path, default=RESULTS / "precision.json")
+    options = parser.parse_args()
+    scorers = {dtype: LadmScorer(options.model, device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16")}
+    ids = documents(options.documents, options.count, scorers["float32"])
+    exact, half = (np.array([score.score for score in scorer.score_input_ids(ids)]) for scorer in scorers.values())
+    best = round(SHARE * len(ids))
+    chosen = [set(np.argsort(-scores)[:best].tolist()) for scores in (exact, half)]
+    moves = np.abs(half / exact - 1)
+    result = {
+        "ladm_hf": __version__,
+        "torch": torch.__version__,
+        "model": options.model,
+        "documents": len(ids),
+        "tokens": [min(map(len, ids)), max(map(len, ids))],
+        "rank_correlation": spearman(exact, half),
+        "selected": best,
+        "selected_by_both": len(chosen[0] & chosen[1]),
+        "largest_difference": float(moves.max()),
+        "median_difference": float(np.median(moves)),
+    }
+    print(json.dumps(result, indent=1))
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
