@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ _PLAIN_WORDS = "The ship left the harbour at dawn. Le navire quitta le port. 7 +
 _MIXED_TEXT = "we need to add 9 and 6\n\n  def f(x):\n\treturn x**2  # na\u00efve \u6e2f\u53e3, it's 1,234.5 km"
 # Entries of a tokenizer's own vocabulary that are tried where plain words do not tell: it may be one of proteins.
 _ENTRIES = 64
+# transformers sets the default dtype of the whole process while it loads a model.
+_LOADING = threading.Lock()
 
 
 def load_model(path: Path, name: str, dtype: str, device: str, head_for: str = "") -> PreTrainedModel:
@@ -50,7 +53,7 @@ def load_model(path: Path, name: str, dtype: str, device: str, head_for: str = "
     placed = {"device_map": {"": device}} if quantisation else {}
     loader = AutoModelForCausalLM if quantisation or head_for else AutoModel
     try:
-        with _quiet():
+        with _LOADING, _quiet():
             model, report = loader.from_pretrained(
                 path,
                 dtype=getattr(torch, dtype),

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from transformers import (
 
 from ladm_hf import LadmConfig, LadmScorer
 from ladm_hf.calculators.calculator import BUNDLED, resolve
+from ladm_hf.calculators.loading import load_model
 from ladm_hf.errors import CalculatorError, ConfigError, UnsupportedModelError
 
 NANO = BUNDLED["ladm-nano"]
@@ -255,3 +257,11 @@ def test_the_bundled_tokenizer_knows_every_script() -> None:
     scorer = LadmScorer(config=LadmConfig(span_length=16))
     for text in ("北京的春天来得很早。" * 80, "Привет, мир! " * 80, "<unk> " * 400, "\x00\x01" * 400):
         assert scorer.score_texts([text])[0].status == "ok"
+
+
+def test_threads_that_load_at_once_get_models_of_their_dtype(nano: Path) -> None:
+    dtypes = ["bfloat16", "float32"] * 3
+    with ThreadPoolExecutor(len(dtypes)) as pool:
+        models = pool.map(lambda dtype: load_model(nano, "nano", dtype, "cpu"), dtypes)
+    for dtype, model in zip(dtypes, models, strict=True):
+        assert {str(parameter.dtype) for parameter in model.parameters()} == {f"torch.{dtype}"}

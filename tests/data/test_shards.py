@@ -25,7 +25,10 @@ def test_a_result_is_written_and_loaded_where_standard_error_went_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    assert not are_progress_bars_disabled()
+    # other tests' modules turn them off
+    monkeypatch.setattr(
+        sys.modules[are_progress_bars_disabled.__module__], "_hf_datasets_progress_bars_disabled", False
+    )
     rows = Dataset.from_dict({"text": ["one", "two"]})
     monkeypatch.setattr(sys, "stderr", GonePipe())
     files = write_shards(rows, "train", tmp_path / "data")
