@@ -32,34 +32,39 @@ def test_the_cpu_kernel_agrees_with_the_definition() -> None:
 
 
 @pytest.mark.parametrize("group", [1, 3, 4])
-def test_the_tiled_kernel_agrees_with_the_definition(monkeypatch: pytest.MonkeyPatch, group: int) -> None:
-    if not hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision"):
-        pytest.skip("needs PyTorch 2.9")
-    before = torch.backends.mkldnn.matmul.fp32_precision
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, causal.TRIAL_TOLERANCE)])
+def test_the_tiled_kernel_agrees_with_the_definition(monkeypatch, dtype, tolerance: float, group: int) -> None:
     # 75 tokens: tiles that are joined, and rows and a tile that end early
     monkeypatch.setattr(tiled, "ROWS", 24)
     monkeypatch.setattr(tiled, "KEYS", 32)
-    assert causal._trial("tiled", torch.device("cpu"), torch.bfloat16, 16, group) < causal.TRIAL_TOLERANCE
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    assert causal._trial("tiled", torch.device("cpu"), dtype, 16, group) < tolerance
 
 
 @pytest.mark.parametrize(
     ("dtype", "has", "amx", "expected"),
     [
         (torch.bfloat16, True, False, "tiled"),
+        (torch.float32, True, False, "tiled"),
+        (torch.float16, True, False, "flash_cpu"),
         (torch.bfloat16, True, True, "flash_cpu"),
-        (torch.bfloat16, False, False, "flash_cpu"),
-        (torch.float32, True, False, "flash_cpu"),
+        (torch.float32, False, False, "flash_cpu"),
     ],
 )
 def test_a_cpu_takes_tiles_where_it_has_no_matrix_units(monkeypatch, dtype, has, amx, expected) -> None:
     monkeypatch.setattr(tiled, "cpu_has", {"avx512_bf16": has, "amx_tile": amx}.__getitem__)
-    monkeypatch.setattr(tiled.torch.backends.mkldnn, "matmul", SimpleNamespace(fp32_precision="none"), raising=False)
     assert causal.cpu_kernel(dtype, 16, 2) == expected
-    if expected == "tiled":
-        causal.cpu_kernel.cache_clear()
-        monkeypatch.setattr(causal, "_trial", lambda *_: 1.0)
-        assert causal.cpu_kernel(dtype, 16, 2) == "flash_cpu"
+
+
+@pytest.mark.parametrize("failure", ["off", "absent"])
+def test_tiles_that_fail_on_trial_are_not_used(monkeypatch: pytest.MonkeyPatch, failure: str) -> None:
+    def product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if failure == "absent":
+            raise RuntimeError("no such operator")
+        return x @ y.t() + 0.1 * x.sum()
+
+    monkeypatch.setattr(tiled, "covers", lambda dtype: True)
+    monkeypatch.setattr(tiled, "_product", product)
+    assert causal.cpu_kernel(torch.float32, 16, 2) == "flash_cpu"
 
 
 def test_values_of_another_width_and_other_devices_have_no_kernel() -> None:
@@ -119,7 +124,7 @@ def test_running_out_of_memory_settles_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_report_names_kernel_and_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiled, "covers", lambda dtype: True)
-    assert "(in bfloat16 tiled products of oneDNN)" in attention.describe("cpu")
+    assert attention.describe("cpu").startswith("tiled products of oneDNN, log-sum-exp reused")
     monkeypatch.setattr(tiled, "covers", lambda dtype: False)
     assert attention.describe("cpu") == (
         "PyTorch's CPU flash attention, log-sum-exp reused; span focus by PyTorch (chunked)"
