@@ -97,6 +97,9 @@ class Engine:
                     "import multiprocess; multiprocess.set_start_method('spawn') before map(..., num_proc=...)"
                 ) from error
             raise BackendError(f"device {device!r} cannot be used here ({error}); see `ladm env`") from error
+        # tried by the model's own attention, which wants queries, keys and values of one dtype
+        with _evaluating(self.model):
+            self._head = LanguageModelHead(self.model, head_for) if head_for else None
         if dtype == "bfloat16" and calculator.model is None and self.model.device.type == "cpu":
             keep_sums_in_float32(self.model)
         self.span_focus = choose_backend(backend, self.model.device)
@@ -110,7 +113,6 @@ class Engine:
         self._alone = _rotates_by_length(self.model)
         self._pads = self._asynchronous and not self._alone
         with _evaluating(self.model):
-            self._head = LanguageModelHead(self.model, head_for) if head_for else None
             self._fast: LlamaForward | None = llama_forward(self.model, self.plan)
         self.budget = TokenBudget(1 if self._alone else max_batch_tokens or self._default_batch_tokens())
         self._tokenizer: PreTrainedTokenizerBase | None = None

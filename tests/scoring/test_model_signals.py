@@ -378,3 +378,15 @@ def test_a_loss_that_is_not_finite_is_said(monkeypatch: pytest.MonkeyPatch) -> N
         (found,) = LadmScorer(causal_lm(), config=SMALL, signals="token_loss").score_input_ids([random_ids(300)])
     assert found.status == "ok"
     assert math.isnan(found.signals["token_loss"])
+
+
+def test_the_losses_of_a_calculator_in_bfloat16_are_near_those_in_float32() -> None:
+    text = "The ship left the harbour at dawn, and the captain wrote of it. " * 200
+    scores = []
+    for dtype in ("float32", "bfloat16"):
+        scorer = LadmScorer(signals=("token_loss", "context_gain"), short_context=512, dtype=dtype, device="cpu")
+        scores.append(scorer.score_texts([text])[0])
+    for name in ("token_loss", "context_gain"):
+        assert scores[1].signals[name] == pytest.approx(scores[0].signals[name], rel=0.05, abs=0.01)
+    plain = LadmScorer(dtype="bfloat16", device="cpu").score_texts([text])[0]
+    assert plain.score == scores[1].score
