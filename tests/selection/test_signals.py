@@ -331,7 +331,10 @@ def test_the_command_and_an_options_file_say_the_same_as_python(tmp_path: Path) 
 
 
 def test_report_and_card_show_blend_and_ranges(tmp_path: Path) -> None:
-    selection = select(REAL, budget_tokens=60_000, score=BLEND, keep=KEEP)
+    # of rows in memory the card would show a call instead of the command
+    pool = str(tmp_path / "pool.parquet")
+    REAL.to_parquet(pool)
+    selection = select(pool, budget_tokens=60_000, score=BLEND, keep=KEEP)
     outside = sum(row.outside_documents or 0 for row in selection.table)
     assert outside > 20
     page = report(selection, tmp_path / "report").read_text(encoding="utf-8")
@@ -349,7 +352,7 @@ def test_report_and_card_show_blend_and_ranges(tmp_path: Path) -> None:
         "| outside a range |", "| ladm\\_blend |", "| ladm\\_percentile |", f"{outside} documents lie outside",
     ):  # fmt: skip
         assert part in card
-    plain = str(build_card(selection=select(REAL, budget_tokens=60_000)))
+    plain = str(build_card(selection=select(pool, budget_tokens=60_000)))
     assert "outside a range" not in plain
     assert "--score" not in plain
 
@@ -361,7 +364,7 @@ def test_a_signal_is_named_as_the_scorer_names_it_or_by_its_column(tmp_path: Pat
     found = []
     for prefix in ("", "ladm_"):
         score, keep = {"ladm_score": 1.0, f"{prefix}context_gain": 1.0}, {f"{prefix}compression": ("10%", "90%")}
-        selection = select(data, score=score, keep=keep, budget_tokens=1000)
+        selection = select(data, by=None, score=score, keep=keep, budget_tokens=1000)
         saved = Selection.load(selection.save(tmp_path / f"saved{prefix}"))
         assert saved.selected["ladm_score"] == selection.selected["ladm_score"]
         assert saved.frame().num_rows == 40
@@ -369,4 +372,4 @@ def test_a_signal_is_named_as_the_scorer_names_it_or_by_its_column(tmp_path: Pat
     assert found[0] == found[1]
     # a column of that very name comes first
     own = data.add_column("compression", [1.0] * 40)
-    assert len(select(own, keep={"compression": (1, 1)}, budget_tokens=10_000).selected) == 40
+    assert len(select(own, by=None, keep={"compression": (1, 1)}, budget_tokens=10_000).selected) == 40
