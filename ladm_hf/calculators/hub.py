@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 from ladm_hf.calculators.files import CONFIG_FILE, INDEX, TOKENIZER, weight_files
@@ -17,14 +19,10 @@ def download(name: str, revision: str | None) -> Path:
         HubError: the Hub did not give it; the message says whether it was the network, the name, a gate, the revision
             or the disk.
     """
-    try:
+    with _hub_errors(name, revision):
         folder = _snapshot(name, revision, ["config.json", CONFIG_FILE, INDEX, *TOKENIZER])
         # of the commit just found, whatever is pushed meanwhile
         return _snapshot(name, folder.name, weight_files(folder, name))
-    except CalculatorError:
-        raise
-    except Exception as error:
-        raise _hub_error(error, name, f" at revision {revision!r}" if revision else "", revision) from error
 
 
 def download_tokenizer(name: str, revision: str | None) -> Path:
@@ -33,8 +31,17 @@ def download_tokenizer(name: str, revision: str | None) -> Path:
     Raises:
         HubError: see [`download`].
     """
-    try:
+    with _hub_errors(name, revision):
         return _snapshot(name, revision, ["config.json", *TOKENIZER])
+
+
+@contextlib.contextmanager
+def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
+    """Errors of the Hub's client as ours."""
+    try:
+        yield
+    except CalculatorError:
+        raise
     except Exception as error:
         raise _hub_error(error, name, f" at revision {revision!r}" if revision else "", revision) from error
 

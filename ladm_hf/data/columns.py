@@ -70,6 +70,11 @@ def lengths(values: pa.ChunkedArray) -> Floats:
     return np.asarray(np.ceil(filled / scale))
 
 
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is one of lists, of whatever size."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
 def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
@@ -122,8 +127,7 @@ def nested_type(schema: pa.Schema, column: str) -> pa.DataType | None:
 
 def documents(values: pa.ChunkedArray) -> list[Any]:
     """Texts as `str`, token ids as arrays; a text that is no valid UTF-8 stays bytes, which has a status of its own."""
-    kind = values.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if is_list(values.type):
         return [value.values.to_numpy(zero_copy_only=False) if value.is_valid else None for value in values]
     return [decoded(value) for value in to_objects(values, invalid=bytes)]
 

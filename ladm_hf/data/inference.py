@@ -17,6 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ladm_hf.data.columns import is_list
+
 logger = logging.getLogger(__name__)
 
 # Integers beyond are not all exact as a double.
@@ -168,8 +170,7 @@ def has_empty_struct(kind: pa.DataType) -> bool:
     """Whether a type has a struct without fields in it, which parquet cannot hold."""
     if pa.types.is_struct(kind):
         return kind.num_fields == 0 or any(has_empty_struct(field.type) for field in kind)
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return is_list and has_empty_struct(kind.value_type)
+    return is_list(kind) and has_empty_struct(kind.value_type)
 
 
 def _has_many_fields(kind: pa.DataType) -> bool:

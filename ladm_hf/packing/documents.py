@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from ladm_hf.calculators.token_ids import KEY
-from ladm_hf.data.columns import document_column, documents, leaves_of, nested_type, pick, root_column
+from ladm_hf.data.columns import document_column, documents, is_list, leaves_of, nested_type, pick, root_column
 from ladm_hf.data.sources import Rows, Source
 from ladm_hf.errors import BackendError, ColumnError, InputError
 from ladm_hf.packing.sequences import TokenIds
@@ -81,8 +81,9 @@ class Documents:
         self.column = self._document_column(scan.schema, candidates)
         kind = scan.schema.field(self.column).type if self.column in scan.schema.names else None
         kind = kind or nested_type(scan.schema, self.column)
-        self._are_ids = _is_list(kind)
-        if not (self._are_ids and _is_list(kind, pa.types.is_integer)) and not _is_text(kind):
+        assert kind is not None, "the column was found"
+        self._are_ids = is_list(kind)
+        if not (self._are_ids and pa.types.is_integer(kind.value_type)) and not _is_text(kind):
             raise ColumnError(f"column {self.column!r} of {self.source.name} is {kind}, expected text or token ids")
         self._edges = self.source.block_edges()
         return float(scan.cost[-1])
@@ -221,11 +222,6 @@ def _in_order(pool: ProcessPoolExecutor, function: Callable[[T], R], items: Iter
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-def _is_list(kind: pa.DataType, of: Callable[[pa.DataType], bool] = lambda kind: True) -> bool:
-    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(test(kind) for test in tests) and of(kind.value_type)
 
 
 def _is_text(kind: pa.DataType) -> bool:

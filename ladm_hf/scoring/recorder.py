@@ -93,13 +93,15 @@ class SpanRecorder(Recorder):
 
     def keep(self, layer: int, pfs: Tensor) -> None:
         """Takes the PFS of all heads, `[B, H, R, S]`."""
-        pfs = _take(pfs, self.heads[layer]) if layer in self.heads else pfs
-        self.pfs[layer] = pfs.transpose(0, 1) if self.by_head else pfs.mean(1)[None]
+        self._keep_counted(layer, _take(pfs, self.heads[layer]) if layer in self.heads else pfs)
 
     def record(self, layer: int, q: Tensor, k: Tensor, scale: float, lse: Tensor | None, softcap: float | None) -> None:
         if layer in self.heads:
             q, k, lse = _select_heads(q, k, lse, self.heads[layer])
-        pfs = self.span_focus(q, k, self.grid, scale, lse, softcap)
+        self._keep_counted(layer, self.span_focus(q, k, self.grid, scale, lse, softcap))
+
+    def _keep_counted(self, layer: int, pfs: Tensor) -> None:
+        """Takes the PFS of the heads that count, `[B, N, R, S]`."""
         self.pfs[layer] = pfs.transpose(0, 1) if self.by_head else pfs.mean(1)[None]
 
 

@@ -99,10 +99,19 @@ def directions(signals: Sequence[str] | Mapping[str, float]) -> dict[str, int]:
     if isinstance(signals, str) or not signals:
         raise ConfigError(f"signals must be columns, got {signals!r}")
     if not isinstance(signals, Mapping):
-        pairs = [part if "=" in part else f"{part}={-1 if part in LOWER_FIRST else 1}" for part in map(str, signals)]
+        pairs = [part if "=" in part else f"{part}={_usual(part)}" for part in map(str, signals)]
         return directions(parse_score([*pairs]))
     weights = parse_score(signals)
     assert isinstance(weights, dict)
+    return _signs(weights)
+
+
+def _usual(name: str) -> int:
+    """The direction of a signal of which nothing else is said."""
+    return -1 if name in LOWER_FIRST else 1
+
+
+def _signs(weights: Mapping[str, float]) -> dict[str, int]:
     return {name: 1 if weight > 0 else -1 for name, weight in weights.items()}
 
 
@@ -113,7 +122,7 @@ def default_signals(schema: pa.Schema) -> dict[str, int]:
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)
     names = [field.name for field in [*schema, *inside] if any(test(field.type) for test in numbers)]
     found = [name for name in names if name.startswith("ladm_") and name not in (NUM_TOKENS, PERCENTILE, BLEND)]
-    return {name: -1 if name in LOWER_FIRST else 1 for name in found}
+    return {name: _usual(name) for name in found}
 
 
 def _reader(rows: AnyRows, column: str) -> Callable[[int], str | None]:
@@ -137,11 +146,10 @@ def compare_selection(selection: Selection, text_column: str = "text") -> Compar
     """
     parts = (selection.selected_rows, selection.dropped_rows)
     score, keep = selection.options["score"], selection.options.get("keep")
-    weights = {score: 1} if isinstance(score, str) else score
-    named = {name: 1 if weight > 0 else -1 for name, weight in weights.items()}
+    named = _signs({score: 1} if isinstance(score, str) else score)
     there = [name for name in default_signals(parts[0].schema) if name in default_signals(parts[1].schema)]
     for name in [*there, *(keep or ())]:
-        named.setdefault(name, -1 if name in LOWER_FIRST else 1)
+        named.setdefault(name, _usual(name))
     named.pop(PERCENTILE, None)
     if set(named) <= {SCORE, REPETITION}:
         return None

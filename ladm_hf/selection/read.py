@@ -19,6 +19,7 @@ from ladm_hf.data.columns import (
     base_column,
     column,
     in_row_order,
+    is_list,
     leaves,
     leaves_of,
     may_hold_json,
@@ -154,9 +155,7 @@ def _check(schema: pa.Schema, name: str, what: str = "", hint: str = "") -> None
 
 def _has_lists(schema: pa.Schema) -> bool:
     kind = nested_type(schema, "input_ids")
-    return kind is not None and any(
-        test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    )
+    return kind is not None and is_list(kind)
 
 
 def _with_problems(status: pa.ChunkedArray | None, rows: AnyRows) -> pa.ChunkedArray | None:
@@ -231,6 +230,6 @@ def _token_counts(dataset: Dataset, tokens: str) -> pa.ChunkedArray:
     dataset, positions = with_positions(dataset)
     ids = dataset.data.column("input_ids")
     kind = ids.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+    if not is_list(kind):
         raise ColumnError(f"column 'input_ids' holds {kind}, expected a list of token ids")
     return in_row_order(pc.list_value_length(ids).cast(pa.int64()), positions)
