@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 KEY_DIFFERENCE, KEY_LOSS = 2.0, 2.0
 # Logits held at once, on a CPU and elsewhere: `[t, V]` of some positions, never of a whole document.
 CPU_LOGITS, DEVICE_LOGITS = 1 << 22, 1 << 26
+# The fewest rows of a product with the head. Kernels for fewer share the sums out by the number of threads, which must
+# not change a loss.
+MIN_ROWS = 64
 # Tokens of the trial, and how far its logits may be off, relative to the largest.
 TRIAL_TOKENS, TRIAL_TOLERANCE = 8, 2e-2
 
@@ -168,7 +171,9 @@ class LanguageModelHead:
         parts = []
         for start in range(first, len(input_ids), step):
             targets = input_ids[start : start + step]
-            logits = self._logits(hidden[None, start - 1 : start - 1 + len(targets)])[0]
+            rows = hidden[start - 1 : start - 1 + len(targets)]
+            rows = nn.functional.pad(rows, (0, 0, 0, max(0, MIN_ROWS - len(rows))))
+            logits = self._logits(rows[None])[0, : len(targets)]
             parts.append(nn.functional.cross_entropy(logits.float(), targets, reduction="none"))
         return torch.cat(parts)
 

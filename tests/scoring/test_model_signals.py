@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ladm_hf import LadmConfig, LadmScorer, score_dataset
+from ladm_hf.calculators.calculator import resolve
 from ladm_hf.data.run_record import run_facts, run_of
 from ladm_hf.data.score_columns import MODEL_SIGNALS, TEXT_SIGNALS
 from ladm_hf.errors import CalculatorError, ConfigError, ResumeError
@@ -369,6 +370,21 @@ def test_two_ranks_killed_and_resumed_give_the_signals_of_one(tmp_path: Path) ->
     order = np.argsort([row["id"] for row in rows(18, 600)])
     for name in ("score", *signals):
         np.testing.assert_array_equal(np.array(found[f"ladm_{name}"]), expected[f"ladm_{name}"][order], err_msg=name)
+
+
+def test_the_number_of_threads_changes_no_loss() -> None:
+    head = losses.LanguageModelHead(resolve(None).load_model("float32", "cpu", "token_loss"), "token_loss")
+    torch.manual_seed(0)
+    hidden, ids = torch.randn(40, head.model.config.hidden_size), torch.tensor(random_ids(40))
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            with torch.inference_mode():
+                found.append(torch.cat([head.losses(hidden[:length], ids[:length]) for length in range(2, 41)]))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], other) for other in found[1:])
 
 
 def test_a_loss_that_is_not_finite_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
