@@ -99,6 +99,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "cpu.json")
     options = parser.parse_args()
     worst = check_parity()
+    # a scorer in a worker process keeps to one thread where nothing is said
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     spawn = multiprocessing.get_context("spawn")
     variants = (PLAIN, FLOAT32, DEFAULT)
     workers = {
