@@ -30,6 +30,7 @@ import triton
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import LlamaConfig, LlamaModel
 
+from ladm_hf import __version__
 from ladm_hf.calculators.calculator import Calculator, resolve
 from ladm_hf.config import LadmConfig
 from ladm_hf.ops import BACKENDS, causal
@@ -472,7 +473,8 @@ def environment() -> dict[str, Any]:
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     return {
-        "device": torch.cuda.get_device_name(), "capability": list(torch.cuda.get_device_capability()),
+        "ladm_hf": __version__, "device": torch.cuda.get_device_name(),
+        "capability": list(torch.cuda.get_device_capability()),
         "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(), "triton": triton.__version__,
         "transformers": transformers.__version__, "attention": causal.describe("cuda"), "commit": commit,

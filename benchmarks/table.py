@@ -79,8 +79,9 @@ def _sentences(result: dict[str, Any]) -> list[str]:
             f"the first of another length ({first['again']:.2f} s once more)."
         )
     if nano := result.get("nano"):
+        model = f"ladm-nano {result['environment']['ladm_hf']}"
         lines += [
-            f"- ladm-nano at 8,192 tokens, {name.replace('_', ' ')}: {row['documents_per_second']:,.0f} documents/s; "
+            f"- {model} at 8,192 tokens, {name.replace('_', ' ')}: {row['documents_per_second']:,.0f} documents/s; "
             f"{row['share_in_own_kernels']:.0%} of the GPU's time in our own kernels, {row['share_in_scoring']:.0%} in "
             "those of the score alone."
             for name, row in nano.items()
