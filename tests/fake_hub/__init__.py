@@ -94,3 +94,14 @@ class FakeHub:
         files) oldest first; None if it does not exist."""
         answer: dict[str, dict[str, Any]] = self._control("state")
         return answer.get(key)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """All jobs, oldest first, as the API gives them, and under `"sent"` the request that started them."""
+        answer: list[dict[str, Any]] = self._control("jobs")
+        return answer
+
+    def change_job(
+        self, id_: str, stage: str, *, message: str | None = None, seconds: int | None = None, log: tuple[str, ...] = ()
+    ) -> None:
+        """Says what became of a job: its stage, with a message, after some seconds, having printed some lines."""
+        self._control("job", {"id_": id_, "stage": stage, "message": message, "seconds": seconds, "log": log})

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fake_hub import TOKEN
 from fake_hub.faults import Faults, answer_with_fault
+from fake_hub.jobs import HARDWARE, Jobs
 from fake_hub.store import LFS_SUFFIXES, LFS_THRESHOLD, Blob, Commit, Conflict, NotFound, Repo, Store, git_oid
 from fake_hub.xet import shard_files, xorb_chunks
 
@@ -50,6 +51,7 @@ class Hub:
     def __init__(self, *, stall: float, late: float, part_size: int | None, xet: bool) -> None:
         self.stall, self.late, self.part_size, self.xet = stall, late, part_size, xet
         self.store, self.faults, self.lock = Store(), Faults(), threading.Lock()
+        self.jobs = Jobs()
         self.url = ""
 
 
@@ -60,6 +62,7 @@ class Request:
         self.hub, self.store, self.method, self.headers, self.body = hub, hub.store, method, headers, body
         url = urllib.parse.urlsplit(target)
         self.path = url.path
+        self.query_string = url.query
         self.query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
         self.authorised = headers.get("Authorization") == f"Bearer {TOKEN}"
 
@@ -324,6 +327,26 @@ class Request:
         url = f"{self.hub.url}/{kind}/{name}/commit/{commit.oid}"
         raise Answer({**answer, "success": True, "commitOid": commit.oid, "commitUrl": url})
 
+    # --- jobs, which never run
+
+    def hardware(self) -> None:
+        raise Answer(HARDWARE)
+
+    def jobs(self, namespace: str, id_: str = "", action: str = "") -> None:
+        jobs = self.hub.jobs
+        reply = jobs.refusal(self.authorised, namespace)
+        if reply is None and not id_:
+            reply = (
+                jobs.run(namespace, self.json()) if self.method == "POST" else jobs.find(namespace, self.query_string)
+            )
+        elif reply is None and (job := jobs.one(namespace, id_)) is None:
+            reply = {"error": "Job not found"}, 404
+        elif reply is None and action == "logs":
+            reply = jobs.log(id_, self.query.get("tail"))
+        elif reply is None:
+            reply = jobs.cancel(job) if action == "cancel" else (job, 200)
+        raise Answer(*reply)
+
     # --- Xet: a token, a grant for each xorb, its bytes and its commit, then a shard that makes files of xorbs.
     # Older clients post xorbs directly. Chunk look-ups and telemetry answer 404, and clients do without.
 
@@ -379,6 +402,9 @@ ROUTES: list[tuple[tuple[str, ...], str, Any]] = [
     (("POST",), "/api/repos/create", Request.create_repo),
     (("DELETE",), "/api/repos/delete", Request.delete_repo),
     (("POST",), "/api/validate-yaml", Request.validate_yaml),
+    (("GET",), "/api/jobs/hardware", Request.hardware),
+    (("GET", "POST"), r"/api/jobs/(?P<namespace>[^/]+)", Request.jobs),
+    (("GET", "POST"), r"/api/jobs/(?P<namespace>[^/]+)/(?P<id_>\w+)(?:/(?P<action>logs|cancel))?", Request.jobs),
     (("PUT",), rf"{_API}/settings", Request.settings),
     (("GET",), rf"{_API}(?:/revision/(?P<revision>[^/]+))?", Request.repo_info),
     (("GET",), rf"{_API}/refs", Request.refs),
@@ -471,6 +497,11 @@ class Handler(BaseHTTPRequestHandler):
                 if kept:
                     hub.store.objects, hub.store.xorbs = kept.objects, kept.xorbs
                 hub.faults.replace([])
+                hub.jobs = Jobs()
+            elif action == "jobs":
+                return Answer([{**job, "sent": sent} for job, sent in zip(hub.jobs.jobs, hub.jobs.sent, strict=True)])
+            elif action == "job":
+                hub.jobs.change(**request.json())
             elif action == "faults":
                 hub.faults.replace(request.json())
             elif action == "log":
