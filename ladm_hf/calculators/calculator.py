@@ -8,13 +8,16 @@ scores.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ladm_hf.calculators.files import CONFIG_FILE, check_no_pointers, hash_folder
-from ladm_hf.calculators.hub import download
+from safetensors import safe_open
+
+from ladm_hf.calculators.files import CONFIG_FILE, WEIGHTS, check_no_pointers, hash_folder
+from ladm_hf.calculators.hub import download, look_up
 from ladm_hf.calculators.live import config_of_origin, hash_model
 from ladm_hf.calculators.loading import load_model, load_tokenizer
 from ladm_hf.config import LadmConfig
@@ -68,6 +71,18 @@ class Calculator:
         return load_tokenizer(where, self.name)
 
 
+class Outline(NamedTuple):
+    """A calculator without its weights.
+
+    Attributes:
+        config ([`LadmConfig`]): its own, else the paper's.
+        parameters (`int`, *optional*): of its weights, `None` where the Hub does not say.
+    """
+
+    config: LadmConfig
+    parameters: int | None
+
+
 def resolve(model: str | os.PathLike[str] | PreTrainedModel | None, revision: str | None = None) -> Calculator:
     """Finds a calculator, downloading it if it is on the Hub and not in the cache.
 
@@ -109,6 +124,25 @@ def resolve(model: str | os.PathLike[str] | PreTrainedModel | None, revision: st
     path = download(name, revision)
     _check_model(path, name)
     return _of_folder(name, f"{name}@{path.name}", path, path.name)
+
+
+def outline(name: str, revision: str | None = None) -> Outline:
+    """What a calculator is by its small files alone.
+
+    Args:
+        name (`str`): `"ladm-nano"` or a Hub id.
+        revision (`str`, *optional*): branch, tag or commit of a Hub id.
+
+    Raises:
+        HubError: the Hub did not give it.
+    """
+    if name in BUNDLED:
+        with safe_open(BUNDLED[name] / WEIGHTS, "pt") as weights:
+            sizes = [math.prod(weights.get_slice(key).get_shape()) for key in weights.keys()]  # noqa: SIM118
+        return Outline(resolve(name, revision).config, sum(sizes))
+    file, parameters = look_up(name, revision)
+    own = LadmConfig() if file is None else LadmConfig.from_json_file(file)
+    return Outline(own.over(LadmConfig.paper()), parameters)
 
 
 def _check_model(path: Path, name: str) -> None:

@@ -35,6 +35,29 @@ def download_tokenizer(name: str, revision: str | None) -> Path:
         return _snapshot(name, revision, ["config.json", *TOKENIZER])
 
 
+def look_up(name: str, revision: str | None) -> tuple[Path | None, int | None]:
+    """The `ladm_config.json` of a Hub repository and the number of parameters of its weights, each `None` where there
+    is none, without the weights themselves.
+
+    Raises:
+        HubError: see [`download`].
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, NotASafetensorsRepoError
+
+    config, parameters = None, None
+    with _hub_errors(name, revision):
+        try:
+            config = Path(HfApi().hf_hub_download(name, CONFIG_FILE, revision=revision))
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            pass
+        with contextlib.suppress(NotASafetensorsRepoError):
+            parameters = sum(HfApi().get_safetensors_metadata(name, revision=revision).parameter_count.values())
+    return config, parameters
+
+
 @contextlib.contextmanager
 def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
     """Errors of the Hub's client as ours."""
