@@ -33,7 +33,7 @@ LAYERS = [
 FILES = {
     "calculators": "calculator files hub live loading token_ids",
     "checks": "demo environment reproduce",
-    "cli": "app checks compare options pack publish score select terminal train",
+    "cli": "app checks compare jobs options pack publish score select terminal train",
     "data": "columns content data_files files hub inference json_lines loaded open parquet repositories "
     "row_files rows run_record schemas score_columns shards sources storable streams temporary writer",
     "integrations": "datatrove evaluate ray_data",
@@ -41,7 +41,7 @@ FILES = {
     "packing": "best_fit documents formats mixture pack record sequences tokenizer",
     "publishing": "bundle card card_block front_matter publication publish repository retry verify",
     "report": "comparison focus_plot heat_maps matrix page parts plots style tables",
-    "runs": "chunks estimate folder lock monitor prepare prepared progress runner",
+    "runs": "chunks estimate flavors folder jobs lock monitor prepare prepared progress runner speeds",
     "scoring": "attention batching engine inputs journal layers llama losses precision recorder repetition results "
     "rows scorer text_signals",
     "selection": "bands compare comparison folder notes options percentile pool ranking read reasons result selection "

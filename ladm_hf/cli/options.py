@@ -18,8 +18,10 @@ from ladm_hf.data.files import OPTIONS_FILE, write_atomically
 from ladm_hf.errors import ConfigError
 from ladm_hf.text import range_text
 
+# Where `ladm score` runs, which is no part of what it does.
+JOB = ("job", "jobs", "timeout", "namespace", "image", "package", "secret")
 # Options of one launch, which its repetition must not inherit.
-ONCE = ("options", "restart", "resume", "status", "estimate")
+ONCE = ("options", "restart", "resume", "status", "estimate", "yes", "dry_run", *JOB)
 
 Ablation = Literal["no_std", "no_length_weight"]
 Backend = Literal["auto", "naive", "chunked", "fused"]

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ladm_hf.cli.jobs import (
+    DryRun,
+    Image,
+    Job,
+    Namespace,
+    NumJobs,
+    Package,
+    Secret,
+    Timeout,
+    Yes,
+    show_jobs,
+    start_jobs,
+)
 from ladm_hf.cli.options import (
     DATA,
+    JOB,
     ONCE,
     Ablation,
     Backend,
@@ -30,7 +45,8 @@ from ladm_hf.cli.options import (
     save_options,
 )
 from ladm_hf.data.score_columns import SIGNALS
-from ladm_hf.errors import LadmError
+from ladm_hf.errors import LadmError, RunError
+from ladm_hf.runs.jobs import COMMAND_VARIABLE, CONFIG_FILE
 from ladm_hf.text import command_line
 
 if TYPE_CHECKING:
@@ -129,23 +145,31 @@ def score(
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Show documents, tokens and hours by a quick sample; score nothing.")
     ] = False,
+    job: Job = None,
+    jobs: NumJobs = 1,
+    timeout: Timeout = None,
+    namespace: Namespace = None,
+    image: Image = None,
+    package: Package = None,
+    secret: Secret = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     options: OptionsFile = None,
 ) -> None:
     """Score the documents of INPUT into OUTPUT, or resume an interrupted run.
 
     Several processes: torchrun --nproc_per_node 8 -m ladm_hf score INPUT OUTPUT, or accelerate launch. A killed run
     loses at most the chunk each process was working on; the same command resumes it, with any number of processes.
+    On rented GPUs: ladm score owner/pool hf://buckets/owner/name/run --job l4x1 --jobs 4.
     """
     if status is not None:
-        from ladm_hf.runs.progress import run_status
-
-        found = run_status(status)
-        print(found)
-        if found.state == "finished" and not found.num_scored:
-            raise typer.Exit(NOTHING_SCORED)
+        _show_status(status, namespace)
         return
     if input is None or (output is None and not estimate):
         raise typer.BadParameter("score needs INPUT and OUTPUT, or INPUT --estimate, or --status OUTPUT")
+    if job is not None and not estimate:
+        start_jobs(context.params, job_arguments(context.params), launch_command(context.params))
+        return
     geometry = {
         "span_length": span_length,
         "d_afs": d_afs,
@@ -245,11 +269,46 @@ def _score(
         raise typer.Exit(NOTHING_SCORED)
 
 
+def _show_status(output: str, namespace: str | None) -> None:
+    from ladm_hf.runs.progress import run_status
+
+    try:
+        found = run_status(output)
+    except RunError:
+        # jobs that are still starting have not begun their run
+        if not show_jobs(output, namespace):
+            raise
+        return
+    print(found)
+    show_jobs(output, namespace)
+    if found.state == "finished" and not found.num_scored:
+        raise typer.Exit(NOTHING_SCORED)
+
+
+def launch_command(values: Mapping[str, Any]) -> str:
+    """The command line that starts the jobs of a run, those that are missing."""
+    left_out = ("input", "output", *(name for name in ONCE if name not in JOB))
+    return _line(values, {name: value for name, value in values.items() if name not in left_out})
+
+
+def job_arguments(values: Mapping[str, Any]) -> list[str]:
+    """What `ladm` is given in a job, where neither the environment nor the files of this machine are."""
+    here = {name: value for name, value in values.items() if name not in ("input", "output", *ONCE)}
+    here |= {"model": values["model"] or os.environ.get("LADM_MODEL")}
+    here |= {"config": None if values["config"] is None else CONFIG_FILE}
+    return shlex.split(_line(values, here).replace(" --signals ", f" {FOR_TORCHRUN} "))[1:]
+
+
+def _line(values: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    return command_line("score", score, [values["input"], values["output"]], options)
+
+
 def rerun_command(values: Mapping[str, Any]) -> str:
     """The command line that resumes this launch, as far as a process can know it."""
-    once = ("input", "output", *ONCE)
-    arguments = [values["input"], values["output"]]
-    line = command_line("score", score, arguments, {name: value for name, value in values.items() if name not in once})
+    if command := os.environ.get(COMMAND_VARIABLE):
+        # this is a job, which was started from elsewhere
+        return command
+    line = _line(values, {name: value for name, value in values.items() if name not in ("input", "output", *ONCE)})
     local, nodes = os.environ.get("LOCAL_WORLD_SIZE", "1"), os.environ.get("GROUP_WORLD_SIZE", "1")
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return line

@@ -2,8 +2,8 @@
 
 `huggingface_hub` waits without limit for a silent server and repeats only some requests. Inside [`hub_retries`] its
 shared client gives up on silence after `RetryPolicy.timeout` seconds and repeats all requests but those that would do
-something twice: a commit and the opening of a pull request. Their caller must look at what the Hub holds before it
-tries again.
+something twice: a commit, the opening of a pull request and the start of a job. Their caller must look at what the Hub
+holds before it tries again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 BUSY = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
 # Repeating these would do something twice.
-_ONCE = re.compile(r"/api/\w+/[^/]+/[^/]+/(commit/[^/]+|discussions)$")
+_ONCE = re.compile(r"/api/(\w+/[^/]+/[^/]+/(commit/[^/]+|discussions)|jobs/[^/]+)$")
 # Here 409 is the answer "it exists already", not a conflict that passes.
 _CREATES = re.compile(r"/api/(repos/create|\w+/[^/]+/[^/]+/(branch|tag)/[^/]+)$")
 

@@ -1,0 +1,286 @@
+"""`ladm score --job`: shows what jobs would cost, asks, and starts those that are missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ladm_hf.errors import ConfigError, LadmError
+from ladm_hf.runs.jobs import (
+    COMMAND_VARIABLE,
+    CONFIG_VARIABLE,
+    IMAGE,
+    JobSpec,
+    RunJobs,
+    check_visible,
+    default_package,
+    job_command,
+    running,
+    timeout_seconds,
+)
+from ladm_hf.text import counted, redacted
+
+if TYPE_CHECKING:
+    from ladm_hf.runs.flavors import Flavor, Quote, Work
+    from ladm_hf.runs.speeds import Speed
+
+_PANEL = "Hugging Face Jobs"
+# A timeout that nobody gave: a multiple of what is expected, and of the unknown.
+SPARE, LEAST_HOURS, UNKNOWN_HOURS = 2, 1, 12
+
+Job = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FLAVOR",
+        help="Score on Hugging Face Jobs of this hardware (l4x1, h200, ...), into an OUTPUT that is a URL.",
+        show_default="here",
+        rich_help_panel=_PANEL,
+    ),
+]
+NumJobs = Annotated[
+    int,
+    typer.Option("--jobs", min=1, help="Jobs that share the run; what is missing is started.", rich_help_panel=_PANEL),
+]
+Timeout = Annotated[
+    str | None,
+    typer.Option(
+        help="Longest time of a job, such as 90m or 6h. Finished chunks survive it.",
+        show_default="twice what is expected",
+        rich_help_panel=_PANEL,
+    ),
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option(
+        help="User or organization that runs and pays the jobs.", show_default="yourself", rich_help_panel=_PANEL
+    ),
+]
+Image = Annotated[
+    str | None,
+    typer.Option(help="Docker image with CUDA and torch.", show_default="PyTorch's own", rich_help_panel=_PANEL),
+]
+Package = Annotated[
+    str | None,
+    typer.Option(
+        help="This package for pip in the job: a requirement, or the URL of a wheel or source archive.",
+        show_default="this version",
+        rich_help_panel=_PANEL,
+    ),
+]
+Secret = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Environment variable that the jobs need too, passed on as a secret as HF_TOKEN is. Repeatable.",
+        show_default="none",
+        rich_help_panel=_PANEL,
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Start without a question.", rich_help_panel=_PANEL)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the jobs and their price, and start nothing.", rich_help_panel=_PANEL)
+]
+
+
+def start_jobs(values: Mapping[str, Any], arguments: list[str], command: str) -> None:
+    """Starts the jobs of a run that are missing.
+
+    Args:
+        values (mapping): parameters of `ladm score`.
+        arguments (`list[str]`): of `ladm` in a job.
+        command (`str`): the command line that starts what is missing later.
+    """
+    from ladm_hf.publishing.retry import RetryPolicy, hub_retries
+    from ladm_hf.runs.flavors import Quote, find_flavor, list_flavors
+
+    output, wanted = values["output"], values["jobs"]
+    _check(values)
+    check_visible(values["input"], output, _model(values))
+    with hub_retries(RetryPolicy(tries=4)):
+        jobs = RunJobs(output, values["namespace"])
+        with jobs.refusals():
+            flavor = find_flavor(values["job"], list_flavors(jobs.api))
+        work, finished = _work(values)
+        if finished:
+            print(f"finished already, so nothing is started: {output}")
+            return
+        earlier = jobs.find()
+        for line in jobs.failures(earlier):
+            print(line)
+        active = len(running(earlier))
+        # more jobs than chunks would only wait for each other
+        useful = wanted if work is None or work.chunks is None else min(wanted, -(-work.chunks // flavor.processes))
+        missing = max(0, useful - active)
+        speed = _speed(values, work, flavor)
+        quote = Quote(flavor, max(1, active + missing), work, speed)
+        print(quote)
+        if active:
+            print(f"running already: {counted(active, 'job')} of {useful}")
+        if not missing:
+            print(f"how far it is: {_status_command(values)}")
+            return
+        specs = _spec(values, jobs, arguments, command, quote).numbered(missing)
+        if values["dry_run"]:
+            print(f"{counted(missing, 'job')} would be started, as by")
+            print(*(spec.command_line() for spec in specs), sep="\n")
+            return
+        _confirm(values, specs)
+        _start(jobs, specs)
+    print(f"how far it is: {_status_command(values)}\nto start what is missing later: {command}")
+
+
+def show_jobs(output: str, namespace: str | None) -> bool:
+    """Shows the jobs of a run, if there are any and a token to ask for them; says whether there are."""
+    from huggingface_hub import get_token
+
+    if "://" not in output or get_token() is None:
+        return False
+    try:
+        jobs = RunJobs(output, namespace)
+        found = jobs.find()
+    except LadmError as error:
+        # the run is shown all the same
+        print(f"jobs: {error}", file=sys.stderr)
+        return False
+    if found:
+        stages = Counter(job.status.stage.lower() for job in found)
+        print(f"jobs of {jobs.namespace}: " + ", ".join(f"{number:,} {stage}" for stage, number in stages.items()))
+    for line in jobs.failures(found):
+        print(line)
+    return bool(found)
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    if not values["yes"] and not values["dry_run"] and not _on_terminal():
+        raise ConfigError(
+            "--job asks before it starts anything, and there is no terminal to ask on: give --yes, or --dry-run to see "
+            "the jobs and their price"
+        )
+    if values["restart"]:
+        raise ConfigError(
+            "--restart does not go with --job, since each job would discard what the others did: give another OUTPUT, "
+            "or delete the old run first"
+        )
+    if values["package"] is None:
+        default_package()
+    if values["timeout"] is not None:
+        timeout_seconds(values["timeout"])
+    for name in values["secret"] or ():
+        if not os.environ.get(name):
+            raise ConfigError(f"--secret {name}: there is no environment variable of that name here")
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _model(values: Mapping[str, Any]) -> str:
+    from ladm_hf.calculators.calculator import DEFAULT
+
+    return str(values["model"] or os.environ.get("LADM_MODEL") or DEFAULT)
+
+
+def _work(values: Mapping[str, Any]) -> tuple[Work | None, bool]:
+    """What is left to score, and whether the run is finished."""
+    from ladm_hf.calculators.calculator import outline
+    from ladm_hf.config import LadmConfig
+    from ladm_hf.errors import RunError
+    from ladm_hf.runs.flavors import work_left, work_of_input
+    from ladm_hf.runs.folder import RunFolder
+
+    try:
+        folder = RunFolder(values["output"])
+        run = folder.load()
+    except RunError:
+        run = None
+    if run is not None:
+        work = work_left(run, folder.records(run))
+        return work, not work.chunks
+    own = outline(_model(values), values["model_revision"]).config
+    base = LadmConfig() if values["config"] is None else LadmConfig.from_json_file(values["config"])
+    given = {key: values[key] for key in ("max_length", "overflow") if values[key] is not None}
+    config = LadmConfig(**{name: getattr(base, name) for name in base.given} | given).over(own)
+    longest = config.max_length if config.overflow == "truncate" else sys.maxsize
+    columns = [column for column in (values["text_column"], values["input_ids_column"]) if column]
+    rows = {name: values[name] for name in ("split", "name", "revision", "limit")}
+    return work_of_input(values["input"], columns, longest, **rows), False
+
+
+def _speed(values: Mapping[str, Any], work: Work | None, flavor: Flavor) -> Speed | None:
+    from ladm_hf.calculators.calculator import outline
+    from ladm_hf.runs.speeds import expected_speed
+
+    if work is not None and work.speed is not None:
+        return work.speed
+    parameters = outline(_model(values), values["model_revision"]).parameters
+    if parameters is None:
+        return None
+    signals = [name for name in values["signals"].split(",") if name]
+    length = None if work is None else work.tokens_per_document
+    return expected_speed(flavor.gpu, flavor.cores, parameters, length, signals)
+
+
+def _spec(values: Mapping[str, Any], jobs: RunJobs, arguments: list[str], command: str, quote: Quote) -> JobSpec:
+    from huggingface_hub import constants
+
+    hours = UNKNOWN_HOURS if quote.seconds is None else max(LEAST_HOURS, -(-SPARE * quote.seconds // 3600))
+    timeout = values["timeout"] or f"{hours:.0f}h"
+    if quote.seconds is not None and timeout_seconds(timeout) < quote.seconds:
+        print(
+            f"a job ends after --timeout {timeout}, before all is expected to be done: its finished chunks are kept, "
+            "and the same command starts what is missing"
+        )
+    env = {"PIP_BREAK_SYSTEM_PACKAGES": "1", "PYTHONUNBUFFERED": "1", COMMAND_VARIABLE: command}
+    if values["config"] is not None:
+        with open(values["config"], encoding="utf-8") as file:
+            env[CONFIG_VARIABLE] = json.dumps(json.load(file))
+    if constants.ENDPOINT != "https://huggingface.co":
+        env["HF_ENDPOINT"] = constants.ENDPOINT
+    spec = JobSpec(
+        image=values["image"] or IMAGE,
+        command=job_command(
+            arguments,
+            values["package"] or default_package(),
+            quote.flavor.processes,
+            config=values["config"] is not None,
+        ),
+        flavor=quote.flavor.name,
+        timeout=timeout,
+        namespace=jobs.namespace,
+        env=env,
+        secrets=("HF_TOKEN", *(values["secret"] or ())),
+        labels={**jobs.label, "name": jobs.name},
+    )
+    if redacted(spec.command_line(), jobs.token) != spec.command_line():
+        raise ConfigError("the job would show a token in its command: give it by --secret, and URLs without it")
+    return spec
+
+
+def _confirm(values: Mapping[str, Any], specs: list[JobSpec]) -> None:
+    print(f"each with --timeout {specs[0].timeout} in {specs[0].image}, paid by {specs[0].namespace}")
+    if not values["yes"] and not typer.confirm(f"start {counted(len(specs), 'job')}?"):
+        print("nothing was started")
+        raise typer.Exit(1)
+
+
+def _start(jobs: RunJobs, specs: list[JobSpec]) -> None:
+    for number, spec in enumerate(specs):
+        try:
+            job = jobs.start(spec)
+        except LadmError:
+            if number:
+                print(f"started {number} of {counted(len(specs), 'job')}; the same command starts the rest")
+            raise
+        print(f"started {job.url}")
+
+
+def _status_command(values: Mapping[str, Any]) -> str:
+    words = ["ladm", "score", "--status", values["output"]]
+    return shlex.join(words + (["--namespace", values["namespace"]] if values["namespace"] else []))
