@@ -73,6 +73,14 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def byte_count(number: float) -> str:
+    """A number of bytes for people, in powers of 1000: 812 bytes, 12.3 GB."""
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= size:
+            return f"{number / size:,.1f}".removesuffix(".0") + f" {unit}"
+    return f"{number:,.0f} bytes"
+
+
 def duration(seconds: float | None) -> str:
     """A duration for people: 12 s, 3 min, 2 h 05 min, 3 d 4 h."""
     if seconds is None:

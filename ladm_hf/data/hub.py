@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ladm_hf.text import one_line
+
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
@@ -41,6 +43,9 @@ def access_refused(error: BaseException, what: str) -> str | None:
         reason = "does not accept the token" if get_token() else "wants to know who you are"
         return f"the Hub {reason} (401) for {what}: {LOG_IN}; check the name of the repository, too"
     if 403 in statuses:
+        said = " ".join(str(getattr(each, "server_message", None) or "") for each in chain(error)).strip()
+        if "storage" in said.lower():
+            return f"the Hub takes no more data for {what} (403): {one_line(said, 300)}"
         return f"the Hub refuses access to {what} (403): {LOG_IN}, with a token that has the right to it"
     return None
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from ladm_hf.data.shards import SHARD_BYTES, SHARD_NAME, by_split
 from ladm_hf.errors import ConfigError, InputError, MissingExtraError
 from ladm_hf.packing.record import PackRecord
 from ladm_hf.publishing.card_block import Figure
+from ladm_hf.publishing.limits import FOLDER_FILES
 from ladm_hf.text import redacted
 from ladm_hf.version import __version__
 
@@ -36,6 +37,8 @@ MANIFEST = "ladm_manifest.json"
 ASSETS = "assets"
 _SPLIT = re.compile(r"\w+(\.\w+)*")
 _CONFIG = re.compile(r"[\w.-]+")
+# Stands for hashes in a manifest of which only the size is wanted.
+_NOT_HASHED = ("0" * 64, "0" * 40)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Bundle:
         config_name (`str`): configuration they belong to.
         figures (`tuple[Figure, ...]`): the images among the files.
         selection (`Selection`, *optional*), run (`dict`): what the card tells about their making.
-        sizes, hashes (`dict`): bytes, and (sha256, git object id), of each file.
+        sizes (`dict[str, int]`): bytes of each file.
     """
 
     files: dict[str, Path]
@@ -58,12 +61,12 @@ class Bundle:
     selection: Selection | None = None
     run: Mapping[str, Any] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
-    hashes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _hashes: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
         """Names this content: the first 16 digits of the manifest's sha256."""
-        return self.hashes[MANIFEST][0][:16]
+        return self.hashes(MANIFEST)[0][:16]
 
     @property
     def num_rows(self) -> int:
@@ -77,9 +80,24 @@ class Bundle:
         prefix = f"{self.data_dir}/{split}-"
         return [file for path, file in sorted(self.files.items()) if path.startswith(prefix)]
 
+    def hashes(self, path: str) -> tuple[str, str]:
+        """sha256 and git object id of a file, read when first asked for; the manifest's needs those of all others."""
+        if path not in self._hashes:
+            if path == MANIFEST:
+                for other in self.files:
+                    if other != MANIFEST:
+                        self.hashes(other)
+                self.files[MANIFEST].write_text(_manifest(self), encoding="utf-8")
+            self._hashes[path] = content_hashes(_blocks(self.files[path]), self.files[path].stat().st_size)
+        return self._hashes[path]
+
     def is_in(self, path: str, tree: Mapping[str, Any]) -> bool:
         """Whether a file of ours is among the files on the Hub, [`Repository.tree`], with the same content."""
-        return path in tree and _same_content(tree[path], self.hashes[path])
+        return (
+            path in tree
+            and file_size(tree[path]) == self.sizes[path]
+            and _same_content(tree[path], self.hashes(path))
+        )
 
     def stale(self, path: str, old_manifest: Mapping[str, Any]) -> bool:
         """Whether a file on the Hub is an older version of what is published: a shard of one of the splits, or a
@@ -103,6 +121,7 @@ def make_bundle(
     figures: Sequence[tuple[Path, str, str]] | None = None,
     shard_bytes: int = SHARD_BYTES,
     token: str | None = None,
+    check: Callable[[Mapping[str, int]], None] = lambda sizes: None,
 ) -> Bundle:
     """Lays out `source` as files; new ones are written into the folder `work`.
 
@@ -119,6 +138,7 @@ def make_bundle(
         figures (sequence of `(file, alt, caption)`, *optional*): images for the card; `None` draws a selection's.
         shard_bytes (`int`, *optional*): about the most bytes of one parquet file, before compression.
         token (`str`, *optional*): access token, to be blacked out wherever it got into `run`.
+        check (callable, *optional*): gets the bytes of each data file, by its path, before any of them is read.
 
     Raises:
         InputError: there is no row to publish, or the source is of another kind.
@@ -139,6 +159,7 @@ def make_bundle(
         files.update(
             {f"{data_dir}/{split}-{i:05d}-of-{len(shards):05d}.parquet": file for i, file in enumerate(shards)}
         )
+    check({path: file.stat().st_size for path, file in files.items()})
     info = _parquet_info(files, list(parts))
     shown = []
     for file, alt, caption in _drawn(selection, work) if figures is None else figures:
@@ -147,12 +168,9 @@ def make_bundle(
     bundle = Bundle(files, info, config_name, tuple(shown), selection, facts)
     if not bundle.num_rows:
         raise InputError("there is nothing to publish: no split has a row")
+    bundle.sizes.update({path: file.stat().st_size for path, file in files.items()})
     bundle.files[MANIFEST] = work / MANIFEST
-    for path, file in files.items():
-        if path != MANIFEST:
-            _measure(bundle, path, file)
-    bundle.files[MANIFEST].write_text(_manifest(bundle), encoding="utf-8")
-    _measure(bundle, MANIFEST, bundle.files[MANIFEST])
+    bundle.sizes[MANIFEST] = len(_manifest(bundle).encode())
     return bundle
 
 
@@ -185,11 +203,24 @@ def _opened(
     for name, split in find_splits(source).items():
         if isinstance(split.content, Dataset):
             parts[name] = DatasetRows(split.content)
-        elif isinstance(split.content, DataFiles) and split.content.is_local and split.content.format == "parquet":
+        elif isinstance(split.content, DataFiles) and _as_they_are(split.content, split.name):
             parts[name] = [Path(path) for path in split.content.paths]
         else:
             parts[name] = rows_of_source(source_of(split), ("ladm_score", "metadata.ladm_score"))
     return parts, None, run
+
+
+def _as_they_are(files: DataFiles, name: str) -> bool:
+    """Whether the files of a split can be published without being written again."""
+    if not files.is_local or files.format != "parquet":
+        return False
+    if len(files.paths) > FOLDER_FILES:
+        logger.warning(
+            "%s holds %s files, and the Hub takes %s in a folder: their rows are copied into larger files first",
+            name, f"{len(files.paths):,}", f"{FOLDER_FILES:,}",
+        )  # fmt: skip
+        return False
+    return True
 
 
 def _packing(source: Any) -> dict[str, Any] | None:
@@ -263,7 +294,7 @@ def _manifest(bundle: Bundle) -> str:
         "config_name": bundle.config_name,
         "rows": {name: split.num_examples for name, split in bundle.info.splits.items()},
         "files": {
-            path: {"size": bundle.sizes[path], "sha256": bundle.hashes[path][0]}
+            path: {"size": bundle.sizes[path], "sha256": bundle._hashes.get(path, _NOT_HASHED)[0]}
             for path in sorted(bundle.files)
             if path != MANIFEST
         },
@@ -281,11 +312,6 @@ def _manifest(bundle: Bundle) -> str:
     return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n"
 
 
-def _measure(bundle: Bundle, path: str, file: Path) -> None:
-    bundle.sizes[path] = file.stat().st_size
-    bundle.hashes[path] = content_hashes(_blocks(file), bundle.sizes[path])
-
-
 def content_hashes(blocks: Iterator[bytes] | Sequence[bytes], size: int) -> tuple[str, str]:
     """What the Hub names a file by: its sha256 if it is an LFS file, its git object id if it is not."""
     sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
@@ -293,6 +319,11 @@ def content_hashes(blocks: Iterator[bytes] | Sequence[bytes], size: int) -> tupl
         sha256.update(block)
         git.update(block)
     return sha256.hexdigest(), git.hexdigest()
+
+
+def file_size(entry: Any) -> int:
+    """Bytes of a file on the Hub."""
+    return int(entry.lfs.size if entry.lfs else entry.size)
 
 
 def _same_content(entry: Any, hashes: tuple[str, str]) -> bool:

@@ -1,4 +1,7 @@
-"""One publication: everything is uploaded first, then committed on top of the head that was looked at.
+"""One publication: its files are uploaded first, then committed on top of the head that was looked at.
+
+That is one commit, or several where there are more files than a commit should have: data first, then what is deleted,
+then card and manifest in the last, which alone makes the publication.
 
 When the answer to a commit is lost, nobody knows whether it happened; so before every try we look at the head, and only
 if the content is not there do we commit again. A commit that arrives late finds another parent (`parent_commit`) and is
@@ -12,13 +15,15 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ladm_hf.data.hub import access_refused, is_hub_id
 from ladm_hf.errors import PublishError
 from ladm_hf.publishing.bundle import MANIFEST, Bundle
 from ladm_hf.publishing.card import build_card, card_diff
+from ladm_hf.publishing.limits import COMMIT_FILES
 from ladm_hf.publishing.repository import Repository
 from ladm_hf.publishing.retry import hub_retries
 
@@ -32,6 +37,14 @@ README = "README.md"
 _UPLOAD_TOGETHER = 16
 # Bytes a second below which a Xet upload counts as stuck.
 SLOWEST_UPLOAD = 250_000
+
+
+@dataclass(frozen=True)
+class Change:
+    """A file of the repository that becomes another one: a file of this machine, bytes, or nothing."""
+
+    path: str
+    content: Path | bytes | None
 
 
 @dataclass
@@ -49,13 +62,15 @@ class Publication:
     commit_oid: str | None = None
     uploaded: bool = False
     asked_to_commit: bool = False
+    part_committed: bool = False
     source_card: str | None = None
-    operations: dict[str, Any] = field(default_factory=dict)
 
     def state(self) -> str:
         """What the Hub holds, as a sentence."""
         if self.commit_oid:
             return f"The data is on the Hub, in commit {self.commit_oid} of {self.repo.id}; what came after it failed."
+        if self.part_committed:
+            return f"A part of the files is committed to {self.repo.id}; the others and the card are missing."
         if self.asked_to_commit:
             return "The commit may or may not have happened; the next run finds out and does not repeat it."
         if self.uploaded:
@@ -105,8 +120,12 @@ class Publication:
         where = "new" if head is None else "private" if head.private else "public"
         card = self._card(old)
         lines = [f"{self.repo.id} ({where} repository; to be {'private' if self.private else 'public'})", ""]
+        # a file is read only where one of its size is there; the manifest names them all
+        same = {path for path in self.bundle.files if path != MANIFEST and self.bundle.is_in(path, tree)}
+        if len(same) == len(self.bundle.files) - 1 and self.bundle.is_in(MANIFEST, tree):
+            same.add(MANIFEST)
         for path in sorted(self.bundle.files):
-            mark = "same" if self.bundle.is_in(path, tree) else "change" if path in tree else "add"
+            mark = "same" if path in same else "change" if path in tree else "add"
             lines.append(f"  {mark:<7} {self.bundle.sizes[path]:>15,} bytes  {path}")
         lines += [f"  delete  {'':>15}        {path}" for path in tree if self.bundle.stale(path, manifest)]
         lines.append(
@@ -180,34 +199,44 @@ class Publication:
 
     def _commit(self) -> str:
         """Commits what is not there yet; returns the commit that holds the data."""
+        while True:
+            oid, is_last = self._commit_part()
+            if is_last:
+                return oid
+            self.part_committed = True
+
+    def _commit_part(self) -> tuple[str, bool]:
+        """One commit of as many files as a commit should have, and whether nothing is left."""
         first_head = None
         for attempt in range(self.repo.retry.tries):
             head = str(self.repo.info(self.revision).sha)
             first_head = first_head or head
             mine = self._mine(since=first_head) if self.asked_to_commit else None
-            changes = None if mine else self._changes(head)
+            changes = [] if mine else self._changes(head)
             if not changes:
-                return mine or self._mine() or head
+                return mine or self._mine() or head, True
+            is_last = len(changes) <= COMMIT_FILES
+            # card and manifest stay together
+            part = changes if is_last else changes[: min(COMMIT_FILES, len(changes) - 2)]
             asked_before = self.asked_to_commit
             try:
-                self._upload([change for change in changes if hasattr(change, "upload_info")])
+                operations = [self._operation(change) for change in part]
+                self._upload([each for each in operations if hasattr(each, "upload_info")])
                 self.asked_to_commit = True
                 commit = self.repo.api.create_commit(
                     self.repo.id,
-                    changes,
+                    operations,
                     repo_type="dataset",
                     revision=self.revision,
                     parent_commit=head,
-                    commit_message=self.message,
-                    commit_description=self._description(),
+                    commit_message=self.message if is_last else f"{self.message} (part)",
+                    commit_description=self._description() if is_last else f"part of {self._description()}",
                 )
-                return str(commit.oid)
+                return str(commit.oid), is_last
             except Exception as error:
                 if access_refused(error, self.repo.id):
                     # an answer: this try committed nothing
                     self.asked_to_commit = asked_before
-                # Upload modes were asked for another head; ask again.
-                self.operations.clear()
                 self.repo.wait_if_it_may_pass(error, attempt, "the commit")
         raise AssertionError("pause() ends the last try")
 
@@ -223,24 +252,30 @@ class Publication:
                 return str(commit.commit_id)
         return None
 
-    def _changes(self, head: str) -> list[Any]:
-        """The operations that turn the tree at `head` into what we publish; empty if it is that already."""
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
+    def _changes(self, head: str) -> list[Change]:
+        """What turns the tree at `head` into what we publish, card and manifest last; empty if it is that already."""
+        # writes the manifest
+        self.bundle.hashes(MANIFEST)
         tree = self.repo.tree(head)
         old = self.repo.download(README, head) if README in tree else ""
         card = self._card(old)
-        changes = []
-        for path, file in sorted(self.bundle.files.items()):
-            if not self.bundle.is_in(path, tree):
-                if path not in self.operations:
-                    self.operations[path] = CommitOperationAdd(path, str(file))
-                changes.append(self.operations[path])
-        if card != old:
-            changes.append(CommitOperationAdd(README, card.encode()))
         manifest = self._old_manifest(tree, head)
-        changes += [CommitOperationDelete(path) for path in tree if self.bundle.stale(path, manifest)]
+        new = [path for path in sorted(self.bundle.files) if not self.bundle.is_in(path, tree)]
+        changes = [Change(path, self.bundle.files[path]) for path in new if path != MANIFEST]
+        changes += [Change(path, None) for path in tree if self.bundle.stale(path, manifest)]
+        changes += [Change(README, card.encode())] if card != old else []
+        changes += [Change(MANIFEST, self.bundle.files[MANIFEST])] if MANIFEST in new else []
         return changes
+
+    def _operation(self, change: Change) -> Any:
+        """A change as the Hub's client takes it, made anew for each try: upload modes are those of one head."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        if change.content is None:
+            return CommitOperationDelete(change.path)
+        return CommitOperationAdd(
+            change.path, change.content if isinstance(change.content, bytes) else str(change.content)
+        )
 
     def _upload(self, additions: list[Any]) -> None:
         """Sends the content of large files; a file that the Hub has already is not sent."""
@@ -276,7 +311,7 @@ class Publication:
             watchdog.cancel()
 
     def _old_manifest(self, tree: Mapping[str, Any], revision: str) -> dict[str, Any]:
-        if MANIFEST not in tree or self.bundle.is_in(MANIFEST, tree):
+        if MANIFEST not in tree:
             return {}
         try:
             manifest = json.loads(self.repo.download(MANIFEST, revision))

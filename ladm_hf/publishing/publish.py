@@ -17,10 +17,12 @@ from ladm_hf.data.run_record import RunRecord
 from ladm_hf.data.shards import SHARD_BYTES
 from ladm_hf.data.temporary import temporary_folder
 from ladm_hf.errors import ConfigError, HubUnavailableError, LadmError, PublishError
-from ladm_hf.publishing.bundle import make_bundle
+from ladm_hf.publishing.account import read_account
+from ladm_hf.publishing.bundle import file_size, make_bundle
+from ladm_hf.publishing.limits import check_files, check_limits
 from ladm_hf.publishing.publication import Publication
 from ladm_hf.publishing.repository import Repository
-from ladm_hf.publishing.retry import RetryPolicy
+from ladm_hf.publishing.retry import RetryPolicy, hub_retries
 from ladm_hf.publishing.verify import check_commit
 from ladm_hf.ranks import is_first_rank
 from ladm_hf.text import command_line, redacted
@@ -52,10 +54,12 @@ def publish(
     shard_bytes: int = SHARD_BYTES,
     dry_run: bool = False,
 ) -> CommitInfo | None:
-    """Publishes a dataset with its card, in one commit, and reads it back.
+    """Publishes a dataset with its card and reads it back: in one commit, or, of more than 100 files, in several, the
+    card in the last.
 
     Calling it again with the same input changes nothing on the Hub; calling it after an interruption finishes the job
-    without sending again what is there already.
+    without sending again what is there already. Before anything is hashed or sent, the limits of the Hub and of the
+    account are checked, and what they mean is printed on standard error.
 
     Args:
         source (`Dataset`, `DatasetDict`, [`Selection`] or path):
@@ -88,14 +92,16 @@ def publish(
         retry ([`RetryPolicy`], *optional*): time limits and retries.
         shard_bytes (`int`, *optional*): about the most bytes of one parquet file, before compression.
         dry_run (`bool`, *optional*, defaults to `False`):
-            Print the files, their sizes and the changes to the card, and publish nothing.
+            Print what the limits of the Hub and of the account mean, the files, their sizes and the changes to the
+            card, and publish nothing.
 
     Returns:
         `CommitInfo` of the commit that holds the data; `None` after a dry run. In a process that is not the first of
         several, as `torchrun` or `mpirun` start them, nothing happens and `None` is returned.
 
     Raises:
-        PublishError: it did not work; the message says what the Hub holds now and what finishes the job.
+        PublishError: the Hub would not take the files, or it did not work; then the message says what the Hub holds
+            now and what finishes the job.
         InputError, ConfigError: there is nothing to publish, or a name cannot be.
     """
     if not is_first_rank():
@@ -120,6 +126,15 @@ def publish(
             "dry_run": dry_run,
         })
         # fmt: on
+    repo = Repository(HfApi(token=token), repo_id, retry or RetryPolicy())
+
+    def check(sizes: Mapping[str, int]) -> None:
+        check_files(sizes)
+        lines = check_limits(sizes, read_account(repo, private), private, lambda: _sizes_on_hub(repo, revision))
+        stream = sys.stdout if dry_run else sys.stderr
+        stream.writelines(f"ladm: {line}\n" for line in lines)
+        stream.flush()
+
     with temporary_folder("ladm-publish-") as work:
         bundle = make_bundle(
             source,
@@ -130,9 +145,10 @@ def publish(
             figures=figures,
             shard_bytes=shard_bytes,
             token=token,
+            check=check,
         )
         publication = Publication(
-            repo=Repository(HfApi(token=token), repo_id, retry or RetryPolicy()),
+            repo=repo,
             bundle=bundle,
             private=private,
             revision=revision or "main",
@@ -154,6 +170,13 @@ def publish(
             if read_back:
                 check_commit(publication.repo, commit.oid, bundle, private)
             return commit
+
+
+def _sizes_on_hub(repo: Repository, revision: str | None) -> dict[str, int]:
+    """Bytes of each file of a repository, none where it does not exist or cannot be read."""
+    with hub_retries(repo.few_tries), contextlib.suppress(Exception):
+        return {path: file_size(entry) for path, entry in repo.tree(revision or "main").items()}
+    return {}
 
 
 @contextlib.contextmanager

@@ -76,6 +76,14 @@ class FakeHub:
         """Forgets repositories, log and faults; with `blobs=False` keeps uploaded content that is not committed."""
         self._control("reset", {"blobs": blobs})
 
+    def account(self, **account: Any) -> None:
+        """Whose token it is; a free account without organisations until told otherwise, or reset.
+
+        `isPro`, `privateUsed` (bytes of other private repositories), and `orgs`: a list of `{"name", "plan",
+        "isEnterprise", "numUsers", "privateUsed"}`, of which all but the name may be left out.
+        """
+        self._control("account", account)
+
     def faults(self, *faults: dict[str, Any]) -> None:
         """Replaces the faults and starts counting requests from 0.
 

@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.parse
 import uuid
+from collections import Counter
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
@@ -30,6 +31,9 @@ from fake_hub.store import LFS_SUFFIXES, LFS_THRESHOLD, Blob, Commit, Conflict, 
 from fake_hub.xet import shard_files, xorb_chunks
 
 USER = "tester"
+FREE_ACCOUNT = {"isPro": False, "canPay": False, "periodEnd": None, "orgs": [], "privateUsed": 0}
+# Entries of a folder that a commit may make, as on the Hub.
+FOLDER_ENTRIES = 10_000
 KINDS = r"(?P<kind>models|datasets|spaces)"
 NAME = r"(?P<name>[^/]+/[^/]+)"
 
@@ -52,6 +56,7 @@ class Hub:
         self.stall, self.late, self.part_size, self.xet = stall, late, part_size, xet
         self.store, self.faults, self.lock = Store(), Faults(), threading.Lock()
         self.jobs = Jobs()
+        self.account: dict[str, Any] = dict(FREE_ACCOUNT)
         self.url = ""
 
 
@@ -102,7 +107,43 @@ class Request:
         if not self.authorised:
             raise Answer({"error": f"Invalid credentials: {self.headers.get('Authorization')}"}, 401)
         auth = {"type": "access_token", "accessToken": {"displayName": "test", "role": "write"}}
-        raise Answer({"type": "user", "name": USER, "fullname": USER, "orgs": [], "auth": auth})
+        account = {name: value for name, value in self.hub.account.items() if name not in ("orgs", "privateUsed")}
+        orgs = [
+            {"type": "org", "name": org["name"], "fullname": org["name"], "roleInOrg": "write", "canPay": False}
+            | {name: org[name] for name in ("isEnterprise",) if name in org}
+            for org in self.hub.account["orgs"]
+        ]
+        raise Answer({"type": "user", "name": USER, "fullname": USER, **account, "orgs": orgs, "auth": auth})
+
+    def organization(self, owner: str) -> None:
+        shown = ("name", "plan", "numUsers")
+        found = next((org for org in self.hub.account["orgs"] if org["name"] == owner), None)
+        if found is None:
+            raise Answer({"error": "No organization found"}, 404)
+        raise Answer({"avatarUrl": "", "fullname": owner, **{name: found[name] for name in shown if name in found}})
+
+    def storage(self, owner: str = "") -> None:
+        """The repositories of an account, and one that stands for whatever else it has."""
+        owner = owner or USER
+        found = [
+            {"id": key.split("/", 1)[1], "type": key.split("s/")[0], "updatedAt": _iso(0), "storage": repo.size()}
+            | {"visibility": "private" if repo.private else "public"}
+            for key, repo in self.store.repos.items()
+            if key.split("/")[1] == owner
+        ]
+        other = {"id": f"{owner}/other", "type": "model", "updatedAt": _iso(0), "visibility": "private"}
+        raise Answer([*found, {**other, "storage": self._owner(owner).get("privateUsed", 0)}])
+
+    def _owner(self, owner: str) -> dict[str, Any]:
+        return next((org for org in self.hub.account["orgs"] if org["name"] == owner), self.hub.account)
+
+    def check_quota(self, name: str, added: int) -> None:
+        """Refuses private content beyond 100 GB for accounts without a paid plan."""
+        account = self._owner(name.split("/")[0])
+        paid = account.get("isPro") or account.get("plan") or account.get("isEnterprise")
+        if not paid and account.get("privateUsed", 0) + added > 100e9:
+            message = "Private repository storage limit reached, please upgrade your plan to increase it"
+            raise Answer({"error": message}, 403, {"X-Error-Message": message})
 
     def create_repo(self) -> None:
         if not self.authorised:
@@ -278,7 +319,8 @@ class Request:
         raise Answer({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     def lfs_batch(self, kind: str, name: str) -> None:
-        self.repo(kind, name, write=True)
+        if self.repo(kind, name, write=True).private:
+            self.check_quota(name, sum(item["size"] for item in self.json()["objects"]))
         objects = []
         for item in self.json()["objects"]:
             if item["oid"] in self.store.objects:
@@ -324,6 +366,10 @@ class Request:
             revision = f"refs/pr/{number}"
             answer["pullRequestUrl"] = f"{self.hub.url}/{kind}/{name}/discussions/{number}"
         commit: Commit = self.store.commit(repo, revision, lines)
+        folder, entries = Counter(path.rpartition("/")[0] for path in commit.tree).most_common(1)[0]
+        if entries > FOLDER_ENTRIES:
+            repo.move(revision, str(commit.parent))
+            raise Answer({"error": f"{folder} has {entries} entries, more than {FOLDER_ENTRIES}"}, 400)
         url = f"{self.hub.url}/{kind}/{name}/commit/{commit.oid}"
         raise Answer({**answer, "success": True, "commitOid": commit.oid, "commitUrl": url})
 
@@ -399,6 +445,8 @@ def _iso(seconds: float) -> str:
 _API, _GIT = rf"/api/{KINDS}/{NAME}", rf"/(?:(?P<kind>datasets|spaces)/)?{NAME}"
 ROUTES: list[tuple[tuple[str, ...], str, Any]] = [
     (("GET",), "/api/whoami-v2", Request.whoami),
+    (("GET",), "/api/organizations/(?P<owner>[^/]+)/overview", Request.organization),
+    (("GET",), "/api(?:/organizations/(?P<owner>[^/]+))?/settings/repositories", Request.storage),
     (("POST",), "/api/repos/create", Request.create_repo),
     (("DELETE",), "/api/repos/delete", Request.delete_repo),
     (("POST",), "/api/validate-yaml", Request.validate_yaml),
@@ -497,11 +545,13 @@ class Handler(BaseHTTPRequestHandler):
                 if kept:
                     hub.store.objects, hub.store.xorbs = kept.objects, kept.xorbs
                 hub.faults.replace([])
-                hub.jobs = Jobs()
+                hub.jobs, hub.account = Jobs(), dict(FREE_ACCOUNT)
             elif action == "jobs":
                 return Answer([{**job, "sent": sent} for job, sent in zip(hub.jobs.jobs, hub.jobs.sent, strict=True)])
             elif action == "job":
                 hub.jobs.change(**request.json())
+            elif action == "account":
+                hub.account = {**FREE_ACCOUNT, **request.json()}
             elif action == "faults":
                 hub.faults.replace(request.json())
             elif action == "log":

@@ -106,6 +106,10 @@ class Repo:
             commits.append(self.commits[commits[-1].parent])
         return commits
 
+    def size(self) -> int:
+        """Bytes of all files of the main branch."""
+        return sum(len(blob.data) for blob in self.resolve("main").tree.values())
+
     def state(self) -> dict[str, Any]:
         """For the control endpoint."""
         return {
