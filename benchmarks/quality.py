@@ -13,7 +13,7 @@ The other scores, each with the sign that its authors give it:
 
 - token loss: minus the mean loss of a token;
 - long minus short loss: how much a token's loss falls when its context grows from T/8..T/4 to all that comes before it
-  (LongFilter, arXiv 2510.25804);
+  (LongFilter, arXiv 2510.25804, without its weight: the probability of the token given the long context);
 - delta perplexity: relative fall of a span's perplexity when an earlier span is put before it, plus their distance,
   times how few spans help (ProLong, arXiv 2405.17915), on a sample of spans;
 - first-layer distant attention: attention mass of the first layer beyond T/4 (LongAttn, arXiv 2502.16860), the signal

@@ -92,7 +92,7 @@ def ladm(pool: Stream, model: str, config: Callable[..., LadmConfig] | None, dev
 def long_minus_short(pool: Stream, model: str, most: int, device: str) -> Scores:
     """How much a token's loss falls when its context grows from `T/8 .. T/4` to all that comes before it.
 
-    LongFilter, arXiv 2510.25804, as in `benchmarks/quality.py`.
+    LongFilter, arXiv 2510.25804, without its weight, as in `benchmarks/quality.py`.
     """
     path = resolve(model).path
     dtype = torch.float32 if device == "cpu" else torch.bfloat16

@@ -4,17 +4,19 @@ With `long(n)` the loss of token `n` (nats, natural logarithm) given all tokens 
 the `S` to `S + S/4` tokens before it (`S` = `short_context`):
 
     token_loss        mean of long(n) over all tokens but the first
-    context_gain      mean of exp(-long(n)) (short(n) - long(n)) over the tokens n >= S
-    key_token_share   share of these tokens with short(n) - long(n) > 2 and long(n) < 2
+    context_gain      sum of exp(-long(n)) (short(n) - long(n)) over the tokens n >= S, divided by all tokens
+    key_token_share   share of the tokens n >= S with short(n) - long(n) > 2 and long(n) < 2
 
-`context_gain` is the score of LongFilter (Deng et al. 2025, arXiv 2510.25804): the term of the divergence between the
-predictions with long and with short context that belongs to the token that follows. The key tokens are those of LongPPL
+`context_gain` is the score of LongFilter (Deng et al. 2025, arXiv 2510.25804, equation 7): the mean over all tokens of
+the term of the divergence between the predictions with long and with short context that belongs to the token that
+follows; of the first `S` tokens, whose contexts are the same, it is 0. The key tokens are those of LongPPL
 (Fang et al. 2024, arXiv 2410.23771): long-short difference above 2, long-context likelihood above -2.
 
 Short contexts are those of LongPPL's code: windows of `S + S/4` tokens, one every `S/4` (there 4,096 and 1,024), of
 which the first `S` are context and the losses of the others count. So every token beyond the first `S` costs five in
-short windows. Tokens that have no longer context than the short one are left out, and a document of at most `S` tokens
-has neither gain nor share: NaN. LongFilter gives each token exactly `S` tokens, which would cost `S`.
+short windows. A document of at most `S` tokens has neither gain nor share: NaN. LongFilter defines the short context as
+the `S` tokens before each token, reads overlapping chunks for it, too, and does not say how far they overlap; its `S`
+is 4,096, its long context at most 65,536 tokens, its model Llama 3.1 8B.
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ def loss_signals(long: Tensor, short: Tensor) -> Tensor:
     gain = short - late
     key = (gain > KEY_DIFFERENCE) & (late < KEY_LOSS)
     # the mean of nothing is NaN
-    return torch.stack([long.mean(), (gain * (-late).exp()).mean(), key.float().mean()])
+    share = key.float().mean()
+    total = (gain * (-late).exp()).sum() / (len(long) + 1)
+    return torch.stack([long.mean(), total if len(short) else share, share])
 
 
 def short_losses(

@@ -85,7 +85,7 @@ def literal(model: PreTrainedModel, ids: list[int], short: int = SHORT) -> dict[
     mask[length - count :, :count] = np.tril(np.ones((count, count)))
     return {
         "token_loss": float(np.mean(list(long.values()))),
-        "context_gain": float(np.mean(gains)),
+        "context_gain": sum(gains) / length,
         "key_token_share": float(np.mean(keys)),
         "distant_attention": float(np.mean([(head * mask).sum() / length for head in attention])),
         "distant_uniformity": -float(np.mean([(head * mask).var(ddof=1) for head in attention])),
@@ -113,6 +113,25 @@ def test_signals_are_their_definitions(family: str, monkeypatch: pytest.MonkeyPa
         assert signals["distant_uniformity"] == pytest.approx(expected["distant_uniformity"], rel=1e-4)
     if family == "llama":
         assert any(0 < signals["key_token_share"] < 1 for signals in found)
+
+
+def test_context_gain_is_the_score_of_longfilter_by_its_equation_6() -> None:
+    """Arxiv 2510.25804: contexts of exactly `S` tokens, each token's prediction from a pass of its own."""
+    model, ids, short = causal_lm(), random_ids(300, 7), 6
+
+    def probability(start: int, n: int) -> float:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids[start:n]]), use_cache=False).logits[0, -1]
+        return float(torch.softmax(logits.double(), 0)[ids[n]])
+
+    # nothing is known of the first token by either context
+    terms = [0.0]
+    for n in range(1, len(ids)):
+        long_p, short_p = probability(0, n), probability(max(0, n - short), n)
+        terms.append(long_p * math.log(long_p / short_p))
+    (found,) = scored(model, [ids], signals=["context_gain"], short_context=short)
+    assert found["context_gain"] == pytest.approx(sum(terms) / len(ids), rel=1e-5)
+    assert sum(term != 0 for term in terms) == len(ids) - short - 1
 
 
 def test_the_score_is_the_same_with_signals_and_without() -> None:
