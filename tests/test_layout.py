@@ -39,7 +39,7 @@ FILES = {
     "integrations": "datatrove evaluate ray_data",
     "ops": "blockwise causal chunked device distant fused hopper naive pointwise scores spans tiled",
     "packing": "best_fit documents formats mixture pack record sequences tokenizer",
-    "publishing": "bundle card card_block front_matter publication publish repository retry verify",
+    "publishing": "account bundle card card_block front_matter limits publication publish repository retry verify",
     "report": "comparison focus_plot heat_maps matrix page parts plots style tables",
     "runs": "chunks estimate flavors folder jobs lock monitor prepare prepared progress runner speeds",
     "scoring": "attention batching engine inputs journal layers llama losses precision recorder repetition results "

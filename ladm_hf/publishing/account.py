@@ -1,4 +1,4 @@
-"""The account that owns a repository on the Hub, as far as the Hub tells: its plan, its members, its private storage."""
+"""The account that owns a repository on the Hub, as far as the Hub tells: plan, members, private storage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ladm_hf.publishing.repository import Repository
-from ladm_hf.publishing.retry import RetryPolicy, hub_retries
+from ladm_hf.publishing.retry import hub_retries
 
 # To read what a publication can do without: two tries, and no longer a wait than this, in seconds.
 _TRIES, _PATIENCE = 2, 10.0

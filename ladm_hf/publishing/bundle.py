@@ -94,9 +94,7 @@ class Bundle:
     def is_in(self, path: str, tree: Mapping[str, Any]) -> bool:
         """Whether a file of ours is among the files on the Hub, [`Repository.tree`], with the same content."""
         return (
-            path in tree
-            and file_size(tree[path]) == self.sizes[path]
-            and _same_content(tree[path], self.hashes(path))
+            path in tree and file_size(tree[path]) == self.sizes[path] and _same_content(tree[path], self.hashes(path))
         )
 
     def stale(self, path: str, old_manifest: Mapping[str, Any]) -> bool:

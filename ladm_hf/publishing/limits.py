@@ -56,7 +56,7 @@ class Plan:
         base = self.private_bytes if private else self.public_bytes
         if base is None:
             return "no number published"
-        return " and ".join(filter(None, (base and byte_count(base), f"{byte_count(self.seat_bytes)} a seat")))
+        return " and ".join(filter(None, (byte_count(base) if base else "", f"{byte_count(self.seat_bytes)} a seat")))
 
 
 PLANS = {
