@@ -280,6 +280,26 @@ def signals(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def packing(result: dict[str, Any]) -> str:
+    """Padding by range of lengths."""
+    small, large = result["buffers"]
+
+    def part(share: float) -> str:
+        return f"{share:g}" if share >= 1 else f"1/{1 / share:.0f}"
+
+    lines = [
+        f"{result['documents']:,} documents of log-uniform lengths, sequences of {result['length']:,} tokens; padding:",
+        "",
+        "| documents, in sequences | best fit alone "
+        f"| `ladm pack`, buffer of {small} sequences | buffer of {large:,} | any packing at least |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        cells = [f"{row[name]:.2%}" for name in ("best_fit", f"buffer_{small}", f"buffer_{large}", "bound")]
+        lines.append(f"| {part(row['low'])} to {part(row['high'])} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def which_tool(result: dict[str, Any]) -> str:
     """What each signal finds, and what it costs beside the score alone."""
     costs = json.loads((HERE / "results" / "signals-cpu.json").read_text(encoding="utf-8"))
@@ -352,6 +372,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "length": ("length.json", length),
     "signals_cpu": ("signals-cpu.json", signals),
     "signals_gpu": ("signals-gpu.json", signals),
+    "packing": ("packing.json", packing),
     "which_tool": ("natural.json", which_tool),
     "families": ("families.json", families),
     "gpu": ("h200.json", render_gpu),

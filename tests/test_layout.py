@@ -38,7 +38,7 @@ FILES = {
     "row_files rows run_record schemas score_columns shards sources storable streams temporary writer",
     "integrations": "datatrove evaluate ray_data",
     "ops": "blockwise causal chunked device distant fused hopper naive pointwise scores spans tiled",
-    "packing": "best_fit documents formats mixture pack record sequences tokenizer",
+    "packing": "best_fit documents formats minimum_slack mixture pack record sequences tokenizer",
     "publishing": "account bundle card card_block front_matter limits publication publish repository retry verify",
     "report": "comparison focus_plot heat_maps matrix page parts plots style tables",
     "runs": "chunks estimate flavors folder jobs lock monitor prepare prepared progress runner speeds",

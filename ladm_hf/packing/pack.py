@@ -72,8 +72,8 @@ def pack(
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> PackRecord:
-    """Packs documents into sequences of one length to train on, best-fit decreasing (Ding et al. 2024, arXiv
-    2404.10830).
+    """Packs documents into sequences of one length to train on, without cutting one that fits (Ding et al. 2024, arXiv
+    2404.10830): see [`pack_sequences`].
 
     Documents longer than `length` are cut into pieces of `length` tokens; the last piece and all other documents are
     never cut. Every document of `selected` is packed once, those of `short` as far as their share asks for them.

@@ -1,7 +1,7 @@
-"""Documents into packed sequences, as a stream: best fit within a buffer, so that memory does not grow with the data.
+"""Documents into packed sequences, as a stream: packed within a buffer, so that memory does not grow with the data.
 
     document of T tokens -> pieces of `length` tokens and a rest         only documents longer than a sequence are cut
-    pieces -> buffer -> best fit -> the fuller sequences leave, shuffled; the pieces of the others wait for more
+    pieces -> buffer -> bins -> the fuller sequences leave, shuffled; the pieces of the others wait for more
 
 Every token of every document is in exactly one sequence.
 """
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ladm_hf.errors import ConfigError
 from ladm_hf.packing.best_fit import best_fit
+from ladm_hf.packing.minimum_slack import minimum_slack
 
 TokenIds: TypeAlias = npt.NDArray[np.int32]
 
@@ -84,9 +85,10 @@ def pack_sequences(
 ) -> Iterator[PackedSequence]:
     """Packs documents into sequences of at most `length` tokens.
 
-    A document longer than `length` is cut into pieces of `length`, the last of which is packed as a document is. The
-    rest is packed best-fit decreasing among what the buffer holds. When it is full, the fuller half of the sequences
-    leaves, and whatever has hardly any padding; the rest is packed again with what comes next.
+    A document longer than `length` is cut into pieces of `length`, the last of which is packed as a document is. What
+    the buffer holds is packed best-fit decreasing and by minimum bin slack, and the fewer sequences count. When it is
+    full, the fuller half of the sequences leaves, and whatever has hardly any padding; the rest is packed again with
+    what comes next.
 
     Args:
         documents (iterable of token ids): one-dimensional; those without a token are passed over.
@@ -140,7 +142,10 @@ def _pieces(document: TokenIds, length: int) -> Iterator[TokenIds]:
 
 
 def _fullest_first(held: list[TokenIds], length: int) -> list[list[int]]:
-    bins = best_fit([len(piece) for piece in held], length)
+    lengths = [len(piece) for piece in held]
+    bins = best_fit(lengths, length)
+    if len(bins) * length - sum(lengths) >= length:
+        bins = min(bins, minimum_slack(lengths, length, length // _FULL), key=len)
     return sorted(bins, key=lambda each: -_tokens(held, each))
 
 
