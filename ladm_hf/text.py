@@ -15,6 +15,8 @@ from typing import Any
 _ENTITIES = {char: f"&#{ord(char)};" for char in "&<>\"'|`{}$:@\\"}
 _BACKSLASHED = set("*_[]()#+!~^=-")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
+# What paths of this machine begin with.
+_PLACES = ("/", "~", "file://")
 # Parameters of public functions whose option has another name.
 OPTIONS = {
     "budget_tokens": "--budget", "shares": "--share", "k": "-k", "create_pr": "--pr", "commit_message": "--message",
@@ -127,6 +129,39 @@ def command_line(
     if any(argument.startswith("-") for argument in positional):
         return shlex.join(["ladm", command, *words, "--", *positional])
     return shlex.join(["ladm", command, *positional, *words])
+
+
+def without_places(commands: str) -> str:
+    """Command lines in which paths from the root or home of this machine are only the name of their file or folder."""
+    return "\n".join(map(_without_places, commands.splitlines()))
+
+
+def _without_places(line: str) -> str:
+    try:
+        words = [] if line.startswith("#") else shlex.split(line)
+    except ValueError:
+        return line
+    at = 0
+    for word in words:
+        quoted = shlex.quote(word)
+        found = line.find(quoted, at)
+        if found < 0:
+            # quoted in another way than ours
+            return shlex.join(map(local_name, words))
+        shown = shlex.quote(local_name(word))
+        line, at = line[:found] + shown + line[found + len(quoted) :], found + len(shown)
+    return line
+
+
+def local_name(path: str) -> str:
+    """The last part of a path from the root or home of this machine, with that before it where it says little alone.
+
+    Other paths and URLs stay as they are.
+    """
+    if not path.startswith(_PLACES):
+        return path
+    *before, name = [part for part in path.split("/") if part] or [path]
+    return f"{before[-1]}/{name}" if before and (name == "data" or set(name) & set("*?[")) else name
 
 
 def _option(name: str, value: Any) -> Iterator[str]:

@@ -44,8 +44,8 @@ FILES = {
     "runs": "chunks estimate flavors folder jobs lock monitor prepare prepared progress runner speeds",
     "scoring": "attention batching engine inputs journal layers llama losses precision recorder repetition results "
     "rows scorer text_signals",
-    "selection": "bands compare comparison folder notes options percentile pool ranking read reasons result selection "
-    "signals split table",
+    "selection": "bands commands compare comparison folder notes options percentile pool ranking read reasons result "
+    "selection signals split table",
     "training": "averaging batches calibration contrasts degenerate documents expansion figures heads labelled library "
     "mix objective perturbations plots pools recipe search templates tokenizer windows",
 }

@@ -38,6 +38,7 @@ from ladm_hf.packing.mixture import Counts, Mixture
 from ladm_hf.packing.record import PackedSource, PackRecord
 from ladm_hf.packing.sequences import PackedSequence, default_buffer, pack_sequences
 from ladm_hf.packing.tokenizer import SpecialTokens, TargetTokenizer, find_tokenizer
+from ladm_hf.selection.commands import select_call, select_command
 from ladm_hf.selection.result import Selection
 from ladm_hf.text import command_line
 from ladm_hf.version import __version__
@@ -249,6 +250,7 @@ def _opened(data: Any) -> tuple[Any, RunRecord | None, dict[str, Any] | None]:
 def _chosen(selection: Selection) -> tuple[RunRecord | None, dict[str, Any]]:
     names = ("strategy", "by", "tokens", "budget_tokens", "selected_tokens", "percent")
     facts = {name: getattr(selection, name) for name in names}
+    facts["command"] = select_command(selection) or f"# in Python, of the scored rows: {select_call(selection)}"
     return selection.run, {name: value for name, value in facts.items() if value is not None}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ladm_hf.data.data_files import PACK_FILE
 from ladm_hf.data.files import write_atomically
 from ladm_hf.errors import InputError
-from ladm_hf.text import count, counted
+from ladm_hf.text import count, counted, local_name
 
 _FORMAT = 1
 
@@ -57,7 +57,7 @@ class PackRecord:
         selected ([`PackedSource`]): the documents that were all packed.
         short ([`PackedSource`], *optional*): the documents mixed in.
         short_share (`float`, *optional*): the share of tokens that was asked of them, in `0..1`.
-        selection (`dict`, *optional*): strategy and budget of the selection.
+        selection (`dict`, *optional*): strategy, budget and command of the selection.
         run (`dict`, *optional*): what a card shows of the scoring run.
         command (`str`): the command that does the same.
         version (`str`): of this package.
@@ -108,7 +108,8 @@ class PackRecord:
         return self.short.tokens / max(1, self.tokens) if self.short else None
 
     def facts(self) -> dict[str, Any]:
-        """What a card shows: that of the scoring run, and `packing`."""
+        """What a card shows: that of the scoring run, `selection` and `packing`, and the commands of all three."""
+        name = self.tokenizer.get("name") or ""
         packing = {
             "length": self.length,
             "sequences": self.sequences,
@@ -116,14 +117,20 @@ class PackRecord:
             "documents": self.documents,
             "cut documents": self.cut_documents,
             "padding": f"{self.padding_share:.2%}",
-            "tokenizer": "@".join(filter(None, (self.tokenizer.get("name"), self.tokenizer.get("revision")))),
+            "tokenizer": "@".join(filter(None, (local_name(name), self.tokenizer.get("revision")))),
             "special tokens": self.special_tokens,
-            "short documents": None if self.short is None else f"{self.short_share_reached:.1%} of the tokens",
+            "short documents": None if self.short is None else self._mixed_in(self.short),
             "seed": self.seed,
         }
-        run = dict(self.run or {})
-        commands = "\n".join(filter(None, (run.get("command"), self.command)))
-        return {**run, "packing": {k: v for k, v in packing.items() if v is not None}, "command": commands}
+        run, selection = dict(self.run or {}), dict(self.selection or {})
+        commands = [run.get("command"), selection.pop("command", None), self.command]
+        facts = {"selection": selection, "packing": {k: v for k, v in packing.items() if v is not None}}
+        return {**run, **{k: v for k, v in facts.items() if v}, "command": "\n".join(filter(None, commands))}
+
+    def _mixed_in(self, short: PackedSource) -> str:
+        """The short documents, for people."""
+        name = (short.hub or {}).get("id") or local_name(short.name)
+        return f"{self.short_share_reached:.1%} of the tokens, of {name}"
 
     def notes(self) -> list[str]:
         """What a reader should know, in sentences."""

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from ladm_hf.errors import ConfigError, InputError, MissingExtraError
 from ladm_hf.packing.record import PackRecord
 from ladm_hf.publishing.card_block import Figure
 from ladm_hf.publishing.limits import FOLDER_FILES
-from ladm_hf.text import redacted
+from ladm_hf.text import local_name, redacted, without_places
 from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
@@ -148,6 +148,8 @@ def make_bundle(
         )
     parts, selection, found_run = _opened(source)
     facts = redacted(_with_source(run_facts(run or found_run), source_dataset), token)
+    if facts.get("command"):
+        facts["command"] = without_places(facts["command"])
     data_dir = "data" if config_name == "default" else config_name
     files: dict[str, Path] = {}
     for split, part in parts.items():
@@ -163,13 +165,21 @@ def make_bundle(
     for file, alt, caption in _drawn(selection, work) if figures is None else figures:
         files[f"{ASSETS}/{file.name}"] = file
         shown.append(Figure(f"{ASSETS}/{file.name}", alt, caption))
-    bundle = Bundle(files, info, config_name, tuple(shown), selection, facts)
+    bundle = Bundle(files, info, config_name, tuple(shown), _without_places(selection), facts)
     if not bundle.num_rows:
         raise InputError("there is nothing to publish: no split has a row")
     bundle.sizes.update({path: file.stat().st_size for path, file in files.items()})
     bundle.files[MANIFEST] = work / MANIFEST
     bundle.sizes[MANIFEST] = len(_manifest(bundle).encode())
     return bundle
+
+
+def _without_places(selection: Selection | None) -> Selection | None:
+    """The selection as others may see it: where it lies on this machine means nothing to them."""
+    if selection is None:
+        return None
+    pool, folder = (value and local_name(value) for value in (selection.pool, selection.folder))
+    return replace(selection, pool=pool, folder=folder)
 
 
 def _with_source(run: Mapping[str, Any], source: str | None) -> dict[str, Any]:

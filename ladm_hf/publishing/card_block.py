@@ -6,7 +6,6 @@ All other text of the README is kept. Values from data are escaped, so that a do
 from __future__ import annotations
 
 import functools
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from ladm_hf.data.score_columns import SCORE
 from ladm_hf.packing.formats import MEANINGS as PACKED_MEANINGS
 from ladm_hf.publishing.front_matter import package_version, section
 from ladm_hf.selection import signals
-from ladm_hf.selection.selection import select
+from ladm_hf.selection.commands import select_call, select_command
 from ladm_hf.selection.signals import range_words, score_words
-from ladm_hf.text import cell, command_line, counted, escape, fence
+from ladm_hf.text import cell, counted, escape, fence
 
 if TYPE_CHECKING:
     from datasets import DatasetInfo
@@ -135,20 +134,14 @@ def _template() -> Any:
 
 def _made_again(run: Mapping[str, Any], selection: Selection | None) -> str:
     """What ran, fenced: command lines, and a call of [`select`] where the scored rows were in memory."""
-    lines = [str(run["command"])] if run.get("command") else []
-    call = ""
-    if selection is not None:
-        options = {"by": None, **selection.options}
-        if options.get("shares") == "proportional":
-            del options["shares"]
-        if selection.pool is None:
-            defaults = inspect.signature(select).parameters
-            given = [f"{name}={value!r}" for name, value in options.items() if value != defaults[name].default]
-            call = fence(f"# scored: the scored rows\nselect({', '.join(['scored', *given])})", "python")
-        else:
-            folder = selection.folder or "selected"
-            lines.append(command_line("select", select, [selection.pool, folder], options))
-    return "\n\n".join(filter(None, [fence("\n".join(lines), "bash") if lines else "", call]))
+    commands = [run.get("command"), selection and select_command(selection)]
+    lines = "\n".join(str(command) for command in commands if command)
+    call = (
+        ""
+        if selection is None or commands[1]
+        else fence(f"# scored: the scored rows\n{select_call(selection)}", "python")
+    )
+    return "\n\n".join(filter(None, [fence(lines, "bash") if lines else "", call]))
 
 
 def _summary(run: Mapping[str, Any], selection: Selection | None, splits: Mapping[str, Any]) -> str:
@@ -179,10 +172,14 @@ def _facts(run: Mapping[str, Any]) -> list[dict[str, str]]:
         "source": _named(source),
         "calculator": _named(model),
         "scoring": ", ".join(f"{cell(name)} = {cell(value)}" for name, value in config.items() if value is not None),
-        "packing": ", ".join(f"{cell(name)} {_number(value)}" for name, value in section(run, "packing").items()),
+        **{name: _listed(section(run, name)) for name in ("selection", "packing")},
         "versions": ", ".join(f"{cell(name)} {cell(value)}" for name, value in versions.items() if value),
     }
     return [{"name": name, "value": value} for name, value in facts.items() if value]
+
+
+def _listed(part: Mapping[str, Any]) -> str:
+    return ", ".join(f"{cell(name)} {_number(value)}" for name, value in part.items())
 
 
 def _named(part: Mapping[str, Any]) -> str:

@@ -147,7 +147,7 @@ def section(run: Mapping[str, Any], name: str) -> dict[str, Any]:
 def ladm_record(run: Mapping[str, Any], selection: Selection | None) -> dict[str, Any]:
     """Our own YAML key: what a program needs to tell how the data was made."""
     record: dict[str, Any] = {"version": package_version("ladm_hf")}
-    for name in ("model", "config", "dataset", "packing"):
+    for name in ("model", "config", "dataset", "selection", "packing"):
         if part := {key: value for key, value in section(run, name).items() if value is not None}:
             record[name] = _plain(part)
     if selection is not None:
