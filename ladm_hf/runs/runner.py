@@ -22,9 +22,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,7 @@ from ladm_hf.data.sources import DatasetSource, Rows, Source
 from ladm_hf.data.writer import GroupWriter
 from ladm_hf.errors import ConfigError, InputError, ResumeError, RowError, RunError
 from ladm_hf.ranks import Ranks
+from ladm_hf.runs.ahead import ahead
 from ladm_hf.runs.chunks import balanced_edges, output_schema
 from ladm_hf.runs.estimate import Estimate, estimate, most_tokens
 from ladm_hf.runs.folder import RunFolder
@@ -58,6 +59,8 @@ logger = logging.getLogger(__name__)
 # Rows go to the scorer in parts: of so many estimated tokens at first, more where that takes less than some seconds.
 FIRST_PART_TOKENS = 32_768
 PART_SECONDS = 5.0
+# Parts, of a few megabytes of text at most, that are read and tokenised while a device scores the one at hand.
+PARTS_AHEAD = 3
 # Estimated tokens that are worth an estimate before the work.
 LONG_WORK = 2_000_000
 # Kinds of errors that the record of a chunk counts, the most frequent ones.
@@ -205,6 +208,22 @@ def _opened(dataset: Any, limit: int | None, **options: str | None) -> Source:
     if limit is not None:
         source.limit_rows(limit)
     return source
+
+
+class _Part(NamedTuple):
+    """Rows that go to the scorer together.
+
+    Attributes:
+        rows ([`Rows`]): the rows.
+        cost (`float`): their estimated tokens.
+        limit (`int`, *optional*): estimated tokens at which they were cut; `None` where the rows ended before.
+        score (callable): gives their score columns by name.
+    """
+
+    rows: Rows
+    cost: float
+    limit: int | None
+    score: Callable[[], dict[str, Any]]
 
 
 class _Launch:
@@ -372,44 +391,61 @@ class _Launch:
     def work(self) -> None:
         """Takes chunks until none is left."""
         assert self.heart is not None
+        items: Generator[Any, None, None] = self._take_chunks()
+        if self._works_ahead():
+            items = ahead(items, PARTS_AHEAD)
+        with contextlib.closing(items):
+            for chunk in items:
+                self.heart.begin_chunk(chunk)
+                write = functools.partial(self._score_chunk, chunk, iter(items.__next__, None))
+                record = self.folder.finish(self.run, chunk, write, attempt=f"{self.launch}-{self.ranks.index}")
+                self.heart.end_chunk(record)
+
+    def _works_ahead(self) -> bool:
+        """Whether a thread reads and tokenises while a device scores; never for a scorer with a call of its own."""
+        return type(self.scorer).__call__ is LadmScorer.__call__ and self.scorer.works_ahead(self.ranks.local)
+
+    def _take_chunks(self) -> Generator[int | _Part | None, None, None]:
+        """The chunks that this rank takes: of each its number, its parts and, at its end, `None`."""
+        assert self.heart is not None
         for chunk in range(self.run.num_chunks):
             self.heart.check()
-            if not self.folder.claim(self.launch, chunk):
-                continue
-            if self.folder.is_sound(self.run, chunk):
+            if not self.folder.claim(self.launch, chunk) or self.folder.is_sound(self.run, chunk):
                 continue
             if self.folder.record(chunk) is not None:
                 self.heart.log(f"chunk {chunk} is damaged or unfinished: scoring it again")
-            self.heart.begin_chunk(chunk)
-            write = functools.partial(self._score_chunk, chunk)
-            record = self.folder.finish(self.run, chunk, write, attempt=f"{self.launch}-{self.ranks.index}")
-            self.heart.end_chunk(record)
+            yield chunk
+            yield from self._parts(chunk)
+            yield None
 
-    def _score_chunk(self, chunk: int, path: Path) -> dict[str, Any]:
-        """Scores the rows of a chunk into a parquet file."""
+    def _score_chunk(self, chunk: int, parts: Iterator[_Part], path: Path) -> dict[str, Any]:
+        """Scores the parts of a chunk into a parquet file."""
         assert self.heart is not None
         began = time.monotonic()
         rows = tokens = 0
         statuses: collections.Counter[str] = collections.Counter()
         errors = ErrorCounts()
         with GroupWriter(path, self.schema, self.folder.path) as writer:
-            for part, cost in self._parts(chunk):
+            for part in parts:
                 self.heart.check()
+                began_part, table = time.monotonic(), part.rows.table
                 scores = self._score(part, f"chunk {chunk}, rows from {rows} on")
+                if part.limit == self.part_tokens and time.monotonic() - began_part < PART_SECONDS:
+                    self.part_tokens *= 2
                 if self.run.scores_only:
                     first = self.row_starts[chunk] + rows
-                    columns = [pa.array(np.arange(first, first + part.table.num_rows))]
+                    columns = [pa.array(np.arange(first, first + table.num_rows))]
                 else:
-                    columns = part.table.columns
+                    columns = table.columns
                 writer.write(pa.table([*columns, *scores], schema=self.schema))
                 ok = pc.equal(scores[2], "ok")
                 scored = pc.sum(pc.filter(scores[1], ok)).as_py() or 0
-                rows += part.table.num_rows
+                rows += table.num_rows
                 tokens += scored
                 texts = scores[2].to_pylist()
                 statuses.update(status.split(":")[0] for status in texts)
                 errors.update(collections.Counter(status for status in texts if status.startswith("error")))
-                self.heart.advance(scored, cost)
+                self.heart.advance(scored, part.cost)
         return {
             "rows": rows,
             "tokens": tokens,
@@ -420,8 +456,8 @@ class _Launch:
             "host": socket.gethostname(),
         }
 
-    def _parts(self, chunk: int) -> Iterator[tuple[Rows, float]]:
-        """The rows of a chunk in parts that take some seconds each, with their estimated cost."""
+    def _parts(self, chunk: int) -> Iterator[_Part]:
+        """The rows of a chunk in parts that take some seconds each."""
         scores_only = self.run.scores_only
         columns = [root_column(self.source_schema, self.column)] if scores_only else None
         start, stop = self.run.edges[chunk : chunk + 2]
@@ -429,12 +465,20 @@ class _Launch:
             costs = 1 + np.minimum(lengths(pick(found.table, self.column)), most_tokens(self.scorer))
             low = 0
             while low < len(costs):
-                high = low + max(1, int(np.searchsorted(np.cumsum(costs[low:]), self.part_tokens, "right")))
-                began = time.monotonic()
-                yield found.slice(low, high), float(costs[low:high].sum())
-                if high < len(costs) and time.monotonic() - began < PART_SECONDS:
-                    self.part_tokens *= 2
+                limit = self.part_tokens
+                high = low + max(1, int(np.searchsorted(np.cumsum(costs[low:]), limit, "right")))
+                cost = float(costs[low:high].sum())
+                yield self._begin(found.slice(low, high), cost, limit if high < len(costs) else None)
                 low = high
+
+    def _begin(self, rows: Rows, cost: float, limit: int | None) -> _Part:
+        """A part whose texts are being tokenised already where that is done ahead."""
+        batch = {self.column: documents(pick(rows.table, self.column))}
+        for row in rows.problems:
+            batch[self.column][row] = None
+        if not self._works_ahead():
+            return _Part(rows, cost, limit, lambda: self.scorer(batch, rank=self.ranks.local))
+        return _Part(rows, cost, limit, self.scorer.begin(batch, self.ranks.local))
 
     def _read(self, start: int, stop: int, columns: list[str] | None) -> Iterator[Rows]:
         try:
@@ -445,17 +489,14 @@ class _Launch:
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def _score(self, part: Rows, where: str) -> list[pa.Array]:
+    def _score(self, part: _Part, where: str) -> list[pa.Array]:
         """The score columns of some rows."""
-        problems = part.problems
-        rows = documents(pick(part.table, self.column))
-        for row in problems:
-            rows[row] = None
+        problems = part.rows.problems
         try:
             if problems and self.scorer.on_error == "raise":
                 row = min(problems)
                 raise RowError(f"row {row}: {problems[row]}. With on_error='status' such rows get NaN.")
-            found = self.scorer({self.column: rows}, rank=self.ranks.local)
+            found = part.score()
         except RowError as error:
             raise RowError(f"in {where}: {error}") from error
         found["ladm_status"] = [problems.get(row, status) for row, status in enumerate(found["ladm_status"])]

@@ -41,6 +41,8 @@ MEMORY_SHARE, MEMORY_TRIAL_TOKENS = 0.5, 8192
 # On CUDA lengths are padded to one of this many steps in each octave (at most 1/32 more): the attention kernel
 # prepares itself for each new shape.
 STEPS_PER_OCTAVE = 32
+# More threads than this only wait for each other's Python.
+MAX_HOST_THREADS = 32
 _IMPORTED_IN = os.getpid()
 
 
@@ -122,11 +124,6 @@ class Engine:
         if self._tokenizer is None:
             self._tokenizer = self.calculator.load_tokenizer()
         return self._tokenizer
-
-    @property
-    def works_ahead(self) -> bool:
-        """Whether the device computes on its own while the host does something else."""
-        return self._asynchronous
 
     @property
     def forward_pass(self) -> str:
@@ -367,6 +364,15 @@ def prepare_worker() -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         if forked or "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)
+
+
+def host_threads() -> int:
+    """Threads that do the host's part for one device: the cores of this process's share of the machine."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    # workers of `map` do not say how many they are; on a machine with GPUs there is mostly one for each
+    beside = torch.cuda.device_count() if _is_worker_process() else 1
+    return max(1, min(MAX_HOST_THREADS, cores // max(beside, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))))
 
 
 def _is_worker_process() -> bool:

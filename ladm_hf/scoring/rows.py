@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -22,14 +22,23 @@ from ladm_hf.scoring.engine import Engine, Measured
 from ladm_hf.scoring.inputs import Tokens, checked_text
 from ladm_hf.scoring.results import DocumentScore
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-# Characters tokenised at once, which bounds the tokenizer's own memory.
-TOKENIZE_CHARS = 4_000_000
+# Characters tokenised at once, which bounds the tokenizer's own memory, and those that one of several threads takes.
+TOKENIZE_CHARS, THREAD_CHARS = 4_000_000, 250_000
 PROGRESS_DELAY = 2.0
 # Repetition and text signals of a document.
 Statistics = Callable[[Any], tuple[float, Mapping[str, float]]]
+
+
+class Counted(NamedTuple):
+    """Rows of which the host has done its part.
+
+    Attributes:
+        ids (`list`): token ids, or the status of a row that has none.
+        statistics (`list`): repetition and text signals of each.
+    """
+
+    ids: list[Tokens | str]
+    statistics: list[tuple[float, Mapping[str, float]]]
 
 
 def groups_by_size(sizes: list[int], limit: int) -> Iterable[list[int]]:
@@ -46,27 +55,6 @@ def groups_by_size(sizes: list[int], limit: int) -> Iterable[list[int]]:
         yield group
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Tokens | str]:
-    """Token ids of each text. A text that the tokenizer refuses gets a status and leaves the others alone."""
-    try:
-        found = tokenizer(texts, verbose=False)["input_ids"]
-        return [_known(np.asarray(ids, dtype=np.int64), tokenizer) for ids in found]
-    except Exception as error:  # tokenizer backends raise whatever they like on text that is no valid Unicode
-        if len(texts) == 1:
-            return [f"error: the tokenizer refused the text ({type(error).__name__}: {error})"]
-        return [row for text in texts for row in tokenize(tokenizer, [text])]
-
-
-def _known(ids: Tokens, tokenizer: PreTrainedTokenizerBase) -> Tokens | str:
-    """The token ids of a text, or the status of one of which the tokenizer knows nothing."""
-    unknown = tokenizer.unk_token_id
-    if unknown is None or not (ids == unknown).any():
-        return ids
-    if np.isin(ids, tokenizer.all_special_ids).all():
-        return f"error: the tokenizer knows no word of this text: all of its tokens are {tokenizer.unk_token!r}"
-    return ids
-
-
 def windows(ids: Tokens, config: LadmConfig) -> list[Tokens]:
     """The pieces of a document that are scored, each at least `min_tokens` long."""
     if len(ids) <= config.max_length or config.overflow == "truncate":
@@ -75,50 +63,68 @@ def windows(ids: Tokens, config: LadmConfig) -> list[Tokens]:
     return [window for window in windows if len(window) >= config.min_tokens]
 
 
-def score_texts(
-    texts: list[Any],
-    load: Callable[[], Engine],
-    score: Callable[[list[Tokens | str], list[int] | None], list[DocumentScore]],
-    statistics: Statistics,
-) -> list[DocumentScore]:
-    """Tokenises and scores texts and takes their statistics, on a device that works on its own while it scores.
+def counted(
+    rows: list[Any], encode: Callable[[list[str]], list[Tokens | str]] | None, statistics: Statistics
+) -> Counted:
+    """Token ids or statuses, and statistics, of some rows.
 
     Args:
-        texts (`list`): the documents; anything but a text gets a status.
-        load (callable): gives the engine, and is called only where there is a text.
-        score (callable): scores rows of token ids or statuses, with the numbers of the rows.
+        rows (`list`): texts, where anything else gets a status; or what `checked_ids` gave, where `encode` is `None`.
+        encode (callable, *optional*): gives the token ids of texts, and is called only where there is a text.
         statistics (callable): gives repetition and text signals of a document.
     """
-    if not texts:
-        return []
-    rows: list[Tokens | str] = [checked_text(text) for text in texts]
-    todo = [i for i, row in enumerate(rows) if not row]
-    if not todo:
-        return with_statistics(score(rows, None), map(statistics, texts))
-    engine = load()
-    tokenizer = engine.tokenizer
-    groups = [[todo[i] for i in group] for group in groups_by_size([len(texts[i]) for i in todo], TOKENIZE_CHARS)]
-    if not engine.works_ahead:
-        for group in groups:
-            for i, ids in zip(group, tokenize(tokenizer, [texts[i] for i in group]), strict=True):
-                rows[i] = ids
-        return with_statistics(score(rows, None), map(statistics, texts))
-    # Threads tokenise the groups to come and take statistics while the device scores the group at hand; rows without
-    # text go first.
-    done = set(todo)
-    numbers = [i for i in range(len(rows)) if i not in done]
-    scores = dict(zip(numbers, score([rows[i] for i in numbers], numbers), strict=True))
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    if encode is None:
+        return Counted(rows, [statistics(None if isinstance(row, str) else row) for row in rows])
+    ids: list[Tokens | str] = [checked_text(text) for text in rows]
+    todo = [i for i, row in enumerate(ids) if not row]
+    for group in groups_by_size([len(rows[i]) for i in todo], TOKENIZE_CHARS):
+        for n, found in zip(group, encode([rows[todo[n]] for n in group]), strict=True):
+            ids[todo[n]] = found
+    return Counted(ids, [statistics(text) for text in rows])
+
+
+def begin_scoring(
+    rows: list[Any],
+    count: Callable[[list[Any]], Counted],
+    score: Callable[[list[Tokens | str], int], list[DocumentScore]],
+    threads: Executor | None,
+) -> Callable[[], list[DocumentScore]]:
+    """Begins to count rows, by threads where there are some; the function returned scores them.
+
+    While a device scores one group of rows the threads count the next.
+
+    Args:
+        rows (`list`): texts, or what `checked_ids` gave.
+        count (callable): gives token ids and statistics of rows.
+        score (callable): scores token ids or statuses, given the number of the first row.
+        threads (`Executor`, *optional*): for a device that works on its own while the host does something else.
+    """
+    if threads is None:
+
+        def score_all() -> list[DocumentScore]:
+            found = count(rows)
+            return with_statistics(score(found.ids, 0), found.statistics)
+
+        return score_all
+    sizes = [len(row) if isinstance(row, (str, np.ndarray)) else 0 for row in rows]
+    groups = [(group[0], group[-1] + 1) for group in groups_by_size(sizes, THREAD_CHARS)]
+    futures = [threads.submit(count, rows[low:high]) for low, high in groups]
+    together = list(groups_by_size([sum(sizes[low:high]) for low, high in groups], TOKENIZE_CHARS))
+
+    def score_groups() -> list[DocumentScore]:
+        scores: list[DocumentScore] = []
         try:
-            measured = pool.submit(lambda: [statistics(text) for text in texts])
-            tokenized = [pool.submit(tokenize, tokenizer, [texts[i] for i in group]) for group in groups]
-            for group, future in zip(groups, tokenized, strict=True):
-                found = score(future.result(), group)
-                scores.update(zip(group, found, strict=True))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return with_statistics([scores[i] for i in range(len(rows))], measured.result())
+            for group in together:
+                found = [futures[n].result() for n in group]
+                ids = [row for part in found for row in part.ids]
+                statistics = [values for part in found for values in part.statistics]
+                scores += with_statistics(score(ids, len(scores)), statistics)
+        finally:
+            for future in futures:
+                future.cancel()
+        return scores
+
+    return score_groups
 
 
 def with_statistics(

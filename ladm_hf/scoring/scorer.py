@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -33,13 +35,22 @@ from ladm_hf.data.score_columns import (
 from ladm_hf.errors import BackendError, ConfigError, RowError
 from ladm_hf.ops import BACKENDS
 from ladm_hf.ops.scores import document_score
-from ladm_hf.scoring.engine import Engine, prepare_worker
+from ladm_hf.scoring.encoder import Encoder
+from ladm_hf.scoring.engine import Engine, host_threads, prepare_worker
 from ladm_hf.scoring.inputs import Tokens, all_rows, checked_ids, read_batch
 from ladm_hf.scoring.journal import Finished, Journal, with_journal
 from ladm_hf.scoring.precision import auto_dtype
 from ladm_hf.scoring.repetition import repetition
 from ladm_hf.scoring.results import DocumentScore, FocusMap
-from ladm_hf.scoring.rows import TOKENIZE_CHARS, score_rows, score_texts, status_of, with_statistics
+from ladm_hf.scoring.rows import (
+    TOKENIZE_CHARS,
+    Counted,
+    begin_scoring,
+    counted,
+    score_rows,
+    status_of,
+    with_statistics,
+)
 from ladm_hf.scoring.text_signals import text_signals
 
 if TYPE_CHECKING:
@@ -229,6 +240,9 @@ class LadmScorer:
         self._journal: Journal | None = None
         self._found: _Found | None = None
         self._loaded: _Loaded | None = None
+        self._encoder_of: tuple[str, Encoder] | None = None
+        self._encoding = threading.Lock()
+        self._threads: tuple[int, ThreadPoolExecutor] | None = None
 
     # What determines the numbers
 
@@ -352,13 +366,29 @@ class LadmScorer:
             InputError: one text was given in place of a list.
             RowError: a row is bad and `on_error="raise"`.
         """
+        return self.begin(batch, rank)()
+
+    def begin(self, batch: Any, rank: int | None = None) -> Callable[[], dict[str, Any]]:
+        """Begins a call: the function returned scores the batch and gives what the call gives.
+
+        Where [`LadmScorer.works_ahead`] says so, threads tokenise the batch meanwhile, so that a device need not wait
+        for the tokenizer if the next batch is begun before the one at hand is scored. Else nothing happens before the
+        function is called.
+        """
         column, rows = read_batch(batch, self.text_column, self.input_ids_column)
         if column != self.text_column:
             rows = [checked_ids(row) for row in rows]
-        if self._journal_folder is None:
-            scores = self._score_documents(column, rows, rank, self.on_error)
-        else:
-            scores = self._score_journalled(column, rows, rank)
+        if self._journal_folder is not None:
+            return lambda: self._columns(self._score_journalled(column, rows, rank))
+        scored = self._begin(column, rows, rank, False, self.on_error)
+        return lambda: self._columns(scored())
+
+    def works_ahead(self, rank: int | None = None) -> bool:
+        """Whether the device computes on its own while the host does something else, as a GPU does."""
+        return self._journal_folder is None and self._default_device(rank).startswith("cuda")
+
+    def _columns(self, scores: list[DocumentScore]) -> dict[str, Any]:
+        """Scores as columns."""
         return {
             "ladm_score": np.array([score.score for score in scores], dtype=np.float64),
             "ladm_num_tokens": np.array([score.num_tokens for score in scores], dtype=np.int32),
@@ -386,7 +416,7 @@ class LadmScorer:
         Raises:
             InputError: one text was given in place of several.
         """
-        return self._score_texts(all_rows(texts), rank, progress, self.on_error)
+        return self._begin(self.text_column or "text", all_rows(texts), rank, progress, self.on_error, True)()
 
     def score_input_ids(self, input_ids: Iterable[Any], *, progress: bool | None = None) -> list[DocumentScore]:
         """Scores sequences of token ids (lists, arrays or tensors of integers).
@@ -398,8 +428,8 @@ class LadmScorer:
         Returns:
             One [`DocumentScore`] for each sequence, in order.
         """
-        column = self.input_ids_column or "input_ids"
-        return self._score_ids([checked_ids(ids) for ids in all_rows(input_ids)], column, None, progress, self.on_error)
+        column, rows = self.input_ids_column or "input_ids", [checked_ids(ids) for ids in all_rows(input_ids)]
+        return self._begin(column, rows, None, progress, self.on_error, False)()
 
     def focus_map(self, document: str | Sequence[int]) -> FocusMap:
         """The PFS of one document over its spans, averaged over the heads and layers that count.
@@ -442,12 +472,31 @@ class LadmScorer:
 
     # Rows
 
-    def _score_documents(
-        self, column: str, rows: list[Any], rank: int | None, on_error: OnError
-    ) -> list[DocumentScore]:
-        if column == self.text_column:
-            return self._score_texts(rows, rank, False, on_error)
-        return self._score_ids(rows, column, rank, False, on_error)
+    def _begin(
+        self,
+        column: str,
+        rows: list[Any],
+        rank: int | None,
+        progress: bool | None,
+        on_error: OnError,
+        are_texts: bool | None = None,
+    ) -> Callable[[], list[DocumentScore]]:
+        """Begins to score texts, or what `checked_ids` gave; by default the column tells which they are."""
+        are_texts = column == self.text_column if are_texts is None else are_texts
+        if not are_texts:
+            self._warn_of_text_signals()
+        encode = (lambda texts: self._encoder()(texts)) if are_texts else None
+
+        def score(ids: list[Tokens | str], first: int) -> list[DocumentScore]:
+            def check(i: int, status: str) -> None:
+                _check_status(first + i, column, status, on_error)
+
+            return score_rows(ids, lambda: self._load(rank), check, progress)
+
+        def count(some: list[Any]) -> Counted:
+            return counted(some, encode, self._statistics)
+
+        return begin_scoring(rows, count, score, self._host_threads() if self.works_ahead(rank) else None)
 
     def _score_journalled(self, column: str, rows: list[Any], rank: int | None) -> list[DocumentScore]:
         """Scores rows that the journal does not hold yet, and keeps them as they finish."""
@@ -458,7 +507,7 @@ class LadmScorer:
 
         def score(group: list[Any]) -> list[Finished]:
             # bad rows are named by their place in the whole batch, so the parts of it must not raise
-            scores = self._score_documents(column, group, rank, on_error="status")
+            scores = self._begin(column, group, rank, False, "status")()
             return [
                 Finished(s.score, s.num_tokens, s.status, tuple(s.signals[name] for name in self._model_signals))
                 for s in scores
@@ -474,28 +523,10 @@ class LadmScorer:
         for i, found in enumerate(scores):
             _check_status(i, column, found.status, self.on_error)
         # counted again rather than kept: it costs less than the journal's own hash
-        measured = map(self._statistics, rows) if column == self.text_column else self._statistics_of_ids(rows)
-        return with_statistics(scores, measured)
+        documents = rows if column == self.text_column else [None if isinstance(row, str) else row for row in rows]
+        return with_statistics(scores, map(self._statistics, documents))
 
-    def _score_texts(
-        self, texts: list[Any], rank: int | None, progress: bool | None, on_error: OnError
-    ) -> list[DocumentScore]:
-        column = self.text_column or "text"
-        return score_texts(
-            texts,
-            lambda: self._load(rank),
-            lambda rows, numbers: self._score_rows(rows, column, rank, progress, on_error, numbers),
-            self._statistics,
-        )
-
-    def _score_ids(
-        self, rows: list[Tokens | str], column: str, rank: int | None, progress: bool | None, on_error: OnError
-    ) -> list[DocumentScore]:
-        scores = self._score_rows(rows, column, rank, progress, on_error)
-        return with_statistics(scores, self._statistics_of_ids(rows))
-
-    def _statistics_of_ids(self, rows: list[Tokens | str]) -> Iterable[tuple[float, Mapping[str, float]]]:
-        """The same of rows of token ids or statuses."""
+    def _warn_of_text_signals(self) -> None:
         without = [name for name in self.signals if name in TEXT_SIGNALS]
         if without:
             warnings.warn(
@@ -504,27 +535,25 @@ class LadmScorer:
                 UserWarning,
                 stacklevel=2,
             )
-        return (self._statistics(None if isinstance(row, str) else row) for row in rows)
 
     def _statistics(self, document: Any) -> tuple[float, Mapping[str, float]]:
         """What is counted of a text or of token ids, beside the score."""
         return repetition(document), text_signals(document, self.signals)
 
-    def _score_rows(
-        self,
-        rows: list[Tokens | str],
-        column: str,
-        rank: int | None,
-        progress: bool | None,
-        on_error: OnError,
-        numbers: list[int] | None = None,
-    ) -> list[DocumentScore]:
-        """Scores token ids; a row that is a `str` already has its status. `numbers` are the rows' own, for errors."""
+    def _encoder(self) -> Encoder:
+        """The calculator's tokenizer, loaded once whatever threads ask for it."""
+        with self._encoding:
+            calculator = self.calculator
+            if self._encoder_of is None or self._encoder_of[0] != calculator.identity:
+                prepare_worker()
+                self._encoder_of = calculator.identity, Encoder(calculator.load_tokenizer())
+            return self._encoder_of[1]
 
-        def check(i: int, status: str) -> None:
-            _check_status(i if numbers is None else numbers[i], column, status, on_error)
-
-        return score_rows(rows, lambda: self._load(rank), check, progress)
+    def _host_threads(self) -> ThreadPoolExecutor:
+        """Threads that tokenise ahead of a device; a forked process has its own."""
+        if self._threads is None or self._threads[0] != os.getpid():
+            self._threads = os.getpid(), ThreadPoolExecutor(host_threads(), "ladm-tokenizer")
+        return self._threads[1]
 
     # The model
 

@@ -564,3 +564,38 @@ def test_a_transform_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     quick(data.with_format(None), tmp_path / "plain")
     assert len(result(tmp_path / "plain")) == 3
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_a_thread_that_reads_and_tokenises_ahead_changes_no_row(tmp_path: Path, monkeypatch, lines: bool) -> None:
+    data: Any = dataset(24)
+    if lines:
+        bad = [json.dumps(row) for row in rows(24)]
+        bad[5], bad[17] = "{not json", '{"id": 17, "text": null}'
+        (tmp_path / "data.jsonl").write_text("\n".join(bad))
+        data = tmp_path / "data.jsonl"
+    plain = score_dataset(data, tmp_path / "plain", scorer(), num_chunks=5, progress=False)
+    monkeypatch.setattr(LadmScorer, "works_ahead", lambda self, rank=None: True)
+    monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 2000)
+    monkeypatch.setattr(runner, "FIRST_PART_TOKENS", 1000)
+    threaded = score_dataset(data, tmp_path / "threaded", scorer(), num_chunks=5, progress=False)
+    assert bits(threaded) == bits(plain)
+    assert threaded["ladm_status"] == plain["ladm_status"]
+
+
+def test_a_run_that_works_ahead_stops_at_an_error_and_goes_on(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(LadmScorer, "works_ahead", lambda self, rank=None: True)
+    begin, calls = LadmScorer.begin, []
+
+    def third_fails(self: LadmScorer, batch: Any, rank: int | None = None) -> Any:
+        calls.append(len(next(iter(batch.values()))))
+        if len(calls) == 3:
+            raise RuntimeError("the third part")
+        return begin(self, batch, rank)
+
+    monkeypatch.setattr(LadmScorer, "begin", third_fails)
+    with pytest.raises(RuntimeError, match="the third part"):
+        score_dataset(dataset(12), tmp_path / "run", scorer(), num_chunks=6, progress=False)
+    assert run_status(tmp_path / "run").chunks_done == 2
+    found = score_dataset(dataset(12), tmp_path / "run", scorer(), num_chunks=6, progress=False)
+    assert bits(found) == expected(12)

@@ -313,12 +313,19 @@ def test_one_text_in_place_of_a_list_says_so(nano: LadmScorer) -> None:
         nano.score_texts("a text")
 
 
-def test_tokenising_ahead_of_the_device_changes_nothing(nano: LadmScorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [words(600), None, words(40), "", words(700)]
-    expected = nano.score_texts(texts)
-    monkeypatch.setattr(Engine, "works_ahead", True)
-    monkeypatch.setattr("ladm_hf.scoring.rows.TOKENIZE_CHARS", 1000)
-    assert repr(nano.score_texts(texts)) == repr(expected)
+def test_threads_ahead_of_the_device_change_nothing(nano: LadmScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [words(600), None, words(40), "", words(700), b"\xff", 7, words(650, seed=3), "\ud800 " * 90]
+    ids = [random_ids(600), "no ids", [], random_ids(700, seed=2), None]
+    expected, of_ids = nano.score_texts(texts), nano.score_input_ids(ids)
+    monkeypatch.setattr(LadmScorer, "works_ahead", lambda self, rank=None: True)
+    monkeypatch.setattr("ladm_hf.scoring.rows.TOKENIZE_CHARS", 4000)
+    monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 1000)
+    ahead = LadmScorer("ladm-nano", config=nano.config)
+    assert repr(ahead.score_texts(texts)) == repr(expected)
+    assert repr(ahead.score_input_ids(ids)) == repr(of_ids)
+    assert ahead.score_texts([]) == []
+    first, second = ahead.begin({"text": texts[:4]}), ahead.begin({"text": texts[4:]})
+    assert [*first()["ladm_status"], *second()["ladm_status"]] == [score.status for score in expected]
     strict = LadmScorer("ladm-nano", config=nano.config, on_error="raise")
     with pytest.raises(RowError, match=r"row 2 .*too_short"):
         strict.score_texts([texts[0], texts[4], texts[2]])
