@@ -41,8 +41,8 @@ FILES = {
     "packing": "best_fit documents formats minimum_slack mixture pack record sequences tokenizer",
     "publishing": "account bundle card card_block front_matter limits publication publish repository retry verify",
     "report": "comparison focus_plot heat_maps matrix page parts plots style tables",
-    "runs": "chunks estimate flavors folder jobs lock monitor prepare prepared progress runner speeds",
-    "scoring": "attention batching engine inputs journal layers llama losses precision recorder repetition results "
+    "runs": "ahead chunks estimate flavors folder jobs lock monitor prepare prepared progress runner speeds",
+    "scoring": "attention batching encoder engine inputs journal layers llama losses precision recorder repetition results "
     "rows scorer text_signals",
     "selection": "bands commands compare comparison folder notes options percentile pool ranking read reasons result "
     "selection signals split table",
