@@ -9,7 +9,7 @@ import inspect
 import re
 import shlex
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 _ENTITIES = {char: f"&#{ord(char)};" for char in "&<>\"'|`{}$:@\\"}
@@ -17,6 +17,9 @@ _BACKSLASHED = set("*_[]()#+!~^=-")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 # What paths of this machine begin with.
 _PLACES = ("/", "~", "file://")
+# user:password@ of any URL, and anything before the @ of one that has no other use for it
+_USER = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]*@|(?<=https://)[^/@\s]+@|(?<=http://)[^/@\s]+@")
+_SIGNED = re.compile(r"(?i)(?<=[?&])([\w.-]*(?:signature|sig|token|secret|password|credential|key|keyid)=)[^&\s'\"<>]+")
 # Parameters of public functions whose option has another name.
 OPTIONS = {
     "budget_tokens": "--budget", "shares": "--share", "k": "-k", "create_pr": "--pr", "commit_message": "--message",
@@ -60,6 +63,18 @@ def redacted(value: Any, token: str | None) -> Any:
     if isinstance(value, str):
         return _TOKEN.sub("hf_***", value.replace(token, "hf_***") if token else value)
     return value
+
+
+def without_credentials(text: str, secrets: Iterable[str] = ()) -> str:
+    """A text whose URLs have no password, token or signature left.
+
+    Args:
+        text (`str`): a URL, or a message with URLs.
+        secrets (iterable of `str`, *optional*): further texts to leave out.
+    """
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return _TOKEN.sub("hf_***", _SIGNED.sub(r"\1***", _USER.sub("***@", text)))
 
 
 def count(number: float) -> str:

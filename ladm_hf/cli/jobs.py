@@ -193,15 +193,15 @@ def _work(values: Mapping[str, Any]) -> tuple[Work | None, bool]:
     from ladm_hf.config import LadmConfig
     from ladm_hf.errors import RunError
     from ladm_hf.runs.flavors import work_left, work_of_input
-    from ladm_hf.runs.folder import RunFolder
+    from ladm_hf.runs.open import output_at
 
     try:
-        folder = RunFolder(values["output"])
-        run = folder.load()
+        run_output = output_at(values["output"])
+        run = run_output.load()
     except RunError:
         run = None
     if run is not None:
-        work = work_left(run, folder.records(run))
+        work = work_left(run, run_output.records(run))
         return work, not work.chunks
     own = outline(_model(values), values["model_revision"]).config
     base = LadmConfig() if values["config"] is None else LadmConfig.from_json_file(values["config"])

@@ -16,7 +16,7 @@ import yaml
 
 from ladm_hf.data.files import OPTIONS_FILE, write_atomically
 from ladm_hf.errors import ConfigError
-from ladm_hf.text import range_text
+from ladm_hf.text import range_text, without_credentials
 
 # Where `ladm score` runs, which is no part of what it does.
 JOB = ("job", "jobs", "timeout", "namespace", "image", "package", "secret")
@@ -140,4 +140,4 @@ def save_options(context: typer.Context, folder: Path) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+    return value if value is None or isinstance(value, (bool, int, float)) else without_credentials(str(value))

@@ -47,7 +47,7 @@ from ladm_hf.cli.options import (
 from ladm_hf.data.score_columns import SIGNALS
 from ladm_hf.errors import LadmError, RunError
 from ladm_hf.runs.jobs import COMMAND_VARIABLE, CONFIG_FILE
-from ladm_hf.text import command_line
+from ladm_hf.text import command_line, without_credentials
 
 if TYPE_CHECKING:
     from ladm_hf.scoring.scorer import LadmScorer
@@ -62,7 +62,9 @@ ITS_OWN = "the calculator's, else "
 def score(
     context: typer.Context,
     input: Annotated[str | None, typer.Argument(help=DATA)] = None,
-    output: Annotated[str | None, typer.Argument(help="Folder of the run, shared by all processes.")] = None,
+    output: Annotated[
+        str | None, typer.Argument(help="Folder that all processes share, or a URL (s3://, hf://buckets/, ...).")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Calculator: ladm-nano, a folder or a Hub id.", show_default="$LADM_MODEL, else ladm-nano"),
@@ -235,13 +237,12 @@ def _score(
 ) -> None:
     """Scores, and shows the result."""
     from ladm_hf.ranks import is_first_rank, tell_launcher
-    from ladm_hf.runs.folder import RunFolder
-    from ladm_hf.runs.lock import RunLock
+    from ladm_hf.runs.open import lock_of, output_at
 
     main = is_first_rank()
     if main:
         # a second launch is refused before it spends seconds on importing torch
-        RunLock(RunFolder(output)).check_free(lambda message: print(f"ladm: {message}", file=sys.stderr))
+        lock_of(output_at(output)).check_free(lambda message: print(f"ladm: {message}", file=sys.stderr))
 
     import torch
 
@@ -262,7 +263,7 @@ def _score(
         return
     status = run_status(output)
     if progress is not False:
-        print(f"{status}\nresult: {RunFolder(output).data}")
+        print(f"{status}\nresult: {output_at(output).name}/data")
     if not status.num_scored:
         print(f"error: {status.why_nothing_was_scored()}", file=sys.stderr)
         tell_launcher(status.why_nothing_was_scored())
@@ -300,7 +301,7 @@ def job_arguments(values: Mapping[str, Any]) -> list[str]:
 
 
 def _line(values: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    return command_line("score", score, [values["input"], values["output"]], options)
+    return command_line("score", score, [without_credentials(values[name]) for name in ("input", "output")], options)
 
 
 def rerun_command(values: Mapping[str, Any]) -> str:

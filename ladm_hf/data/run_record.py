@@ -16,7 +16,9 @@ import pyarrow as pa
 import xxhash
 
 from ladm_hf.data.files import write_atomically
+from ladm_hf.data.object_store import storage_at
 from ladm_hf.data.sources import Source, SourceScan
+from ladm_hf.data.storage import is_url
 from ladm_hf.errors import RunRecordError
 from ladm_hf.version import __version__
 
@@ -166,13 +168,26 @@ class RunRecord:
             RunRecordError: it is not one that a scoring run wrote, or is damaged.
         """
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
+            content = file.read_bytes()
+        except OSError as error:
+            raise RunRecordError(_refusal(file, str(error))) from error
+        return cls.from_json(content, file)
+
+    @classmethod
+    def from_json(cls, content: bytes, file: Path | str) -> RunRecord:
+        """The record that is the content of `file`.
+
+        Raises:
+            RunRecordError: it is not one that a scoring run wrote, or is damaged.
+        """
+        try:
+            values = json.loads(content)
+        except ValueError as error:
             raise RunRecordError(_refusal(file, str(error))) from error
         return cls.from_dict(values, file)
 
     @classmethod
-    def from_dict(cls, values: Any, file: Path) -> RunRecord:
+    def from_dict(cls, values: Any, file: Path | str) -> RunRecord:
         """The record of the JSON object in `file`.
 
         Raises:
@@ -212,12 +227,16 @@ class RunRecord:
             del shown["score_columns"]
         return {"format": FORMAT, "ladm_hf": version, **shown}
 
+    def to_json(self) -> bytes:
+        """The content of `run.json`."""
+        return json.dumps(self.to_dict(), indent=1).encode()
+
     def save(self, folder: Path) -> None:
         """Writes `run.json` into a folder, whole or not at all."""
-        write_atomically(folder / RUN_FILE, json.dumps(self.to_dict(), indent=1))
+        write_atomically(folder / RUN_FILE, self.to_json())
 
 
-def _refusal(file: Path, reason: str) -> str:
+def _refusal(file: Path | str, reason: str) -> str:
     return (
         f"{file} cannot be read as the record of a scoring run ({reason}): restore it, or start over with "
         "`ladm score --restart`; if it is no run's, move it elsewhere"
@@ -235,12 +254,27 @@ def run_of(scored: Any) -> RunRecord | None:
     Raises:
         RunRecordError: there is a `run.json` that cannot be read.
     """
-    if not isinstance(scored, (str, os.PathLike)) or "://" in os.fspath(scored):
+    if not isinstance(scored, (str, os.PathLike)):
         return None
+    if is_url(scored):
+        return _run_at(os.fspath(scored).rstrip("/"))
     path = Path(scored).expanduser()
     for folder in (path, path.parent) if path.name == "data" else (path,):
         if (folder / RUN_FILE).is_file():
             return RunRecord.load(folder / RUN_FILE)
+    return None
+
+
+def _run_at(url: str) -> RunRecord | None:
+    """The record of the run at a URL."""
+    for root in (url, url.rpartition("/")[0]) if url.endswith("/data") else (url,):
+        # a glob or a file is no run
+        if any(char in root for char in "*?[") or root.endswith((".parquet", ".jsonl")):
+            continue
+        storage = storage_at(root)
+        content = storage.read(RUN_FILE)
+        if content is not None:
+            return RunRecord.from_json(content, f"{storage.name}/{RUN_FILE}")
     return None
 
 

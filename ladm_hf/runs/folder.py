@@ -24,19 +24,20 @@ import json
 import os
 import re
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ladm_hf.data.files import OPTIONS_FILE, hash_file, storage_errors, sync_folder, write_atomically
 from ladm_hf.data.run_record import RUN_FILE, RunRecord
-from ladm_hf.errors import RunError, StorageError
+from ladm_hf.data.storage import LocalFolder
+from ladm_hf.errors import RunError
+from ladm_hf.runs.output import JSONL_FILE, PENDING, RunOutput, Say, Write, silent
 
 _CHUNK_NAME = re.compile(r"\w+-\d{5}-of-\d{5}\.parquet")
 
 
-class RunFolder:
+class RunFolder(RunOutput):
     """Paths and records of one run.
 
     Args:
@@ -45,21 +46,16 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if "://" in os.fspath(path):
-            raise RunError(
-                f"the output must be a folder that all ranks share, found the URL {os.fspath(path)!r}: "
-                "write to a folder and copy or publish it from there"
-            )
-        self.path = Path(path).expanduser().absolute()
+            raise RunError(f"expected a folder, found the URL {os.fspath(path)!r}")
+        folder = LocalFolder(Path(path))
+        super().__init__(folder)
+        self.path = self.scratch = folder.path
         self.hidden = self.path / ".ladm"
-        self.pending = self.hidden / "data"
+        self.pending = self.path / PENDING
         self.data = self.path / "data"
-        self.jsonl = self.path / "scores.jsonl"
+        self.jsonl = self.path / JSONL_FILE
 
     # run.json
-
-    def exists(self) -> bool:
-        """Whether a run was ever begun here."""
-        return (self.path / RUN_FILE).is_file()
 
     def load(self) -> RunRecord | None:
         """What `run.json` holds, `None` where there is no run.
@@ -69,13 +65,18 @@ class RunFolder:
         """
         return RunRecord.load(self.path / RUN_FILE) if self.exists() else None
 
+    def begin(self) -> None:
+        """Makes the folder."""
+        with storage_errors(self.path, "the folder"):
+            self.path.mkdir(parents=True, exist_ok=True)
+
     def check_new(self) -> None:
         """Refuses a folder that holds somebody else's data."""
         for path in (self.data, self.jsonl):
             if path.exists():
                 raise RunError(f"{self.path} has no {RUN_FILE} but already a {path.name}: choose another output folder")
 
-    def check_own(self) -> None:
+    def check_own(self, say: Say = silent) -> None:
         """Refuses to remove what no run has written."""
         if not self.hidden.is_dir():
             raise RunError(
@@ -89,6 +90,10 @@ class RunFolder:
     def clear(self) -> None:
         """Removes the run, but not the lock. Killed on the way it leaves no chunk that another run could take for its
         own, and `run.json` to clear again."""
+        with storage_errors(self.path, "the folder"):
+            self._clear()
+
+    def _clear(self) -> None:
         for folder in (self.hidden / "chunks", self.pending, self.hidden / "claims", self.hidden / "ranks"):
             shutil.rmtree(folder, ignore_errors=True)
         for file in _entries(self.data):
@@ -98,6 +103,16 @@ class RunFolder:
             self.data.rmdir()
         self.jsonl.unlink(missing_ok=True)
         (self.path / RUN_FILE).unlink(missing_ok=True)
+
+    def enter(self, run: RunRecord, launch: str, options: str, *, new: bool) -> RunRecord:
+        """Makes the folder ready for a launch that holds the lock."""
+        with storage_errors(self.path, RUN_FILE):
+            self.reopen()
+            self.prepare(launch)
+            run.save(self.path)
+            if options:
+                write_atomically(self.path / OPTIONS_FILE, options)
+        return run
 
     def prepare(self, launch: str) -> None:
         """Makes the folders of a launch and removes what dead launches left."""
@@ -113,9 +128,6 @@ class RunFolder:
 
     # Chunks
 
-    def chunk_name(self, run: RunRecord, chunk: int) -> str:
-        return f"{run.split}-{chunk:05d}-of-{run.num_chunks:05d}.parquet"
-
     def chunk_file(self, run: RunRecord, chunk: int) -> Path:
         """The file of a finished chunk, wherever it is by now."""
         return (self.data if self.data.is_dir() else self.pending) / self.chunk_name(run, chunk)
@@ -129,10 +141,37 @@ class RunFolder:
     def record(self, chunk: int) -> dict[str, Any] | None:
         """The record of a finished chunk, whose file may still be missing or broken."""
         try:
-            record = json.loads((self.hidden / "chunks" / f"{chunk:05d}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return super().record(chunk)
+        except OSError:
             return None
-        return record if isinstance(record, dict) else None
+
+    def take(self, run: RunRecord, launch: str, rank: int, check: Callable[[], None], log: Say) -> Iterator[int]:
+        """Chunks for this rank, one after the other, until another rank has each of them."""
+        for chunk in range(run.num_chunks):
+            check()
+            if not self.claim(launch, chunk) or self.is_sound(run, chunk):
+                continue
+            if self.record(chunk) is not None:
+                log(f"chunk {chunk} is damaged or unfinished: scoring it again")
+            yield chunk
+
+    def is_complete(self, run: RunRecord, say: Say) -> bool:
+        """Whether `data/` is there and all of its files are what their records say."""
+        if not self.is_published(run):
+            return False
+        broken = [chunk for chunk in range(run.num_chunks) if not self.is_sound(run, chunk)]
+        if broken:
+            say(f"{len(broken):,} chunks of the finished run are damaged and will be scored again")
+        return not broken
+
+    def is_published(self, run: RunRecord) -> bool:
+        """Whether `data/` is there, as it is only when it is whole."""
+        return self.data.is_dir()
+
+    @contextlib.contextmanager
+    def local_chunk(self, run: RunRecord, chunk: int) -> Iterator[Path]:
+        """The file of a finished chunk."""
+        yield self.chunk_file(run, chunk)
 
     def records(self, run: RunRecord) -> dict[int, dict[str, Any]]:
         """The records of all chunks whose file is there with the right size; checksums are not looked at."""
@@ -202,7 +241,7 @@ class RunFolder:
                 raise RunError(f"the run in {self.path} was removed or taken over by another launch") from error
         return True
 
-    def publish(self) -> None:
+    def publish(self, run: RunRecord | None = None) -> None:
         """Turns the finished chunks into `data/`, at once."""
         with storage_errors(self.path, "data/"):
             if not self.data.is_dir():
@@ -216,6 +255,18 @@ class RunFolder:
             shutil.rmtree(self.pending, ignore_errors=True)
             os.rename(self.data, self.pending)
 
+    def write_file(self, name: str, write: Write) -> None:
+        """Writes a file beside the data, whole or not at all."""
+        temporary = self.path / f"{name}.tmp-{os.getpid()}"
+        try:
+            with storage_errors(self.path, name):
+                write(temporary)
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, self.path / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
     def _claims(self, launch: str) -> Path:
         return self.hidden / "claims" / launch
 
@@ -223,10 +274,9 @@ class RunFolder:
 
     def report(self, rank: int, values: dict[str, Any]) -> None:
         """Tells what a rank is doing. A full disk does not stop it."""
-        with contextlib.suppress(OSError, StorageError):
-            write_atomically(
-                self.hidden / "ranks" / f"{rank:05d}.json", json.dumps({**values, "time": time.time()}), sync=False
-            )
+        # not in a folder that was removed meanwhile
+        if (self.hidden / "ranks").is_dir():
+            self._report(f"{rank:05d}", values)
 
     def ranks(self) -> dict[int, dict[str, Any]]:
         """The last report of each rank."""
@@ -235,6 +285,14 @@ class RunFolder:
             with contextlib.suppress(OSError, ValueError):
                 reports[int(file.stem)] = json.loads(file.read_text(encoding="utf-8"))
         return reports
+
+    def log(self, rank: int, lines: str) -> None:
+        """Adds to the log of a rank. A full disk does not stop it."""
+        with (
+            contextlib.suppress(OSError),
+            open(self.path / "logs" / f"rank-{rank:05d}.log", "a", encoding="utf-8") as file,
+        ):
+            file.write(lines)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import filelock
 import psutil
@@ -134,6 +134,18 @@ class RunLock:
         if owner is None or owner.state() == "dead":
             return False
         return owner.is_local or not self._is_quiet()
+
+    def active(self) -> list[dict[str, Any]]:
+        """The last reports of the ranks of the launch that holds the lock."""
+        return list(self.folder.ranks().values())
+
+    @property
+    def loss(self) -> str:
+        """Why the work stops where the lock is no longer held."""
+        return (
+            f"another launch has taken over {self.folder.path}, since this one gave no sign of life for long. "
+            "Nothing is lost; let the other one go on."
+        )
 
     def held(self) -> bool:
         """Whether this launch still has it, as far as the file system answers."""

@@ -13,12 +13,12 @@ import traceback
 from typing import Any
 
 from ladm_hf.data.run_record import RunRecord
-from ladm_hf.errors import RunError
+from ladm_hf.errors import RunError, StorageError
 from ladm_hf.ranks import Ranks
 from ladm_hf.runs.estimate import pace
-from ladm_hf.runs.folder import RunFolder
-from ladm_hf.runs.lock import RunLock
+from ladm_hf.runs.output import Lock, Output
 from ladm_hf.runs.progress import ProgressBar
+from ladm_hf.text import without_credentials
 
 REPORT_SECONDS = 5
 
@@ -28,15 +28,15 @@ class Heartbeat:
 
     def __init__(
         self,
-        folder: RunFolder,
+        output: Output,
         run: RunRecord,
         launch: str,
         ranks: Ranks,
-        lock: RunLock | None,
+        lock: Lock | None,
         progress: bool | None,
     ) -> None:
         self.thread = threading.Thread(target=self._beat, name="ladm-heartbeat", daemon=True)
-        self.folder, self.run, self.launch, self.ranks, self.lock = folder, run, launch, ranks, lock
+        self.output, self.run, self.launch, self.ranks, self.lock = output, run, launch, ranks, lock
         self.total = float(sum(run.costs))
         self.bar = ProgressBar(self.total, progress if ranks.is_main else False)
         self.stopped = threading.Event()
@@ -63,19 +63,18 @@ class Heartbeat:
                 self.log("the launcher is gone: leaving")
                 os._exit(1)
             beats += 1
-            if beats % REPORT_SECONDS == 0:
+            if beats % round(self.output.report_seconds or REPORT_SECONDS) == 0:
                 self.report()
                 if self.lock is not None:
                     self.lost = self.lost or not self.lock.held()
-                    self.show()
+                    with contextlib.suppress(StorageError):
+                        self.show()
 
     def check(self) -> None:
         """Stops the work where another launch has taken the run over."""
         if self.lost:
-            raise RunError(
-                f"another launch has taken over {self.folder.path}, since this one gave no sign of life for long. "
-                "Nothing is lost; let the other one go on."
-            )
+            assert self.lock is not None
+            raise RunError(self.lock.loss)
 
     def begin_chunk(self, chunk: int) -> None:
         self.chunk, self.cost, self.state = chunk, 0.0, f"at chunk {chunk}"
@@ -107,23 +106,19 @@ class Heartbeat:
             "tokens": self.tokens,
             "chunks": self.chunks,
         }
-        self.folder.report(self.ranks.index, values)
+        self.output.report(self.ranks.index, values)
 
     def show(self, *, now: bool = False) -> None:
         """Brings the bar up to date with all ranks."""
-        finished = self.folder.finished(self.run)
+        finished = self.output.finished(self.run)
         costs = self.run.costs
-        found = pace(costs, finished, self.folder.ranks().values())
+        found = pace(costs, finished, self.lock.active() if self.lock is not None else ())
         self.bar.update(found, f"{len(finished):,}/{len(costs):,} chunks", now=now)
 
     def log(self, message: str) -> None:
         """A line in the rank's own file. A full disk does not stop it."""
         stamp = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
-        with (
-            contextlib.suppress(OSError),
-            open(self.folder.path / "logs" / f"rank-{self.ranks.index:05d}.log", "a", encoding="utf-8") as file,
-        ):
-            file.write(f"{stamp} {message}\n")
+        self.output.log(self.ranks.index, f"{stamp} {without_credentials(message)}\n")
 
     def end(self, error: BaseException | None) -> None:
         self.stopped.set()
@@ -134,10 +129,11 @@ class Heartbeat:
         elif isinstance(error, (KeyboardInterrupt, SystemExit)):
             self.state = "interrupted"
         else:
-            self.state = f"failed: {type(error).__name__}: {error}"
+            self.state = without_credentials(f"failed: {type(error).__name__}: {error}")
             self.log("".join(traceback.format_exception(error)).rstrip())
         self.log(self.state.splitlines()[0])
         self.report()
         if error is None and self.ranks.is_main:
-            self.show(now=True)
+            with contextlib.suppress(StorageError):
+                self.show(now=True)
         self.bar.close()

@@ -16,8 +16,7 @@ from tqdm.auto import tqdm
 
 from ladm_hf.errors import RunError
 from ladm_hf.runs.estimate import Pace, pace
-from ladm_hf.runs.folder import RunFolder
-from ladm_hf.runs.lock import RunLock
+from ladm_hf.runs.open import lock_of, output_at
 from ladm_hf.text import count, duration, one_line
 
 # Seconds between two lines in a log: the first soon, then at longer and longer intervals.
@@ -107,26 +106,28 @@ class RunStatus:
         return "\n".join(lines)
 
 
-def run_status(output_dir: str | os.PathLike[str]) -> RunStatus:
-    """The state of the run in a folder, whoever runs it.
+def run_status(output_dir: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> RunStatus:
+    """The state of the run in a folder or at a URL, whoever runs it.
 
     Args:
-        output_dir (`str` or path): the folder given to [`score_dataset`].
+        output_dir (`str` or path): the folder or URL given to [`score_dataset`].
+        storage_options (mapping, *optional*): of the file system of a URL, see [`score_dataset`].
 
     Raises:
         RunError: there is no run.
+        StorageError: the store refuses or stays silent.
     """
-    folder = RunFolder(output_dir)
-    run = folder.load()
+    output = output_at(output_dir, storage_options)
+    run = output.load()
     if run is None:
-        raise RunError(f"no run in {folder.path}: it has no run.json")
-    lock = RunLock(folder)
+        raise RunError(f"no run in {output.name}: it has no run.json")
+    lock = lock_of(output)
     alive = lock.is_alive()
-    records = folder.records(run)
-    reports = folder.ranks()
-    found = pace(run.costs, records, reports.values() if alive else ())
+    records = output.records(run)
+    reports = output.ranks()
+    found = pace(run.costs, records, lock.active() if alive else ())
     fraction = min(1.0, found.done / max(1.0, sum(run.costs)))
-    complete = len(records) == run.num_chunks and folder.data.is_dir()
+    complete = len(records) == run.num_chunks and output.is_published(run)
     rate = found.tokens_per_second
     if not alive and records:
         rate = sum(r["tokens"] for r in records.values()) / max(1e-9, sum(r["seconds"] for r in records.values()))

@@ -14,7 +14,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import os
 import signal
@@ -22,18 +21,16 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ladm_hf.calculators.token_ids import check_made_with
-from ladm_hf.data.columns import document_column, documents, lengths, pick, root_column, to_rows
-from ladm_hf.data.files import OPTIONS_FILE, storage_errors, write_atomically
+from ladm_hf.data.columns import document_column, documents, lengths, pick, root_column
 from ladm_hf.data.loaded import load_files
 from ladm_hf.data.open import open_source
 from ladm_hf.data.run_record import SAME_CALL, RunRecord
@@ -45,9 +42,10 @@ from ladm_hf.ranks import Ranks
 from ladm_hf.runs.ahead import ahead
 from ladm_hf.runs.chunks import balanced_edges, output_schema
 from ladm_hf.runs.estimate import Estimate, estimate, most_tokens
-from ladm_hf.runs.folder import RunFolder
-from ladm_hf.runs.lock import RunLock
+from ladm_hf.runs.jsonl import write_jsonl
 from ladm_hf.runs.monitor import Heartbeat
+from ladm_hf.runs.open import lock_of, output_at
+from ladm_hf.runs.output import JSONL_FILE, Output
 from ladm_hf.runs.progress import ErrorCounts, run_status
 from ladm_hf.scoring.scorer import DTYPES, LadmScorer
 
@@ -81,18 +79,20 @@ def score_dataset(
     jsonl: bool = False,
     restart: bool = False,
     progress: bool | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Scores a dataset into `output_dir/data/*.parquet`, or resumes the run that an earlier launch began.
 
     Under `torchrun` or `accelerate launch`, call it on every rank with the same arguments and a folder that all ranks
-    share.
+    share, or a URL. At a URL, other launches with the same arguments may work on the same run.
 
     Args:
         dataset (`Dataset`, `IterableDataset`, `str` or path):
             The data: in memory, a stream, a folder of `save_to_disk`, a path, glob or URL of parquet or JSON lines, or
             a Hub id, whose files are read where they lie.
         output_dir (`str` or path):
-            Folder of the run.
+            Folder of the run, or its URL in an object store of any protocol that fsspec knows: `s3://bucket/run`,
+            `gs://bucket/run`, `hf://buckets/owner/bucket/run`.
         scorer ([`LadmScorer`], *optional*):
             Defaults to `LadmScorer()`.
         split, name, revision (`str`, *optional*):
@@ -109,6 +109,9 @@ def score_dataset(
             Discards the run in `output_dir` and starts over.
         progress (`bool`, *optional*):
             `None` shows a bar on a terminal and lines now and then elsewhere; `False` shows nothing.
+        storage_options (mapping, *optional*):
+            Options of the file system of a URL, such as `{"endpoint_url": ..., "profile": ...}` for S3, beside what
+            fsspec finds in its configuration.
 
     Returns:
         `Dataset`: the scored rows in the order of the input, on every rank.
@@ -117,7 +120,7 @@ def score_dataset(
         InputError: the data cannot be read.
         ResumeError: the folder holds a run with other settings; the message names every difference.
         RunLockedError: another launch is writing the folder.
-        StorageError: the disk is full or cannot be written.
+        StorageError: the disk is full or cannot be written; the store refuses or stays silent.
     """
     run_scoring(
         dataset,
@@ -132,12 +135,12 @@ def score_dataset(
         jsonl=jsonl,
         restart=restart,
         progress=progress,
+        storage_options=storage_options,
     )
-    folder = RunFolder(output_dir)
-    status = run_status(folder.path)
+    status = run_status(output_dir, storage_options=storage_options)
     if not status.num_scored:
         logger.warning("%s", status.why_nothing_was_scored())
-    return _load(folder)
+    return _load(output_at(output_dir, storage_options))
 
 
 def run_scoring(
@@ -154,6 +157,7 @@ def run_scoring(
     jsonl: bool = False,
     restart: bool = False,
     progress: bool | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     command: str = "",
     options: str = "",
 ) -> None:
@@ -168,7 +172,8 @@ def run_scoring(
     if scores_only and jsonl:
         raise ConfigError("jsonl needs the columns index and meta, which scores_only leaves out: choose one")
     ranks = Ranks()
-    launch = _Launch(RunFolder(output_dir), scorer or LadmScorer(), ranks, progress, command, options)
+    output = output_at(output_dir, storage_options)
+    launch = _Launch(output, scorer or LadmScorer(), ranks, progress, command, options)
     try:
         with _terminable():
             launch.source = _opened(dataset, limit, split=split, name=name, revision=revision)
@@ -230,9 +235,9 @@ class _Launch:
     """One rank of one launch of a run."""
 
     def __init__(
-        self, folder: RunFolder, scorer: LadmScorer, ranks: Ranks, progress: bool | None, command: str, options: str
+        self, output: Output, scorer: LadmScorer, ranks: Ranks, progress: bool | None, command: str, options: str
     ) -> None:
-        self.folder = folder
+        self.output = output
         self.scorer = scorer
         self.ranks = ranks
         self.progress = progress
@@ -240,7 +245,7 @@ class _Launch:
         self.options = options
         self.source: Source
         self.record: RunRecord | None = None
-        self.lock = RunLock(folder) if ranks.is_main else None
+        self.lock = lock_of(output) if ranks.is_main else None
         self.launch = ""
         self.source_schema = self.schema = pa.schema([])
         self.column = ""
@@ -277,7 +282,7 @@ class _Launch:
         self.source_schema = self.run.schema
         self.column = document_column(self.source_schema, _candidates(self.scorer))
         self.schema = output_schema(self.source_schema, self.scorer, self.run.scores_only, self.run.score_columns)
-        self.heart = Heartbeat(self.folder, self.run, self.launch, self.ranks, self.lock, self.progress)
+        self.heart = Heartbeat(self.output, self.run, self.launch, self.ranks, self.lock, self.progress)
         self.heart.start()
         return True
 
@@ -285,44 +290,45 @@ class _Launch:
         self, options: dict[str, Any], chunks: int | None, jsonl: bool, restart: bool
     ) -> tuple[RunRecord, str] | None:
         assert self.lock is not None
-        with storage_errors(self.folder.path, "the folder"):
-            self.folder.path.mkdir(parents=True, exist_ok=True)
-        again = restart and self.folder.exists()
+        self.output.begin()
+        again = restart and self.output.exists()
         if again:
-            self.folder.check_own()
+            self.output.check_own(self._say)
         else:
             # before the lock leaves its folder beside a run.json that is no run's
-            self.folder.load()
+            self.output.load()
         self.lock.acquire(self._say)
-        run = None if again else self.folder.load()
+        run = None if again else self.output.load()
         if run is not None:
             self._take_dtype(run)
         identity = {**options, **_identity(self.scorer)}
+        new = run is None
         if run is None:
             if not again:
-                self.folder.check_new()
+                self.output.check_new()
             run = self._plan(identity, chunks)
-            with storage_errors(self.folder.path, "the folder"):
-                self.folder.clear()
+            self.output.clear()
         else:
-            _check_same(run, {**identity, "data": self.source.fingerprint()}, chunks, self.folder)
-            if self._is_complete(run):
+            self._resume(run, identity, chunks)
+            if self.output.is_complete(run, self._say):
                 self.record = run
-                if jsonl and not self.folder.jsonl.is_file():
+                if jsonl and not self.output.has(JSONL_FILE):
                     self._write_jsonl()
                 return None
-            self.source.restore_layout(dict(run.layout))
-        with storage_errors(self.folder.path, "run.json"):
-            self.folder.reopen()
-            self.folder.prepare(self.lock.launch)
-            run = dataclasses.replace(run, command=self.command)
-            run.save(self.folder.path)
-            if self.options:
-                write_atomically(self.folder.path / OPTIONS_FILE, self.options)
-        done = len(self.folder.records(run))
+        found = self.output.enter(
+            dataclasses.replace(run, command=self.command), self.lock.launch, self.options, new=new
+        )
+        if found.run_id != run.run_id:
+            self._resume(found, identity, chunks)
+        done = len(self.output.records(found))
         if done:
-            self._say(f"resuming with {done:,} of {run.num_chunks:,} chunks finished")
-        return run, self.lock.launch
+            self._say(f"resuming with {done:,} of {found.num_chunks:,} chunks finished")
+        return found, self.lock.launch
+
+    def _resume(self, run: RunRecord, identity: dict[str, Any], chunks: int | None) -> None:
+        """Refuses a run with other settings, and takes over how its data are laid out."""
+        _check_same(run, {**identity, "data": self.source.fingerprint()}, chunks, self.output)
+        self.source.restore_layout(dict(run.layout))
 
     def _take_dtype(self, run: RunRecord) -> None:
         """Has `dtype="auto"` mean what the run was begun in, whatever it is on this machine."""
@@ -358,19 +364,11 @@ class _Launch:
             calculator_revision=calculator.revision,
         )
 
-    def _is_complete(self, run: RunRecord) -> bool:
-        if not self.folder.data.is_dir():
-            return False
-        broken = [chunk for chunk in range(run.num_chunks) if not self.folder.is_sound(run, chunk)]
-        if broken:
-            self._say(f"{len(broken):,} chunks of the finished run are damaged and will be scored again")
-        return not broken
-
     # The work
 
     def show_estimate(self) -> None:
         """Says on rank 0 what much work will take."""
-        done = self.folder.records(self.run)
+        done = self.output.records(self.run)
         left = sum(self.run.costs) - sum(self.run.costs[chunk] for chunk in done)
         if not self.ranks.is_main or self.progress is False or left < LONG_WORK or self.scorer.on_error == "raise":
             return
@@ -398,7 +396,7 @@ class _Launch:
             for chunk in items:
                 self.heart.begin_chunk(chunk)
                 write = functools.partial(self._score_chunk, chunk, iter(items.__next__, None))
-                record = self.folder.finish(self.run, chunk, write, attempt=f"{self.launch}-{self.ranks.index}")
+                record = self.output.finish(self.run, chunk, write, attempt=f"{self.launch}-{self.ranks.index}")
                 self.heart.end_chunk(record)
 
     def _works_ahead(self) -> bool:
@@ -408,12 +406,7 @@ class _Launch:
     def _take_chunks(self) -> Generator[int | _Part | None, None, None]:
         """The chunks that this rank takes: of each its number, its parts and, at its end, `None`."""
         assert self.heart is not None
-        for chunk in range(self.run.num_chunks):
-            self.heart.check()
-            if not self.folder.claim(self.launch, chunk) or self.folder.is_sound(self.run, chunk):
-                continue
-            if self.folder.record(chunk) is not None:
-                self.heart.log(f"chunk {chunk} is damaged or unfinished: scoring it again")
+        for chunk in self.output.take(self.run, self.launch, self.ranks.index, self.heart.check, self.heart.log):
             yield chunk
             yield from self._parts(chunk)
             yield None
@@ -425,7 +418,7 @@ class _Launch:
         rows = tokens = 0
         statuses: collections.Counter[str] = collections.Counter()
         errors = ErrorCounts()
-        with GroupWriter(path, self.schema, self.folder.path) as writer:
+        with GroupWriter(path, self.schema, self.output.scratch) as writer:
             for part in parts:
                 self.heart.check()
                 began_part, table = time.monotonic(), part.rows.table
@@ -513,46 +506,18 @@ class _Launch:
         self.ranks.share(lambda: self._assemble(jsonl))
 
     def _assemble(self, jsonl: bool) -> None:
-        records = self.folder.records(self.run)
+        records = self.output.records(self.run)
         missing = self.run.num_chunks - len(records)
         if missing:
             raise RunError(f"{missing:,} chunks are missing, perhaps removed meanwhile: run the same command again")
-        with storage_errors(self.folder.path, "the result"):
-            if jsonl:
-                self._write_jsonl()
-            else:
-                self.folder.jsonl.unlink(missing_ok=True)
-            self.folder.publish()
+        if jsonl:
+            self._write_jsonl()
+        else:
+            self.output.remove(JSONL_FILE)
+        self.output.publish(self.run)
 
     def _write_jsonl(self) -> None:
-        """`scores.jsonl`: index, chunked_index, score and meta of every row, as the published script writes them."""
-        temporary = self.folder.jsonl.with_name(f"{self.folder.jsonl.name}.tmp-{os.getpid()}")
-        wanted = ["index", "chunked_index", "meta", "ladm_score"]
-        number = 0
-        try:
-            with (
-                storage_errors(self.folder.path, self.folder.jsonl.name),
-                open(temporary, "w", encoding="utf-8") as out,
-            ):
-                for chunk in range(self.run.num_chunks):
-                    file = pq.ParquetFile(self.folder.chunk_file(self.run, chunk))
-                    columns = [name for name in wanted if name in file.schema_arrow.names]
-                    for batch in file.iter_batches(columns=columns):
-                        for row in to_rows(pa.Table.from_batches([batch])):
-                            score = row["ladm_score"]
-                            line = {
-                                "index": row.get("index", number),
-                                "chunked_index": row.get("chunked_index", 0),
-                                "score": score if np.isfinite(score) else None,
-                                "meta": row.get("meta"),
-                            }
-                            out.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
-                            number += 1
-                out.flush()
-                os.fsync(out.fileno())
-                os.replace(temporary, self.folder.jsonl)
-        finally:
-            temporary.unlink(missing_ok=True)
+        self.output.write_file(JSONL_FILE, lambda path: write_jsonl(self.output, self.run, path))
 
     def end(self, error: BaseException | None) -> None:
         """Stops the signs of life, lets go of the lock and, where work is left, says how to resume."""
@@ -563,7 +528,7 @@ class _Launch:
         mine = self.lock.held()
         self.lock.release()
         if isinstance(error, (KeyboardInterrupt, SystemExit)) and mine and self.record is not None:
-            records = self.folder.records(self.run)
+            records = self.output.records(self.run)
             self._say(f"stopped with {len(records):,} of {self.run.num_chunks:,} chunks finished and kept.")
             self._say(f"to resume: {self.command}")
 
@@ -594,7 +559,7 @@ def _identity(scorer: LadmScorer) -> dict[str, Any]:
     }
 
 
-def _check_same(run: RunRecord, identity: dict[str, Any], chunks: int | None, folder: RunFolder) -> None:
+def _check_same(run: RunRecord, identity: dict[str, Any], chunks: int | None, output: Output) -> None:
     before = dict(run.identity)
     if chunks is not None and chunks != run.num_chunks:
         before["num_chunks"], identity = run.num_chunks, {**identity, "num_chunks": chunks}
@@ -606,8 +571,8 @@ def _check_same(run: RunRecord, identity: dict[str, Any], chunks: int | None, fo
     if differences:
         lines = "\n".join(differences)
         raise ResumeError(
-            f"{folder.path} holds a run with other settings:\n{lines}\nUse the same settings to resume it, another "
-            f"output folder, or --restart (restart=True) to discard its {len(folder.records(run)):,} finished chunks."
+            f"{output.name} holds a run with other settings:\n{lines}\nUse the same settings to resume it, another "
+            f"output folder, or --restart (restart=True) to discard its {len(output.records(run)):,} finished chunks."
         )
 
 
@@ -634,7 +599,9 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _load(folder: RunFolder) -> Dataset:
-    run = folder.load()
+def _load(output: Output) -> Dataset:
+    run = output.load()
     assert run is not None
-    return load_files([folder.chunk_file(run, chunk) for chunk in range(run.num_chunks)], run.split)
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(output.local_chunk(run, chunk)) for chunk in range(run.num_chunks)]
+        return load_files(files, run.split)

@@ -1,0 +1,352 @@
+"""A prefix of an object store, over fsspec: a [`Storage`] by requests that may fail, be throttled or lose their answer.
+
+Every verb is repeated while the store is busy or silent, for [`RETRY_SECONDS`] at most, with exponential backoff and
+full jitter. A repeated `create` that finds its own content has succeeded before: the answer was lost.
+
+Where a store has a conditional put (S3, Google Cloud Storage, Azure), `create` uses it. Others, such as the buckets of
+the Hub, are asked before the put and after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import inspect
+import logging
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from ladm_hf.data.hub import chain
+from ladm_hf.data.storage import Entry, LocalFolder, Storage, is_url
+from ladm_hf.errors import ConfigError, MissingExtraError, StorageError
+from ladm_hf.text import one_line, without_credentials
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Seconds that a request is repeated for; one to a store that has never answered, which may not be there at all.
+RETRY_SECONDS = 300.0
+FIRST_RETRY_SECONDS = 20.0
+FIRST_WAIT, LONGEST_WAIT = 0.2, 20.0
+# Requests at the same time.
+PARALLEL = 16
+_BUSY = frozenset({408, 409, 423, 425, 429, 500, 502, 503, 504})
+_EXISTS = 412
+_FINAL = (errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOENT, errno.ENOSYS, errno.ENAMETOOLONG, errno.EROFS)
+# What libraries of stores raise where a connection breaks; errors of other libraries are no reason to try again.
+_CLIENTS = ("aiohttp", "azure", "google", "httpcore", "httpx", "httpx2", "requests", "urllib3")
+# Names of a secret among the options of a file system.
+_SECRET = ("secret", "key", "token", "password", "sas", "credential")
+# Fields of fsspec's `info()` that are a checksum of the content, and those that change with a write.
+_CHECKSUMS = ("md5Hash", "xet_hash", "ETag", "content_md5", "blob_id")
+_VERSIONS = (
+    "generation", "etag", "LastModified", "updated", "last_modified", "uploaded_at", "mtime", "modified", "created",
+)  # fmt: skip
+
+
+class ObjectStore:
+    """The objects below a URL.
+
+    Args:
+        url (`str`): of any protocol that fsspec knows.
+        options (mapping): of its file system, beside fsspec's configuration.
+
+    Raises:
+        MissingExtraError, ConfigError: see [`storage_at`].
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        self._secrets = sorted(_secrets_in(options), key=len, reverse=True)
+        self.name = self._shown(url.rstrip("/"))
+        self.fs, root = _file_system(url, dict(options), self.name)
+        self.root = root.rstrip("/")
+        self._answered = False
+        self._exclusive: bool | None = None
+
+    @property
+    def exclusive(self) -> bool:
+        if self._exclusive is None:
+            # what fsspec offers where a store has none looks first and writes then
+            kind = type(self.fs)
+            put = getattr(kind, "_pipe_file", None) or kind.pipe_file
+            own = put.__qualname__.split(".")[0] not in ("AbstractFileSystem", "AsyncFileSystem")
+            if not own or "mode" not in inspect.signature(put).parameters:
+                self._exclusive = False
+        return self._exclusive is not False
+
+    # Verbs
+
+    def read(self, name: str) -> bytes | None:
+        def read() -> bytes | None:
+            try:
+                content: bytes = self._fresh(name).cat_file(self._path(name))
+            except FileNotFoundError:
+                return None
+            return content
+
+        return self._send(f"read {name}", read)
+
+    def put(self, name: str, content: bytes, *, retry: bool = True) -> None:
+        self._send(f"write {name}", lambda: self.fs.pipe_file(self._path(name), content), retry=retry)
+
+    def create(self, name: str, content: bytes) -> bool:
+        if not self.exclusive:
+            return self._create_by_looking(name, content)
+        try:
+            self._send(f"create {name}", lambda: self.fs.pipe_file(self._path(name), content, mode="create"))
+        except _Exists:
+            return self.read(name) == content
+        if self._exclusive is None:
+            self._exclusive = self._refuses_a_second(name, content)
+        return self._exclusive or self.read(name) == content
+
+    def _refuses_a_second(self, name: str, content: bytes) -> bool:
+        """Whether the store minds the condition, which some take without a word."""
+        try:
+            self._send(f"create {name}", lambda: self.fs.pipe_file(self._path(name), content, mode="create"))
+        except _Exists:
+            return True
+        return False
+
+    def _create_by_looking(self, name: str, content: bytes) -> bool:
+        there = self.read(name)
+        if there is None:
+            self.put(name, content)
+            there = self.read(name)
+        return there == content
+
+    def upload(self, file: Path, name: str) -> Entry:
+        self._send(f"write {name}", lambda: self.fs.put_file(str(file), self._path(name)))
+        return self._written(name, file.stat().st_size)
+
+    def copy(self, name: str, target: str) -> None:
+        self._send(f"write {target}", lambda: self._fresh(name).cp_file(self._path(name), self._path(target)))
+
+    def download(self, name: str, file: Path) -> None:
+        self._send(f"read {name}", lambda: self._fresh(name).get_file(self._path(name), str(file)))
+
+    def entry(self, name: str) -> Entry | None:
+        def look() -> Entry | None:
+            try:
+                return _entry(self._fresh(name).info(self._path(name)))
+            except FileNotFoundError:
+                return None
+
+        return self._send(f"look at {name}", look)
+
+    def entries(self, prefix: str) -> dict[str, Entry]:
+        def look() -> dict[str, Any]:
+            try:
+                found: dict[str, Any] = self._fresh(prefix).find(self._path(prefix), detail=True)
+            except FileNotFoundError:
+                return {}
+            return found
+
+        start = len(self.root) + 1
+        found = self._send(f"list {prefix}", look).items()
+        return {path[start:]: _entry(info) for path, info in found if info.get("type") != "directory"}
+
+    def delete(self, names: Iterable[str]) -> None:
+        def remove(name: str) -> None:
+            try:
+                self.fs.rm_file(self._path(name))
+            except FileNotFoundError:
+                return
+
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            list(pool.map(lambda name: self._send(f"delete {name}", functools.partial(remove, name)), names))
+
+    def ages(self, prefix: str) -> dict[str, float]:
+        probe = f"{prefix}/clock-{uuid.uuid4().hex}"
+        start = len(self.root) + 1
+        try:
+            self.put(probe, b"clock", retry=False)
+            found = self._send(f"list {prefix}", lambda: self._fresh(prefix).find(self._path(prefix), detail=True))
+        except (StorageError, FileNotFoundError):
+            return {}
+        finally:
+            with contextlib.suppress(StorageError):
+                self.delete([probe])
+        times = {path[start:]: _time(info) for path, info in found.items()}
+        now = times.pop(probe, None)
+        if now is None:
+            return {}
+        return {name: max(0.0, (now - written).total_seconds()) for name, written in times.items() if written}
+
+    def urls(self, names: Iterable[str]) -> list[str]:
+        """What readers of fsspec URLs take for these objects."""
+        return [self.fs.unstrip_protocol(self._path(name)) for name in names]
+
+    # Requests
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}" if name else self.root
+
+    def _fresh(self, name: str) -> Any:
+        """The file system, without the listings that it kept of where an object lies."""
+        self.fs.invalidate_cache(self._path(name))
+        return self.fs
+
+    def _written(self, name: str, size: int) -> Entry:
+        entry = self.entry(name)
+        if entry is None or entry.size != size:
+            found = "nothing" if entry is None else f"{entry.size:,} bytes"
+            raise StorageError(f"{self.name} holds {found} as {name} after {size:,} bytes were written: try again")
+        return entry
+
+    def _send(self, what: str, send: Callable[[], T], *, retry: bool = True) -> T:
+        """What a request returns, repeated while the store cannot answer."""
+        began = time.monotonic()
+        for attempt in range(1_000):
+            try:
+                answer = send()
+            except Exception as error:
+                if isinstance(error, FileExistsError) or status_of(error) == _EXISTS:
+                    self._exclusive, self._answered = self.exclusive, True
+                    raise _Exists from error
+                limit = RETRY_SECONDS if self._answered else FIRST_RETRY_SECONDS
+                wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempt, 10)) * random.random()
+                if not is_transient(error):
+                    raise StorageError(self._refusal(what, error)) from None
+                if not retry or time.monotonic() - began + wait > limit:
+                    raise StorageError(self._silence(what, error, time.monotonic() - began)) from None
+                logger.info("%s: cannot %s yet (%s), again in %.1f s", self.name, what, self._reason(error), wait)
+                time.sleep(wait)
+            else:
+                self._answered = True
+                return answer
+        raise AssertionError("the time for tries is limited")
+
+    def _refusal(self, what: str, error: Exception) -> str:
+        reason = self._reason(error)
+        if isinstance(error, FileNotFoundError):
+            return f"cannot {what} in {self.name}: there is no such bucket ({reason}): create it, or correct the URL"
+        if isinstance(error, PermissionError) or status_of(error) in (401, 403) or "credentials" in reason.lower():
+            return (
+                f"cannot {what} in {self.name}: access is refused ({reason}): check the credentials, by the variables "
+                "of the store (AWS_PROFILE, HF_TOKEN, ...), fsspec's configuration or storage_options"
+            )
+        return f"cannot {what} in {self.name}: {reason}"
+
+    def _silence(self, what: str, error: Exception, seconds: float) -> str:
+        advice = "run the same command again" if self._answered else "check the URL, the endpoint and the network"
+        return (
+            f"cannot {what} in {self.name}: the store did not answer for {seconds:.0f} s ({self._reason(error)}). "
+            f"Finished chunks are kept: {advice}."
+        )
+
+    def _reason(self, error: Exception) -> str:
+        return one_line(self._shown(f"{type(error).__name__}: {error}"), 300)
+
+    def _shown(self, text: str) -> str:
+        return without_credentials(text, self._secrets)
+
+
+def storage_at(path: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Storage:
+    """The storage at a path or a URL of any protocol that fsspec knows.
+
+    Args:
+        path (`str` or path): a folder, or a URL.
+        options (mapping, *optional*): of the file system of a URL, such as `endpoint_url`; beside what fsspec finds in
+            its configuration (`~/.config/fsspec`, `FSSPEC_S3_ENDPOINT_URL`, ...).
+
+    Raises:
+        MissingExtraError: the package for the protocol is not installed.
+        ConfigError: there is no such protocol, or the options do not suit it.
+    """
+    text = os.fspath(path)
+    if not is_url(text):
+        return LocalFolder(Path(text))
+    if text.startswith("file://"):
+        parts = urlsplit(text)
+        return LocalFolder(Path(unquote(parts.netloc + parts.path)), without_credentials(text.rstrip("/")))
+    return ObjectStore(text, options or {})
+
+
+class _Exists(Exception):  # noqa: N818
+    """There is an object of that name already."""
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that an error of any client of a store came from."""
+    for each in chain(error):
+        response = getattr(each, "response", None)
+        if isinstance(response, Mapping):
+            found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        else:
+            found = getattr(response, "status_code", None)
+        for status in (found, *(getattr(each, name, None) for name in ("status", "status_code", "code"))):
+            if isinstance(status, int) and 100 <= status < 600:
+                return status
+    return None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may succeed a little later."""
+    if isinstance(error, (FileNotFoundError, PermissionError)):
+        return False
+    status = status_of(error)
+    if status is not None:
+        return status in _BUSY
+    if isinstance(error, (TimeoutError, ConnectionError, EOFError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno not in _FINAL
+    kinds = type(error).__mro__
+    if kinds[0].__module__.startswith("botocore"):
+        return any(kind.__name__ in ("HTTPClientError", "ConnectionError", "ResponseParserError") for kind in kinds)
+    return kinds[0].__module__.partition(".")[0] in _CLIENTS
+
+
+def _file_system(url: str, options: dict[str, Any], shown: str) -> tuple[Any, str]:
+    import fsspec
+    from fsspec.registry import known_implementations
+
+    protocol = url.partition("://")[0]
+    try:
+        # a listing that was kept would hide what others write
+        return fsspec.url_to_fs(url, **{"use_listings_cache": False, **options})  # type: ignore[no-any-return]
+    except ImportError as error:
+        package = str(known_implementations.get(protocol, {}).get("class", protocol)).partition(".")[0]
+        raise MissingExtraError(f"{shown} needs the package {package}: pip install {package}") from error
+    except (ValueError, TypeError) as error:
+        reason = one_line(without_credentials(str(error), _secrets_in(options)), 200)
+        raise ConfigError(f"cannot open {shown}: {reason}") from None
+
+
+def _secrets_in(options: Any) -> list[str]:
+    """The values of options that nobody else may read."""
+    found = []
+    for name, value in options.items() if isinstance(options, Mapping) else ():
+        if isinstance(value, Mapping):
+            found += _secrets_in(value)
+        elif isinstance(value, str) and len(value) > 3 and any(part in str(name).lower() for part in _SECRET):
+            found.append(value)
+    return found
+
+
+def _entry(info: Mapping[str, Any]) -> Entry:
+    checksum = next((str(info[name]) for name in _CHECKSUMS if info.get(name)), None)
+    versions = [str(info[name]) for name in _VERSIONS if info.get(name)]
+    return Entry(int(info.get("size") or 0), checksum, "/".join([*([checksum] if checksum else []), *versions]))
+
+
+def _time(info: Mapping[str, Any]) -> datetime | None:
+    """When an object was written, by the clock of the store."""
+    for name in ("uploaded_at", "LastModified", "updated", "last_modified", "modified", "created"):
+        value = info.get(name)
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        if isinstance(value, datetime):
+            return value
+    return None

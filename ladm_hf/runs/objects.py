@@ -1,0 +1,380 @@
+"""A run in an object store: any number of independent launches work on it at once, and none waits for a lock.
+
+    .ladm/data/train-00012-of-00064-<hash>.parquet     a finished chunk, by one put
+    .ladm/chunks/00012.json                            which of these counts, with its rows, tokens and checksum
+    .ladm/finished.json                                data/ is whole; the store's checksums of its files
+
+The name of a chunk's file depends on its place and content. Two workers that finish the same chunk with the same bytes
+write the same object; where the bytes differ, the record is created once and names the one that counts. When all
+records are there, each file that counts is copied to its place in data/, whose name depends on the place alone: no
+reader of data/*.parquet finds rows twice, whoever comes late. Any launch may copy, several at once do the same.
+
+What this process wrote is known from the answers, not from listings, which may lag behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any, ClassVar
+
+from ladm_hf.data.files import OPTIONS_FILE, hash_file, storage_errors
+from ladm_hf.data.run_record import RUN_FILE, RunRecord
+from ladm_hf.data.shards import SHARD_NAME
+from ladm_hf.data.storage import Entry, Storage
+from ladm_hf.data.temporary import temporary_folder
+from ladm_hf.errors import RunError, StorageError
+from ladm_hf.runs.output import CHUNKS, CLAIMS, JSONL_FILE, PENDING, RunOutput, Say, Write, parse, silent
+from ladm_hf.runs.workers import BEAT, LEASE, Workers, worker_name
+
+FINISHED_FILE = ".ladm/finished.json"
+# How temporary folders on this machine are called.
+TEMPORARY = "ladm-chunk-"
+# Seconds for which a listing of what others have taken or finished is good enough.
+LISTING_SECONDS = 10.0
+# Requests at the same time.
+PARALLEL = 16
+
+
+class RunObjects(RunOutput):
+    """The objects of one run.
+
+    Args:
+        storage ([`Storage`]): where they lie.
+    """
+
+    report_seconds: ClassVar[float | None] = BEAT
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(storage)
+        self.workers = Workers(storage)
+        self.scratch = Path(gettempdir())
+        # by object: its version and content
+        self._records: dict[str, tuple[str, dict[str, Any] | None]] = {}
+        # chunks that are finished, of these the ones by this process, and those that this process has taken
+        self._done: set[int] = set()
+        self._own: set[int] = set()
+        self._taken: set[int] = set()
+        self._log = ""
+        self._logged = 0
+
+    # run.json
+
+    def begin(self) -> None:
+        """Sees whether the store answers."""
+        self.storage.read(RUN_FILE)
+
+    def check_new(self) -> None:
+        """Refuses a place that holds somebody else's data."""
+        for name, there in (("data", self.storage.entries("data")), (JSONL_FILE, self.has(JSONL_FILE))):
+            if there:
+                raise RunError(f"{self.name} has no {RUN_FILE} but already a {name}: choose another output")
+
+    def check_own(self, say: Say = silent) -> None:
+        """Refuses to remove what no run has written, or what others are writing."""
+        if not self.storage.entries(".ladm"):
+            raise RunError(
+                f"{self.name} has a {RUN_FILE} but no .ladm, so it may not be a run: choose another output, or remove "
+                f"{RUN_FILE} and data yourself"
+            )
+        others = [name for name in self.storage.entries("data") if not SHARD_NAME.fullmatch(name[len("data/") :])]
+        if others:
+            raise RunError(f"{self.name} holds {others[0]!r}, which is not of the run: move it elsewhere first")
+        self.workers.check_idle(say)
+
+    def clear(self) -> None:
+        """Removes the run, `run.json` last."""
+        data = [name for name in self.storage.entries("data") if SHARD_NAME.fullmatch(name[len("data/") :])]
+        for names in (self.storage.entries(".ladm"), data, [JSONL_FILE], [RUN_FILE]):
+            self.storage.delete(names)
+        self._records.clear()
+        self._done, self._own = set(), set()
+
+    def enter(self, run: RunRecord, launch: str, options: str, *, new: bool) -> RunRecord:
+        """Creates the run, or checks the chunks of the one that is there; the record in force."""
+        if new and not self.storage.create(RUN_FILE, run.to_json()):
+            # another launch was faster; with other settings it is refused by who asked
+            run = self.load() or run
+        self.workers.run_id = run.run_id
+        if options and new:
+            self.storage.put(OPTIONS_FILE, options.encode())
+        self.workers.forget_the_dead()
+        self._discard(self._broken(run, silent))
+        return run
+
+    # Chunks
+
+    def take(self, run: RunRecord, launch: str, rank: int, check: Callable[[], None], log: Say) -> Iterator[int]:
+        """Chunks for this rank, one after the other, until every chunk is finished."""
+        worker, self.workers.run_id = worker_name(launch, rank), run.run_id
+        # each worker begins elsewhere, so that few want the same chunk
+        first = zlib.crc32(worker.encode()) % max(1, run.num_chunks)
+        order = [*range(first, run.num_chunks), *range(first)]
+        claims: dict[int, int] = {}
+        listed = -LISTING_SECONDS
+        while True:
+            check()
+            if time.monotonic() - listed >= LISTING_SECONDS:
+                self._done |= self.finished(run)
+                claims, listed = self.workers.claims(), time.monotonic()
+            chunk = self._free(order, claims, worker)
+            if chunk is None:
+                self._done = self.finished(run) | self._own
+                claims, listed = self.workers.claims(), time.monotonic()
+                left = [chunk for chunk in order if chunk not in self._done]
+                if not left and not self._discard(self._foreign(run)):
+                    return
+                chunk = self._free(order, claims, worker)
+                chunk = self._abandoned(left, claims, worker, log) if chunk is None else chunk
+            if chunk is None:
+                time.sleep(min(2.0, LEASE / 10))
+            elif self.record(chunk) is None:
+                self._taken.add(chunk)
+                yield chunk
+            else:
+                self._done.add(chunk)
+
+    def _free(self, order: Iterable[int], claims: dict[int, int], worker: str) -> int | None:
+        """Takes the first chunk that nobody has."""
+        for chunk in order:
+            if chunk not in claims and chunk not in self._done and chunk not in self._own:
+                claims[chunk] = 0
+                if self.workers.claim(chunk, 0, worker):
+                    return chunk
+        return None
+
+    def _abandoned(self, left: Iterable[int], claims: dict[int, int], worker: str, log: Say) -> int | None:
+        """Takes over the first chunk whose worker is dead."""
+        self.workers.look()
+        dead: dict[str, bool] = {worker: True}
+        for chunk in left:
+            if chunk in self._taken:
+                # its rows are read ahead of the scores of an earlier one
+                continue
+            holder = self.workers.holder(chunk, claims[chunk]) if chunk in claims else worker
+            if holder not in dead:
+                dead[holder] = self.workers.is_dead(holder)
+            if dead[holder]:
+                claims[chunk] = claims.get(chunk, -1) + 1
+                if self.workers.claim(chunk, claims[chunk], worker):
+                    log(f"chunk {chunk} was left by {holder}")
+                    return chunk
+        return None
+
+    def finish(
+        self, run: RunRecord, chunk: int, write: Callable[[Path], dict[str, Any]], *, attempt: str
+    ) -> dict[str, Any]:
+        """Writes a chunk to this machine's disk and uploads it; the record of the chunk that counts.
+
+        Args:
+            write: writes the given file and returns the chunk's figures for the record.
+            attempt (`str`): not needed here.
+
+        Raises:
+            StorageError: the disk is full, or the store refuses or stays silent.
+        """
+        with temporary_folder(TEMPORARY) as folder:
+            file = folder / self.chunk_name(run, chunk)
+            figures = write(file)
+            digest, size = hash_file(file), file.stat().st_size
+            name = f"{PENDING}/{file.stem}-{digest}.parquet"
+            entry = self.storage.upload(file, name)
+        record = {
+            **figures, "run": run.run_id, "size": size, "hash": digest, "file": name, "checksum": entry.checksum,
+        }  # fmt: skip
+        counts = self._record(run, chunk, json.dumps(record).encode())
+        self._own.add(chunk)
+        self._taken.discard(chunk)
+        return counts
+
+    def _record(self, run: RunRecord, chunk: int, content: bytes) -> dict[str, Any]:
+        """Creates the record of a chunk; the one that counts, which is another worker's where that was first."""
+        name = f"{CHUNKS}/{chunk:05d}.json"
+        if not self.storage.create(name, content):
+            there = self.record(chunk)
+            if there is not None and there.get("run") == run.run_id:
+                return there
+            self.storage.put(name, content)
+        return parse(content) or {}
+
+    def finished(self, run: RunRecord) -> set[int]:
+        """Chunks that have a record, looked at only by name."""
+        names = {name.rpartition("/")[2] for name in self.storage.entries(CHUNKS)}
+        return {chunk for chunk in range(run.num_chunks) if f"{chunk:05d}.json" in names}
+
+    def records(self, run: RunRecord) -> dict[int, dict[str, Any]]:
+        """The records of all finished chunks; their files are not looked at."""
+        found = self._all_records(run)
+        return {chunk: r for chunk, r in found.items() if r is not None and r.get("run") == run.run_id}
+
+    def _all_records(self, run: RunRecord) -> dict[int, dict[str, Any] | None]:
+        listed = self.storage.entries(CHUNKS)
+        names = {chunk: f"{CHUNKS}/{chunk:05d}.json" for chunk in range(run.num_chunks)}
+        there = {chunk: name for chunk, name in names.items() if name in listed or chunk in self._own}
+        versions = {name: listed[name].version if name in listed else "" for name in there.values()}
+        missing = [name for name in there.values() if self._records.get(name, (None,))[0] != versions[name]]
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            for name, content in zip(missing, pool.map(self.storage.read, missing), strict=True):
+                self._records[name] = (versions[name], parse(content))
+        return {chunk: self._records[name][1] for chunk, name in there.items()}
+
+    def _foreign(self, run: RunRecord) -> list[int]:
+        """Chunks whose record cannot be read, or is of another run."""
+        return [chunk for chunk in self._all_records(run) if chunk not in self.records(run)]
+
+    def _discard(self, chunks: Iterable[int]) -> bool:
+        """Forgets that some chunks are finished; whether there was any."""
+        names = [f"{CHUNKS}/{chunk:05d}.json" for chunk in chunks]
+        self.storage.delete(names)
+        self._done -= {int(Path(name).stem) for name in names}
+        self._own -= {int(Path(name).stem) for name in names}
+        for name in names:
+            self._records.pop(name, None)
+        return bool(names)
+
+    # What is in the files
+
+    def is_complete(self, run: RunRecord, say: Say) -> bool:
+        """Whether `data/` is whole and all of its files are what their records say."""
+        if not self.is_published(run):
+            return False
+        broken = self._broken(run, say)
+        broken += [chunk for chunk in range(run.num_chunks) if chunk not in self.records(run)]
+        if broken:
+            say(f"{len(broken):,} chunks of the finished run are damaged and will be scored again")
+            self._mark("", self._checksums())
+        return not broken
+
+    def is_published(self, run: RunRecord) -> bool:
+        """Whether a launch has marked `data/` as whole."""
+        return (parse(self.storage.read(FINISHED_FILE)) or {}).get("run") == run.run_id
+
+    def _broken(self, run: RunRecord, say: Say) -> list[int]:
+        """Chunks that have a record, but no file with its size and checksum, or the record of another run."""
+        files = {**self.storage.entries("data"), **self.storage.entries(PENDING)}
+        records = self.records(run)
+        places = {chunk: self._place(run, chunk, record, files) for chunk, record in records.items()}
+        known = self._checksums()
+        unknown = [
+            chunk for chunk, place in places.items()
+            if place is not None and not _is_known(records[chunk], files[place], known.get(place))
+        ]  # fmt: skip
+        if unknown:
+            size = sum(records[chunk]["size"] for chunk in unknown)
+            say(f"reading {len(unknown):,} finished chunks, {size / 1e6:,.0f} MB, to compare their checksums")
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            hashes = dict(zip(unknown, pool.map(lambda chunk: self._hash(str(places[chunk])), unknown), strict=True))
+        changed = [chunk for chunk, found in hashes.items() if found != records[chunk].get("hash")]
+        gone = [chunk for chunk, place in places.items() if place is None]
+        return sorted({*changed, *gone, *self._foreign(run)})
+
+    def _place(self, run: RunRecord, chunk: int, record: Mapping[str, Any], files: dict[str, Entry]) -> str | None:
+        """Where the file of a record is; of several places one with its size. A listing may not have it yet."""
+        names = [
+            str(record.get("file")),
+            f"data/{self.chunk_name(run, chunk)}",
+            f"{PENDING}/{self.chunk_name(run, chunk)}",
+        ]
+        for name in names:
+            if name not in files and name == record.get("file") and not any(other in files for other in names[1:]):
+                entry = self.storage.entry(name)
+                if entry is not None:
+                    files[name] = entry
+            if name in files and files[name].size == record.get("size"):
+                return name
+        return None
+
+    def _hash(self, name: str) -> str | None:
+        with temporary_folder(TEMPORARY) as folder, contextlib.suppress(OSError, StorageError):
+            self.storage.download(name, folder / "file")
+            return hash_file(folder / "file")
+        return None
+
+    def _checksums(self) -> dict[str, str]:
+        """The store's checksums of the files of data/, as they were when it was finished."""
+        found = (parse(self.storage.read(FINISHED_FILE)) or {}).get("checksums")
+        return found if isinstance(found, dict) else {}
+
+    @contextlib.contextmanager
+    def local_chunk(self, run: RunRecord, chunk: int) -> Iterator[Path]:
+        """A copy of the file of a finished chunk on this machine, for the time of a `with` block."""
+        own = self.chunk_name(run, chunk)
+        name = f"data/{own}" if self.is_published(run) else str((self.record(chunk) or {}).get("file"))
+        with temporary_folder(TEMPORARY) as folder:
+            self.storage.download(name, folder / own)
+            yield folder / own
+
+    def publish(self, run: RunRecord) -> None:
+        """Copies the chunks that count to their places in `data/`, and marks it as whole."""
+        records = self.records(run)
+        present, known = self.storage.entries("data"), self._checksums()
+
+        def copy(chunk: int) -> tuple[str, str | None]:
+            record, target = records[chunk], f"data/{self.chunk_name(run, chunk)}"
+            entry = present.get(target)
+            if entry is None or not _is_known(record, entry, known.get(target)):
+                source = str(record.get("file") or f"{PENDING}/{self.chunk_name(run, chunk)}")
+                if self.storage.entry(source) is not None:
+                    self.storage.copy(source, target)
+                    entry = self.storage.entry(target)
+                elif entry is None or self._hash(target) != record["hash"]:
+                    raise StorageError(f"{self.name}/{source} is gone: run the same command again")
+            if entry is None or entry.size != record["size"]:
+                raise StorageError(f"{self.name}/{target} is not what was written: run the same command again")
+            return target, entry.checksum
+
+        try:
+            with ThreadPoolExecutor(PARALLEL) as pool:
+                checksums = dict(pool.map(copy, range(run.num_chunks)))
+        except StorageError:
+            # another launch was faster and has swept up
+            if self.is_published(run):
+                return
+            raise
+        self._mark(run.run_id, checksums)
+        for prefix in (PENDING, CLAIMS):
+            self.storage.delete(self.storage.entries(prefix))
+
+    def _mark(self, run_id: str, checksums: Mapping[str, str | None]) -> None:
+        """Says of which run data/ is whole, and the store's checksums of its files."""
+        self.storage.put(FINISHED_FILE, json.dumps({"run": run_id, "checksums": checksums}).encode())
+
+    def write_file(self, name: str, write: Write) -> None:
+        """Writes a file beside the data, whole or not at all."""
+        with temporary_folder(TEMPORARY) as folder:
+            with storage_errors(folder, name):
+                write(folder / name)
+            self.storage.upload(folder / name, name)
+
+    # Ranks
+
+    def report(self, rank: int, values: dict[str, Any]) -> None:
+        """Tells what a rank is doing, brings its log up to date, and looks for signs of life of others."""
+        worker = worker_name(values["launch"], rank)
+        self._report(worker, self.workers.report(worker, values))
+        if len(self._log) > self._logged:
+            text = self._log
+            with contextlib.suppress(OSError, StorageError):
+                self.storage.put(f"logs/{worker}.log", text.encode(), retry=False)
+                self._logged = len(text)
+
+    def ranks(self) -> dict[int, dict[str, Any]]:
+        """The last report of each rank of each launch, numbered through."""
+        return dict(enumerate(self.workers.reports().values()))
+
+    def log(self, rank: int, lines: str) -> None:
+        """Adds to the log of a rank, which goes to the store with its reports."""
+        self._log += lines
+
+
+def _is_known(record: Mapping[str, Any], entry: Entry, checksum: str | None) -> bool:
+    """Whether the store's checksum of a file says that it is what its record tells."""
+    return entry.size == record.get("size") and entry.checksum is not None and (
+        entry.checksum in (checksum, record.get("checksum"))
+    )  # fmt: skip

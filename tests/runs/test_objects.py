@@ -1,0 +1,195 @@
+"""Runs at a URL: any number of launches on one run, which counts each chunk once whatever the store does."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pytest
+from launches import bits, dataset, expected, scorer
+
+from ladm_hf import LadmConfig, run_status, score_dataset
+from ladm_hf.data.object_store import storage_at
+from ladm_hf.data.run_record import RunRecord, run_id
+from ladm_hf.errors import ConfigError, MissingExtraError, ResumeError, RunError, RunLockedError
+from ladm_hf.runs import objects, workers
+from ladm_hf.runs.objects import RunObjects
+from ladm_hf.runs.output import CHUNKS, PENDING, RANKS
+
+RUN = RunRecord(
+    input="documents", split="train", identity={}, unit="rows", edges=(0, 1, 2, 3), costs=(1.0, 1.0, 1.0),
+    schema=pa.schema([]), layout={}, run_id=run_id({}, (0, 1, 2, 3)),
+)  # fmt: skip
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    url = f"memory://{uuid.uuid4().hex}/run"
+    yield url
+    fs, root = fsspec.url_to_fs(url)
+    if fs.exists(root):
+        fs.rm(root, recursive=True)
+
+
+@pytest.fixture
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "LEASE", 0.6)
+    monkeypatch.setattr(objects, "LEASE", 0.6)
+    monkeypatch.setattr(objects, "LISTING_SECONDS", 0.0)
+
+
+def output(url: str) -> RunObjects:
+    return RunObjects(storage_at(url))
+
+
+def finish(run: RunObjects, chunk: int, content: bytes = b"content") -> dict[str, Any]:
+    def write(path: Path) -> dict[str, Any]:
+        path.write_bytes(content)
+        return {"rows": 1, "tokens": 1, "statuses": {"ok": 1}, "seconds": 1.0}
+
+    return run.finish(RUN, chunk, write, attempt="")
+
+
+def chunks(run: RunObjects, launch: str, log: Any = lambda message: None) -> Iterator[int]:
+    return run.take(RUN, launch, 0, lambda: None, log)
+
+
+def objects_in(url: str, prefix: str) -> dict[str, bytes]:
+    storage = storage_at(url)
+    return {name: storage.read(name) or b"" for name in storage.entries(prefix)}
+
+
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_a_run_at_a_url_has_the_rows_of_a_run_in_a_folder(place: str, url: str, tmp_path: Path) -> None:
+    where = url if place == "memory" else f"file://{tmp_path}/run"
+    assert bits(score_dataset(dataset(), where, scorer(), num_chunks=6, jsonl=True, progress=False)) == expected()
+    status = run_status(where)
+    assert (status.state, status.chunks_done, status.rows) == ("finished", 6, 24)
+    names = set(objects_in(where, ""))
+    assert {name for name in names if name.startswith("data/")} == {
+        f"data/train-{n:05d}-of-00006.parquet" for n in range(6)
+    }
+    assert {"run.json", "scores.jsonl", ".ladm/finished.json"} < names
+    assert not [name for name in names if name.startswith((PENDING, ".ladm/claims"))]
+    other = scorer(config=LadmConfig(span_length=16, max_length=512))
+    with pytest.raises(ResumeError, match=r"config.span_length: 8 there, 16 now(.|\n)*--restart"):
+        score_dataset(dataset(), where, other, progress=False)
+
+
+def test_two_workers_never_get_the_same_chunk(url: str) -> None:
+    one, other = output(url), output(url)
+    first, second = chunks(one, "one"), chunks(other, "other")
+    taken = [next(first), next(second), next(first)]
+    assert sorted(taken) == [0, 1, 2]
+
+
+def test_free_chunks_come_before_those_of_a_dead_worker(url: str, in_a_hurry: None) -> None:
+    dead, alive = output(url), output(url)
+    left = next(chunks(dead, "dead"))
+    dead.storage.put(f"{RANKS}/dead-00000.json", json.dumps({"state": "at chunk", "machine": "elsewhere"}).encode())
+    told: list[str] = []
+    taken = []
+    for chunk in chunks(alive, "alive", told.append):
+        taken.append(chunk)
+        finish(alive, chunk)
+    assert sorted(taken) == [0, 1, 2]
+    assert taken[-1] == left
+    assert told == [f"chunk {left} was left by dead-00000"]
+
+
+def test_the_chunk_of_a_worker_that_gives_signs_of_life_is_waited_for(url: str, in_a_hurry: None) -> None:
+    busy, waiting = output(url), output(url)
+    slow = next(chunks(busy, "busy"))
+    looks: list[int] = []
+
+    def check() -> None:
+        # a clock that is two minutes off says nothing: only that the report changes counts
+        looks.append(1)
+        report = {"state": "at chunk", "machine": "elsewhere", "beat": len(looks), "time": 120.0 + len(looks)}
+        busy.storage.put(f"{RANKS}/busy-00000.json", json.dumps(report).encode())
+        if len(looks) == 30:
+            finish(busy, slow)
+
+    taken = []
+    for chunk in waiting.take(RUN, "waiting", 0, check, lambda message: None):
+        taken.append(chunk)
+        finish(waiting, chunk)
+    assert slow not in taken
+    assert len(looks) >= 30
+
+
+def test_of_two_results_of_a_chunk_the_first_counts_also_when_the_other_comes_after_the_end(url: str) -> None:
+    one, other = output(url), output(url)
+    for chunk in range(3):
+        finish(one, chunk)
+    assert finish(other, 1, b"another processor")["hash"] == one.records(RUN)[1]["hash"]
+    one.publish(RUN)
+    finish(other, 2, b"a straggler")
+    assert set(objects_in(url, "data").values()) == {b"content"}
+    assert len(objects_in(url, "data")) == 3
+    assert one.is_complete(RUN, lambda message: None)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "removed", "record", "foreign record"])
+@pytest.mark.parametrize("done", [True, False])
+def test_a_damaged_chunk_is_finished_again(url: str, damage: str, done: bool) -> None:
+    run = output(url)
+    for chunk in range(3 if done else 2):
+        finish(run, chunk)
+    if done:
+        run.publish(RUN)
+    storage = run.storage
+    [name] = [name for name in storage.entries("data" if done else PENDING) if "-00001-" in name]
+    record = f"{CHUNKS}/00001.json"
+    if damage == "removed":
+        storage.delete([name])
+    elif damage in ("cut", "changed"):
+        storage.put(name, b"conten" if damage == "cut" else b"Content")
+    else:
+        storage.put(record, b"{" if damage == "record" else json.dumps({"run": "another"}).encode())
+    again = output(url)
+    assert not again.is_complete(RUN, lambda message: None)
+    again.enter(RUN, "again", "", new=False)
+    taken = []
+    for chunk in chunks(again, "again"):
+        taken.append(chunk)
+        finish(again, chunk)
+    assert 1 in taken
+    assert set(taken) <= {1, 2}
+    again.publish(RUN)
+    assert again.is_complete(RUN, lambda message: None)
+    assert set(objects_in(url, "data").values()) == {b"content"}
+
+
+def test_discarding_a_run_that_somebody_writes_is_refused(url: str, in_a_hurry: None) -> None:
+    run = output(url)
+    run.storage.put("run.json", RUN.to_json())
+    report = {"state": "at chunk 1", "machine": "elsewhere", "host": "elsewhere", "pid": 7}
+    run.storage.put(f"{RANKS}/other-00000.json", json.dumps(report).encode())
+
+    def beat(message: str) -> None:
+        run.storage.put(f"{RANKS}/other-00000.json", json.dumps({**report, "beat": 2}).encode())
+
+    with pytest.raises(RunLockedError, match="process 7 on elsewhere is writing memory://"):
+        run.check_own(beat)
+    run.check_own()
+
+
+def test_a_place_with_other_data_and_a_store_that_is_not_there(url: str) -> None:
+    run = output(url)
+    run.storage.put("data/mine.parquet", b"mine")
+    with pytest.raises(RunError, match=r"has no run.json but already a data"):
+        run.check_new()
+    run.storage.put("run.json", RUN.to_json())
+    run.storage.put(f"{CHUNKS}/00000.json", b"{}")
+    with pytest.raises(RunError, match=r"holds 'data/mine.parquet'"):
+        run.check_own()
+    with pytest.raises(ConfigError, match="cannot open nothing://x: Protocol not known"):
+        storage_at("nothing://x")
+    with pytest.raises(MissingExtraError, match="pip install adlfs"):
+        storage_at("abfs://container/run")
