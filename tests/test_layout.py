@@ -33,7 +33,7 @@ LAYERS = [
 FILES = {
     "calculators": "calculator files hub live loading token_ids",
     "checks": "demo environment reproduce",
-    "cli": "app checks compare jobs options pack publish score select terminal train",
+    "cli": "app checks compare job_options jobs options pack publish score select terminal train",
     "data": "columns content data_files files hub inference json_lines loaded object_store open parquet "
     "repositories row_files rows run_record schemas score_columns shards sources storable storage streams temporary "
     "writer",
@@ -42,8 +42,8 @@ FILES = {
     "packing": "best_fit documents formats minimum_slack mixture pack record sequences tokenizer",
     "publishing": "account bundle card card_block front_matter limits publication publish repository retry verify",
     "report": "comparison focus_plot heat_maps matrix page parts plots style tables",
-    "runs": "ahead chunks estimate flavors folder jobs jsonl lock monitor objects open output prepare prepared "
-    "progress runner speeds workers",
+    "runs": "ahead chunks estimate flavors folder job_spec jobs jsonl lock monitor objects open output prepare "
+    "prepared progress runner speeds workers",
     "scoring": "attention batching encoder engine inputs journal layers llama losses precision recorder repetition "
     "results rows scorer text_signals",
     "selection": "bands commands compare comparison folder notes options percentile pool ranking read reasons result "

@@ -8,85 +8,47 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ladm_hf.errors import ConfigError, LadmError
-from ladm_hf.runs.jobs import (
+from ladm_hf.cli.options import JOB
+from ladm_hf.errors import ConfigError, LadmError, ResumeError
+from ladm_hf.runs.job_spec import (
     COMMAND_VARIABLE,
     CONFIG_VARIABLE,
     IMAGE,
     JobSpec,
-    RunJobs,
     check_visible,
     default_package,
     job_command,
-    running,
     timeout_seconds,
 )
-from ladm_hf.text import counted, redacted
+from ladm_hf.runs.jobs import RunJobs, running
+from ladm_hf.text import counted, without_credentials
 
 if TYPE_CHECKING:
+    from ladm_hf.config import LadmConfig
+    from ladm_hf.data.run_record import RunRecord
     from ladm_hf.runs.flavors import Flavor, Quote, Work
     from ladm_hf.runs.speeds import Speed
 
-_PANEL = "Hugging Face Jobs"
 # A timeout that nobody gave: a multiple of what is expected, and of the unknown.
 SPARE, LEAST_HOURS, UNKNOWN_HOURS = 2, 1, 12
+GEOMETRY = ("span_length", "d_afs", "d_cds", "ablation", "max_length", "overflow")
 
-Job = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FLAVOR",
-        help="Score on Hugging Face Jobs of this hardware (l4x1, h200, ...), into an OUTPUT that is a URL.",
-        show_default="here",
-        rich_help_panel=_PANEL,
-    ),
-]
-NumJobs = Annotated[
-    int,
-    typer.Option("--jobs", min=1, help="Jobs that share the run; what is missing is started.", rich_help_panel=_PANEL),
-]
-Timeout = Annotated[
-    str | None,
-    typer.Option(
-        help="Longest time of a job, such as 90m or 6h. Finished chunks survive it.",
-        show_default="twice what is expected",
-        rich_help_panel=_PANEL,
-    ),
-]
-Namespace = Annotated[
-    str | None,
-    typer.Option(
-        help="User or organization that runs and pays the jobs.", show_default="yourself", rich_help_panel=_PANEL
-    ),
-]
-Image = Annotated[
-    str | None,
-    typer.Option(help="Docker image with CUDA and torch.", show_default="PyTorch's own", rich_help_panel=_PANEL),
-]
-Package = Annotated[
-    str | None,
-    typer.Option(
-        help="This package for pip in the job: a requirement, or the URL of a wheel or source archive.",
-        show_default="this version",
-        rich_help_panel=_PANEL,
-    ),
-]
-Secret = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME",
-        help="Environment variable that the jobs need too, passed on as a secret as HF_TOKEN is. Repeatable.",
-        show_default="none",
-        rich_help_panel=_PANEL,
-    ),
-]
-Yes = Annotated[bool, typer.Option("--yes", help="Start without a question.", rich_help_panel=_PANEL)]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show the jobs and their price, and start nothing.", rich_help_panel=_PANEL)
-]
+
+def check_job_options(values: Mapping[str, Any]) -> None:
+    """Refuses options of jobs where there are none, and of a run here where there are.
+
+    Raises:
+        ConfigError: the message names the option.
+    """
+    alone = [name for name in (*JOB, "yes", "dry_run") if values[name] and (name, values[name]) != ("jobs", 1)]
+    if values["job"] is None and alone:
+        raise ConfigError(f"--{alone[0].replace('_', '-')} goes with --job FLAVOR, which is not given")
+    if values["job"] is not None and values["estimate"]:
+        raise ConfigError("--estimate measures the speed of this machine: --job FLAVOR --dry-run shows that of a job")
 
 
 def start_jobs(values: Mapping[str, Any], arguments: list[str], command: str) -> None:
@@ -107,7 +69,8 @@ def start_jobs(values: Mapping[str, Any], arguments: list[str], command: str) ->
         jobs = RunJobs(output, values["namespace"])
         with jobs.refusals():
             flavor = find_flavor(values["job"], list_flavors(jobs.api))
-        work, finished = _work(values)
+        no_bucket = jobs.bucket_is_missing()
+        work, finished = _work(values, begun=not no_bucket)
         if finished:
             print(f"finished already, so nothing is started: {output}")
             return
@@ -127,11 +90,15 @@ def start_jobs(values: Mapping[str, Any], arguments: list[str], command: str) ->
             print(f"how far it is: {_status_command(values)}")
             return
         specs = _spec(values, jobs, arguments, command, quote).numbered(missing)
+        if no_bucket:
+            print(f"the private bucket {jobs.bucket} is created first")
         if values["dry_run"]:
             print(f"{counted(missing, 'job')} would be started, as by")
             print(*(spec.command_line() for spec in specs), sep="\n")
             return
         _confirm(values, specs)
+        if no_bucket:
+            jobs.create_bucket()
         _start(jobs, specs)
     print(f"how far it is: {_status_command(values)}\nto start what is missing later: {command}")
 
@@ -187,30 +154,57 @@ def _model(values: Mapping[str, Any]) -> str:
     return str(values["model"] or os.environ.get("LADM_MODEL") or DEFAULT)
 
 
-def _work(values: Mapping[str, Any]) -> tuple[Work | None, bool]:
-    """What is left to score, and whether the run is finished."""
-    from ladm_hf.calculators.calculator import outline
-    from ladm_hf.config import LadmConfig
-    from ladm_hf.errors import RunError
+def _work(values: Mapping[str, Any], *, begun: bool) -> tuple[Work | None, bool]:
+    """What is left to score, of a run that may have begun, and whether it is finished."""
     from ladm_hf.runs.flavors import work_left, work_of_input
     from ladm_hf.runs.open import output_at
 
-    try:
-        run_output = output_at(values["output"])
-        run = run_output.load()
-    except RunError:
-        run = None
+    config = _config(values)
+    output = output_at(values["output"])
+    run = output.load() if begun else None
     if run is not None:
-        work = work_left(run, run_output.records(run))
-        return work, not work.chunks
-    own = outline(_model(values), values["model_revision"]).config
-    base = LadmConfig() if values["config"] is None else LadmConfig.from_json_file(values["config"])
-    given = {key: values[key] for key in ("max_length", "overflow") if values[key] is not None}
-    config = LadmConfig(**{name: getattr(base, name) for name in base.given} | given).over(own)
+        _check_same(values, run, config)
+        return work_left(run, output.records(run)), output.is_published(run)
     longest = config.max_length if config.overflow == "truncate" else sys.maxsize
     columns = [column for column in (values["text_column"], values["input_ids_column"]) if column]
     rows = {name: values[name] for name in ("split", "name", "revision", "limit")}
     return work_of_input(values["input"], columns, longest, **rows), False
+
+
+def _config(values: Mapping[str, Any]) -> LadmConfig:
+    """The configuration in force in a job."""
+    from ladm_hf.calculators.calculator import outline
+    from ladm_hf.config import LadmConfig
+
+    base = LadmConfig() if values["config"] is None else LadmConfig.from_json_file(values["config"])
+    given = {name: getattr(base, name) for name in base.given}
+    given |= {name: values[name] for name in GEOMETRY if values[name] is not None}
+    config = LadmConfig.paper(**given) if values["paper"] else LadmConfig(**given)
+    return config.over(outline(_model(values), values["model_revision"]).config)
+
+
+def _check_same(values: Mapping[str, Any], run: RunRecord, config: LadmConfig) -> None:
+    """Refuses settings that every job would be refused for, before any is paid."""
+    from ladm_hf.data.score_columns import checked_signals
+
+    asked = {
+        "split": values["split"] if str(values["split"] or "").isidentifier() else "train",
+        "scores_only": values["scores_only"],
+        "limit": values["limit"],
+        "text_column": values["text_column"] or None,
+        "input_ids_column": values["input_ids_column"] or None,
+        "signals": ",".join(checked_signals(values["signals"])) or None,
+        **{f"config.{name}": value for name, value in config.to_dict().items()},
+    }
+    pairs = {name: (run.identity.get(name), value) for name, value in asked.items()}
+    pairs["model"] = (run.calculator or _model(values), _model(values))
+    pairs["chunks"] = (run.num_chunks, values["chunks"] or run.num_chunks)
+    differences = [f"{name}: {there!r} there, {now!r} now" for name, (there, now) in pairs.items() if there != now]
+    if differences:
+        raise ResumeError(
+            f"{values['output']} holds a run with other settings ({'; '.join(differences)}): use the same settings to "
+            "continue it, or another OUTPUT"
+        )
 
 
 def _speed(values: Mapping[str, Any], work: Work | None, flavor: Flavor) -> Speed | None:
@@ -258,7 +252,8 @@ def _spec(values: Mapping[str, Any], jobs: RunJobs, arguments: list[str], comman
         secrets=("HF_TOKEN", *(values["secret"] or ())),
         labels={**jobs.label, "name": jobs.name},
     )
-    if redacted(spec.command_line(), jobs.token) != spec.command_line():
+    line = spec.command_line()
+    if without_credentials(line, [jobs.token]) != line:
         raise ConfigError("the job would show a token in its command: give it by --secret, and URLs without it")
     return spec
 

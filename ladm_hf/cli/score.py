@@ -10,19 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ladm_hf.cli.jobs import (
-    DryRun,
-    Image,
-    Job,
-    Namespace,
-    NumJobs,
-    Package,
-    Secret,
-    Timeout,
-    Yes,
-    show_jobs,
-    start_jobs,
-)
+from ladm_hf.cli.job_options import DryRun, Image, Job, Namespace, NumJobs, Package, Secret, Timeout, Yes
+from ladm_hf.cli.jobs import check_job_options, show_jobs, start_jobs
 from ladm_hf.cli.options import (
     DATA,
     JOB,
@@ -46,7 +35,7 @@ from ladm_hf.cli.options import (
 )
 from ladm_hf.data.score_columns import SIGNALS
 from ladm_hf.errors import LadmError, RunError
-from ladm_hf.runs.jobs import COMMAND_VARIABLE, CONFIG_FILE
+from ladm_hf.runs.job_spec import COMMAND_VARIABLE, CONFIG_FILE
 from ladm_hf.text import command_line, without_credentials
 
 if TYPE_CHECKING:
@@ -169,7 +158,8 @@ def score(
         return
     if input is None or (output is None and not estimate):
         raise typer.BadParameter("score needs INPUT and OUTPUT, or INPUT --estimate, or --status OUTPUT")
-    if job is not None and not estimate:
+    check_job_options(context.params)
+    if job is not None:
         start_jobs(context.params, job_arguments(context.params), launch_command(context.params))
         return
     geometry = {

@@ -12,136 +12,25 @@ import os
 import re
 import shlex
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from ladm_hf.data.hub import LOG_IN, is_repo_name
+from ladm_hf.data.hub import LOG_IN
 from ladm_hf.errors import ConfigError, RunError
+from ladm_hf.runs.job_spec import JOB_LABEL, RUN_LABEL, JobSpec
 from ladm_hf.text import duration, one_line, redacted
-from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
     from huggingface_hub import JobInfo
 
-# PyTorch's own image: CUDA, torch, and the C compiler that Triton needs.
-IMAGE = "pytorch/pytorch:2.11.0-cuda12.8-cudnn9-runtime"
-RUN_LABEL, JOB_LABEL = "ladm-run", "ladm-job"
-# Variables of a job: the command that started it, for its messages and records; the content of a --config file.
-COMMAND_VARIABLE, CONFIG_VARIABLE = "LADM_COMMAND", "LADM_CONFIG_JSON"
-CONFIG_FILE = "/tmp/ladm_config.json"
 ENDED = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})
 START_TRIES = 4
 FIRST_WAIT = 1.0
 LOG_LINES = 5
 SHOWN_FAILURES = 3
-_TIMEOUT = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
-_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-
-
-@dataclass(frozen=True)
-class JobSpec:
-    """What a job is.
-
-    Attributes:
-        image (`str`), command (`tuple[str, ...]`), flavor (`str`), timeout (`str`): as `hf jobs run` takes them.
-        namespace (`str`): user or organization that it runs under and that pays.
-        env (mapping): variables that anybody with access to the job may see.
-        secrets (`tuple[str, ...]`): names of variables of this process whose values only the job sees.
-        labels (mapping): what the jobs of a run are found by, and which of them it is.
-    """
-
-    image: str
-    command: tuple[str, ...]
-    flavor: str
-    timeout: str
-    namespace: str
-    env: Mapping[str, str]
-    secrets: tuple[str, ...]
-    labels: Mapping[str, str]
-
-    def numbered(self, count: int) -> list[JobSpec]:
-        """So many jobs of this kind, each with a label of its own."""
-        launch = uuid.uuid4().hex[:8]
-        return [replace(self, labels={**self.labels, JOB_LABEL: f"{launch}-{n}"}) for n in range(count)]
-
-    def command_line(self) -> str:
-        """The command of the Hub's own client that starts the same job."""
-        words = ["hf", "jobs", "run", "--detach", "--flavor", self.flavor, "--timeout", self.timeout]
-        words += ["--namespace", self.namespace]
-        for option, values in (("--label", self.labels), ("--env", self.env)):
-            for name, value in values.items():
-                words += [option, f"{name}={value}"]
-        for name in self.secrets:
-            words += ["--secrets", name]
-        return shlex.join([*words, self.image, *self.command])
-
-
-def job_command(arguments: Sequence[str], package: str, processes: int, *, config: bool = False) -> tuple[str, ...]:
-    """What a job runs: the installation of this package, and `ladm` with some arguments.
-
-    Args:
-        arguments (sequence of `str`): of `ladm`: `score`, INPUT, OUTPUT and options.
-        package (`str`): requirement or URL for pip.
-        processes (`int`): that share the GPUs of the job.
-        config (`bool`, *optional*): whether the variable of the configuration is written to its file first.
-    """
-    launcher = f"torchrun --nproc_per_node {processes}" if processes > 1 else "python"
-    steps = [f"python -m pip install --quiet {shlex.quote(package)}"]
-    steps += [f'printf %s "${CONFIG_VARIABLE}" > {CONFIG_FILE}'] if config else []
-    return ("bash", "-c", " && ".join([*steps, f"exec {launcher} -m ladm_hf {shlex.join(arguments)}"]))
-
-
-def default_package() -> str:
-    """The requirement of this very version.
-
-    Raises:
-        ConfigError: it is under development, so that no registry has it.
-    """
-    if "dev" in __version__:
-        raise ConfigError(
-            f"a job cannot install ladm-hf {__version__}, which is not released: give --package as pip takes it, the "
-            "URL of a wheel or of an archive of the sources"
-        )
-    return f"ladm-hf=={__version__}"
-
-
-def timeout_seconds(text: str) -> float:
-    """The seconds of a timeout such as `90m` or `6h`; a number alone is seconds.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    found = _TIMEOUT.fullmatch(text)
-    if not found or not float(found[1]):
-        raise ConfigError(f"--timeout must be a number with s, m, h or d such as 6h, found {text!r}")
-    return float(found[1]) * _SECONDS[found[2]]
-
-
-def check_visible(data: str, output: str, model: str) -> None:
-    """Refuses what a job cannot see: files of this machine.
-
-    Raises:
-        ConfigError: data, output or calculator are here alone; the message says what to do.
-    """
-    if "://" not in output or output.startswith("file:"):
-        raise ConfigError(
-            f"--job needs an OUTPUT that outlives the job, such as hf://buckets/owner/name/run, found {output!r}"
-        )
-    remote = "://" in data and not data.startswith("file:")
-    if not remote and (os.path.exists(os.path.expanduser(data)) or not is_repo_name(data)):
-        raise ConfigError(
-            f"a job cannot see {data!r} on this machine: upload it (hf upload owner/name FOLDER --repo-type dataset, "
-            "or hf buckets sync FOLDER hf://buckets/owner/name) and give its Hub id or URL as INPUT"
-        )
-    if os.path.isdir(os.path.expanduser(model)):
-        raise ConfigError(
-            f"a job cannot see the calculator {model!r} on this machine: upload it (hf upload owner/name "
-            f"{shlex.quote(model)} --private) and give --model owner/name"
-        )
+_BUCKET = re.compile(r"hf://buckets/([^/]+/[^/@]+)")
 
 
 class RunJobs:
@@ -162,12 +51,15 @@ class RunJobs:
 
         if tuple(map(int, version.split(".")[:2])) < (1, 21):
             raise ConfigError(f"--job needs huggingface_hub 1.21, found {version}: pip install -U huggingface_hub")
-        self.token = get_token()
-        if self.token is None:
+        token = get_token()
+        if token is None:
             raise RunError(f"jobs need a token of the Hub: {LOG_IN}")
+        self.token = token
         self.api = HfApi()
         self.label = {RUN_LABEL: xxhash.xxh3_64_hexdigest(output.rstrip("/").encode())}
         self.name = re.sub(r"[^A-Za-z0-9_-]+", "-", "-".join(["ladm", *output.rstrip("/").split("/")[-2:]]))
+        bucket = _BUCKET.match(output)
+        self.bucket = bucket[1] if bucket else None
         self.namespace = namespace or ""
         with self.refusals():
             self.namespace = namespace or self.api.whoami()["name"]
@@ -203,6 +95,26 @@ class RunJobs:
             return f"the Hub does not accept the token (401): {LOG_IN}"
         message = getattr(error, "server_message", None) or str(error)
         return f"the Hub refuses a job of {who} ({status}): {one_line(str(message), 300)}"
+
+    def bucket_is_missing(self) -> bool:
+        """Whether the output is in a bucket of the Hub that does not exist yet."""
+        from huggingface_hub.errors import HfHubHTTPError
+
+        with self.refusals():
+            try:
+                if self.bucket is not None:
+                    self.api.bucket_info(self.bucket)
+            except HfHubHTTPError as error:
+                if getattr(error.response, "status_code", 0) != 404:
+                    raise
+                return True
+        return False
+
+    def create_bucket(self) -> None:
+        """Creates the bucket of the output, which only its owner can read."""
+        assert self.bucket is not None
+        with self.refusals():
+            self.api.create_bucket(self.bucket, private=True, exist_ok=True)
 
     def find(self) -> list[JobInfo]:
         """All jobs of the run, the newest first."""

@@ -6,9 +6,13 @@ import os
 import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,14 +27,22 @@ from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 from ladm_hf.cli import jobs as jobs_command
 from ladm_hf.cli.app import app
 from ladm_hf.cli.score import rerun_command
+from ladm_hf.runs import job_spec
 from ladm_hf.runs import jobs as run_jobs
+from ladm_hf.runs.progress import run_status
+from ladm_hf.runs.runner import _Launch
+from ladm_hf.text import counted
 
-RUN = "hf://buckets/tester/scored/run"
+pytestmark = pytest.mark.skipif(
+    tuple(map(int, huggingface_hub.__version__.split(".")[:2])) < (1, 21), reason="--job needs huggingface_hub 1.21"
+)
+# of any store; nothing but this process sees it
+RUN = "memory://scored/run"
 PACKAGE = ("--package", "https://example.org/ladm_hf.zip")
 
 
 @pytest.fixture
-def hub(fake_hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+def hub(fake_hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A Hub with the private data set tester/pool, of 40 documents of 4,000 letters."""
     monkeypatch.setattr(run_jobs, "FIRST_WAIT", 0.25)
     monkeypatch.delenv("LADM_MODEL", raising=False)
@@ -50,7 +62,10 @@ def hub(fake_hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> F
     )
     # its log begins here
     fake_hub.faults()
-    return fake_hub
+    yield fake_hub
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
 
 
 def launch(*options: str, data: str = "tester/pool", output: str = RUN, flavor: str = "h200") -> Any:
@@ -97,7 +112,7 @@ def test_the_token_is_a_secret_and_nowhere_else(hub: FakeHub, monkeypatch: pytes
         assert value not in launch("--dry-run", "--jobs", "2", "--secret", "AWS_SECRET_ACCESS_KEY").output
     assert (
         "would show a token"
-        in launch("--package", f"https://u:{hub.token}@example.org/a.zip", "--yes", output=RUN + "2").output
+        in launch("--package", f"https://example.org/a.zip?k={hub.token}", "--yes", output=RUN + "2").output
     )
     assert len(hub.jobs()) == 1
 
@@ -269,10 +284,13 @@ def test_the_flavors_that_there_are_are_named_with_their_prices(hub: FakeHub) ->
         ({"options": ["--namespace", "poor"]}, "'poor' has no credit for jobs (402)"),
         ({"options": ["--timeout", "soon"]}, "--timeout must be a number with s, m, h or d such as 6h, found 'soon'"),
         ({"options": ["--timeout", "0h"]}, "--timeout must be"),
+        ({"options": ["--estimate"]}, "--job FLAVOR --dry-run shows that of a job"),
         ({"options": ["--restart"]}, "--restart does not go with --job"),
         ({"options": ["--secret", "NO_SUCH_NAME"]}, "no environment variable of that name"),
         ({"options": ["--model", "tester/none"]}, "no model 'tester/none' on the Hub"),
         ({"options": ["--model", "."]}, "a job cannot see the calculator '.' on this machine: upload it"),
+        ({"data": "s3://key:hush@pool/rows.parquet"}, "would see the credentials in 's3://***@pool/rows.parquet'"),
+        ({"output": "s3://key:hush@scored/run"}, "would see the credentials in 's3://***@scored/run'"),
         ({"data": "./pool"}, "a job cannot see './pool' on this machine: upload it"),
         ({"data": "pool/*.parquet"}, "a job cannot see 'pool/*.parquet'"),
         ({"data": "file:///pool"}, "a job cannot see 'file:///pool'"),
@@ -300,11 +318,16 @@ def test_without_a_token_or_with_a_wrong_one(hub: FakeHub, monkeypatch: pytest.M
     assert "jobs need a token of the Hub: log in with `hf auth login` or set HF_TOKEN" in refusal(launch("--yes"))
 
 
+def test_a_client_of_the_hub_without_what_is_needed_is_refused(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "__version__", "1.20.3")
+    assert "--job needs huggingface_hub 1.21, found 1.20.3: pip install -U huggingface_hub" in refusal(launch("--yes"))
+
+
 def test_a_version_that_no_registry_has_needs_its_source(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["score", "tester/pool", RUN, "--job", "h200", "--yes"]
-    monkeypatch.setattr(run_jobs, "__version__", "0.2.0.dev0")
+    monkeypatch.setattr(job_spec, "__version__", "0.2.0.dev0")
     assert "give --package" in refusal(CliRunner().invoke(app, arguments))
-    monkeypatch.setattr(run_jobs, "__version__", "0.2.0")
+    monkeypatch.setattr(job_spec, "__version__", "0.2.0")
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert "pip install --quiet ladm-hf==0.2.0 &&" in sent(hub)[0]["command"][2]
 
@@ -327,3 +350,65 @@ def test_hardware_that_nothing_was_measured_on_has_a_price_an_hour_and_no_hours(
     assert "$2.00 an hour each" in done.output
     assert "expected: not known" in done.output
     assert "--timeout 12h" in done.output
+
+
+@pytest.mark.parametrize("option", ["--jobs 2", "--dry-run", "--yes", "--timeout 1h", "--image x", "--secret HOME"])
+def test_options_of_jobs_are_refused_where_scoring_would_begin_here(option: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["score", "tester/pool", str(tmp_path / "out"), *option.split()])
+    assert f"{option.split()[0]} goes with --job FLAVOR" in refusal(done)
+    assert not (tmp_path / "out").exists()
+
+
+def begin(*options: str) -> Any:
+    """Scores the data set as a job would."""
+    here = ["--span-length", "16", "--quiet", "--device", "cpu", "--chunks", "4"]
+    return CliRunner().invoke(app, ["score", "tester/pool", RUN, *here, *options])
+
+
+def test_for_a_finished_run_nothing_is_started(hub: FakeHub) -> None:
+    done = begin("--limit", "6")
+    assert done.exit_code == 0, done.output
+    options = ["--yes", "--span-length", "16", "--limit", "6", "--jobs", "3"]
+    again = launch(*options)
+    assert again.exit_code == 0, again.output
+    assert "finished already, so nothing is started" in again.output
+    assert not hub.jobs()
+
+
+def test_other_settings_than_those_of_the_run_are_refused_before_a_job_is_paid(hub: FakeHub) -> None:
+    assert begin("--limit", "6").exit_code == 0
+    message = refusal(launch("--yes", "--span-length", "8", "--scores-only", "--limit", "6"))
+    assert "holds a run with other settings" in message
+    assert "config.span_length: 16 there, 8 now" in message
+    assert "scores_only: False there, True now" in message
+
+
+def test_of_a_run_that_stopped_the_chunks_left_count_at_its_own_speed(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score_chunk, done = _Launch._score_chunk, []
+
+    def two_chunks(launch: Any, *chunk: Any) -> Any:
+        if len(done) == 2:
+            # a chunk is written while the next one is scored
+            while not run_status(RUN).chunks_done:
+                time.sleep(0.05)
+            raise KeyboardInterrupt
+        done.append(chunk)
+        return score_chunk(launch, *chunk)
+
+    monkeypatch.setattr(_Launch, "_score_chunk", two_chunks)
+    stopped = begin("--limit", "8")
+    assert stopped.exit_code == 130, (stopped.output, stopped.exception)
+    finished = run_status(RUN).chunks_done
+    assert 1 <= finished <= 2
+    left = 4 - finished
+    shown = launch("--yes", "--span-length", "16", "--limit", "8", "--jobs", "5")
+    assert shown.exit_code == 0, shown.output
+    assert f"work: {2 * left} documents, about {2 * left}.0k tokens in {left} chunks left" in shown.output
+    assert f"that of {counted(finished, 'finished chunk')}" in shown.output
+    # more jobs than chunks would have nothing to do
+    assert shown.output.count("started http") == left
+    status = CliRunner().invoke(app, ["score", "--status", RUN]).output
+    assert f"{finished} of 4 chunks" in status
+    assert f"jobs of tester: {left} scheduling" in status

@@ -12,7 +12,7 @@ from conftest import ROOT, run_record
 from ladm_hf.calculators.calculator import outline
 from ladm_hf.errors import ConfigError
 from ladm_hf.runs.flavors import Flavor, Quote, Work, find_flavor, list_flavors, money, work_left
-from ladm_hf.runs.jobs import timeout_seconds
+from ladm_hf.runs.job_spec import timeout_seconds
 from ladm_hf.runs.speeds import CPU_CORES, MEASURED, NANO_PARAMETERS, SIGNAL_COSTS, Speed, expected_speed
 
 RESULTS = ROOT / "benchmarks" / "results"
