@@ -107,6 +107,8 @@ class RunFolder(RunOutput):
     def enter(self, run: RunRecord, launch: str, options: str, *, new: bool) -> RunRecord:
         """Makes the folder ready for a launch that holds the lock."""
         with storage_errors(self.path, RUN_FILE):
+            if new:
+                self._clear()
             self.reopen()
             self.prepare(launch)
             run.save(self.path)

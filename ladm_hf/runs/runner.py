@@ -307,7 +307,8 @@ class _Launch:
             if not again:
                 self.output.check_new()
             run = self._plan(identity, chunks)
-            self.output.clear()
+            if again:
+                self.output.clear()
         else:
             self._resume(run, identity, chunks)
             if self.output.is_complete(run, self._say):

@@ -17,7 +17,7 @@ from ladm_hf import LadmConfig, run_status, score_dataset
 from ladm_hf.data.object_store import storage_at
 from ladm_hf.data.run_record import RunRecord, run_id
 from ladm_hf.errors import ConfigError, MissingExtraError, ResumeError, RunError, RunLockedError
-from ladm_hf.runs import objects, workers
+from ladm_hf.runs import objects, runner, workers
 from ladm_hf.runs.objects import RunObjects
 from ladm_hf.runs.output import CHUNKS, PENDING, RANKS
 
@@ -62,6 +62,23 @@ def chunks(run: RunObjects, launch: str, log: Any = lambda message: None) -> Ite
 def objects_in(url: str, prefix: str) -> dict[str, bytes]:
     storage = storage_at(url)
     return {name: storage.read(name) or b"" for name in storage.entries(prefix)}
+
+
+def test_a_launch_that_plans_while_another_begins_keeps_what_that_one_has_finished(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, planned = runner._Launch._plan, []
+
+    def plan_late(self: Any, *arguments: Any) -> RunRecord:
+        planned.append(plan(self, *arguments))
+        if len(planned) == 1:
+            score_dataset(dataset(), url, scorer(), num_chunks=6, progress=False)
+            monkeypatch.setattr(objects.RunObjects, "finish", None)
+        return planned[0]
+
+    monkeypatch.setattr(runner._Launch, "_plan", plan_late)
+    assert bits(score_dataset(dataset(), url, scorer(), num_chunks=6, progress=False)) == expected()
+    assert len(planned) == 2
 
 
 @pytest.mark.parametrize("place", ["memory", "file"])
