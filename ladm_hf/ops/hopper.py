@@ -7,6 +7,7 @@ it needs spans of 128 tokens, the default.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
@@ -236,13 +237,18 @@ def _nvrtc() -> ctypes.CDLL:
     own = (torch.version.cuda or "13").partition(".")[0]
     names = [f"libnvrtc.so.{major}" for major in sorted(("13", "12"), key=lambda major: major != own)]
     package = importlib.util.find_spec("nvidia")
-    for folder in package.submodule_search_locations or () if package else ():
-        names += sorted(str(path) for path in Path(folder).glob("*/lib/libnvrtc.so.*"))
+    folders = [Path(folder) for folder in package.submodule_search_locations or ()] if package else []
+    names += sorted(str(path) for folder in folders for path in folder.glob("*/lib/libnvrtc.so.*"))
     for name in names:
         try:
-            return ctypes.CDLL(name)
+            library = ctypes.CDLL(name)
         except OSError:
             continue
+        # NVRTC asks for its built-in functions by name alone, which finds them once they are loaded
+        for path in (path for folder in folders for path in folder.glob("*/lib/libnvrtc-builtins.so.*")):
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(str(path))
+        return library
     raise RuntimeError("NVRTC (libnvrtc) is not installed")
 
 
