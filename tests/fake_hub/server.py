@@ -319,10 +319,13 @@ class Request:
         raise Answer({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     def lfs_batch(self, kind: str, name: str) -> None:
+        asked, objects = self.json(), []
         if self.repo(kind, name, write=True).private:
-            self.check_quota(name, sum(item["size"] for item in self.json()["objects"]))
-        objects = []
-        for item in self.json()["objects"]:
+            self.check_quota(name, sum(item["size"] for item in asked["objects"]))
+        # a client that knows Xet takes the objects no further
+        if self.hub.xet and "xet" in asked.get("transfers", ()):
+            raise Answer({"transfer": "xet", "objects": asked["objects"]})
+        for item in asked["objects"]:
             if item["oid"] in self.store.objects:
                 objects.append(item)
                 continue
@@ -418,7 +421,7 @@ class Request:
     def xorb_commit(self, hash_: str) -> None:
         raise Answer({}, 200 if hash_ in self.store.xorbs else 404)
 
-    def shard(self, version: str) -> None:
+    def shard(self, version: str = "") -> None:
         for sha256, terms in shard_files(self.body):
             if missing := [xorb for xorb, _, _ in terms if xorb not in self.store.xorbs]:
                 raise Answer({"error": f"a file refers to xorb {missing[0]}, which was never uploaded"}, 400)
@@ -474,8 +477,8 @@ ROUTES: list[tuple[tuple[str, ...], str, Any]] = [
     (("POST",), r"/_cas/v1/xorb-grants/default/(?P<hash_>\w+)", Request.xorb_grant),
     (("PUT",), r"/_cas/upload/(?P<hash_>\w+)", Request.xorb),
     (("POST",), r"/_cas/v1/xorb-commits/default/(?P<hash_>\w+)/grant/\w+", Request.xorb_commit),
-    (("POST",), r"/_cas/v1/xorbs/default/(?P<hash_>\w+)", Request.xorb),
-    (("POST",), r"/_cas/v(?P<version>[12])/shards", Request.shard),
+    (("POST",), r"/_cas/(?:v1/)?xorbs/default/(?P<hash_>\w+)", Request.xorb),
+    (("POST",), r"/_cas/(?:v(?P<version>[12])/)?shards", Request.shard),
     (("GET", "HEAD"), rf"{_GIT}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", Request.resolve),
 ]
 

@@ -1,5 +1,6 @@
 """publish(): what lands on the Hub, what is kept there, what is refused, and what the token never gets into."""
 
+import importlib
 import logging
 import random
 import re
@@ -264,14 +265,16 @@ def test_an_interrupted_xet_upload_sends_no_block_twice(fake_hub, monkeypatch):
     fake_hub.faults({"match": "POST .*/commit/main", "kind": "503", "times": -1})
     with pytest.raises(HubUnavailableError):
         publish_here(rows)
-    assert [each for each in fake_hub.log() if "_cas/upload" in each["path"] or "v1/xorbs" in each["path"]]
+    assert [each for each in fake_hub.log() if "_cas/upload" in each["path"] or "/xorbs/" in each["path"]]
     fake_hub.faults()
     publish_here(rows)
-    assert not [each for each in fake_hub.log() if "_cas/upload" in each["path"] or "v1/xorbs" in each["path"]]
+    assert not [each for each in fake_hub.log() if "_cas/upload" in each["path"] or "/xorbs/" in each["path"]]
 
 
 def test_a_xet_upload_that_stays_silent_is_ended_and_repeated(fake_hub, monkeypatch):
     pytest.importorskip("hf_xet")
+    if not hasattr(importlib.import_module("huggingface_hub.utils._xet"), "abort_xet_session"):
+        pytest.skip("this huggingface_hub cannot end a Xet upload")
     from fake_hub import FakeHub
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
