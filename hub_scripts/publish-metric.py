@@ -56,6 +56,10 @@ def main() -> None:
         parser.error(f"{options.folder} has no {missing[0]}: --folder must be the metric's folder")
     if options.wheel is not None and not options.wheel.is_file():
         parser.error(f"there is no wheel {options.wheel}: make one with `python -m build --wheel`")
+    if options.wheel is not None and options.private:
+        parser.error(
+            "a wheel in a private Space cannot be read without a token, so it would not install: leave one out"
+        )
 
     api = HfApi()
     files = space_files(options.folder, options.repo_id, options.wheel, api.endpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import importlib.util
 import inspect
@@ -14,10 +15,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
@@ -62,13 +65,13 @@ def test_a_document_gets_a_score_a_map_and_two_spans(views: ModuleType, shown: t
     assert cells.count("chosen") == 1
     assert spans.count("class='span'") == 2
     assert "<b>${1+1}" not in spans
-    row, column = views.weightiest_cell(focus)
+    row, column = views.brightest_cell(focus)
     assert views.choose_cell(state, row, column) == spans
     start = focus.offsets[focus.key_starts[row, column], 0]
     assert views.html.escape(SHORT[start : start + 3]) in spans
 
 
-def test_the_map_is_drawn_as_the_reports(views: ModuleType, shown: tuple[Any, ...]) -> None:
+def test_the_map_lies_as_the_reports_and_shows_times_an_even_share(views: ModuleType, shown: tuple[Any, ...]) -> None:
     focus = shown[-1][0]
     drawn = {tuple(map(int, found[:2])): found[2:] for found in re.findall(CELL, shown[2])}
     assert len(drawn) == (focus.key_starts >= 0).sum()
@@ -77,14 +80,19 @@ def test_the_map_is_drawn_as_the_reports(views: ModuleType, shown: tuple[Any, ..
     left, right, low, high = image.get_extent()
     pixels = image.get_array()
     highest = max(high, focus.score.num_tokens)
+    even = {
+        (row, column): float(focus.pfs[row, column]) / 128 * int(focus.query_starts[row]) / 128 for row, column in drawn
+    }
+    ceiling = float(np.quantile(list(even.values()), 0.99))
+    assert f"{ceiling:.3g} or more" in shown[2]
     for (row, column), (x, y, width, height, fill) in drawn.items():
         # the middle of a cell, as the figure places it: both axes grow with the place in the document
-        across = (float(x) + float(width) / 2 - 74) / 500 * focus.score.num_tokens
+        across = (float(x) + float(width) / 2 - 96) / 500 * focus.score.num_tokens
         up = (562 - float(y) - float(height) / 2) / 500 * highest
         at = int((across - left) / (right - left) * pixels.shape[1])
         assert int((high - up) / (high - low) * pixels.shape[0]) == row
         assert pixels[row, at] == pytest.approx(float(focus.pfs[row, column]))
-        assert fill == to_hex(image.cmap(image.norm(pixels[row, at])))
+        assert fill == to_hex(image.cmap(min(even[row, column] / ceiling, 1.0)))
     for label in (axes.get_xlabel(), axes.get_ylabel()):
         assert label in shown[2]
 
@@ -122,8 +130,9 @@ def test_a_cell_that_is_not_there_shows_nothing(views: ModuleType, shown: tuple[
         (" \n", None, "There is no text yet"),
         ("word " * 300, "ladm-nano", "too short: it has 301 tokens, and a score needs at least 2,305"),
         ("\ud800", "ladm-nano", "too short"),
-        (DOCUMENT, "no/such-model", "no/such-model"),
+        (DOCUMENT, "no/such-model", "no calculator &#x27;no/such-model&#x27; here: choose ladm-nano or"),
         (DOCUMENT, "<i>", "&lt;i&gt;"),
+        (DOCUMENT, "UltraRonin/Long-Attn-Calculator", "UltraRonin/Long-Attn-Calculator"),
     ],
 )
 def test_bad_input_gets_a_message(views: ModuleType, text: Any, model: Any, message: str) -> None:
@@ -205,6 +214,26 @@ def server() -> Iterator[str]:
     process.wait(30)
 
 
+def ask(server: str, text: str) -> tuple[Any, ...]:
+    """The status, panel, map and spans that a user of the app gets."""
+    client = pytest.importorskip("gradio_client").Client(server, verbose=False)
+    try:
+        return tuple(client.predict(text, "ladm-nano", api_name="/score"))
+    finally:
+        client.close()
+
+
+def test_ten_users_at_once_get_their_own_answers(server: str, views: ModuleType) -> None:
+    texts = [f"# the document of user {user}\n" + DOCUMENT[user * 300 :][:9_000] for user in range(10)]
+    with ThreadPoolExecutor(10) as users:
+        answers = list(users.map(functools.partial(ask, server), texts))
+    for text, (status, panel, cells, spans) in zip(texts, answers, strict=True):
+        *_, (_, expected_panel, expected_cells, expected_spans, (focus, _)) = views.score(text, "ladm-nano")
+        assert f"Read {focus.score.num_tokens:,} tokens" in status
+        assert (panel, cells, spans) == (expected_panel, expected_cells, expected_spans)
+    assert len({panel for _, panel, *_ in answers}) == 10
+
+
 @pytest.fixture(scope="module")
 def page(server: str) -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="driving the page needs playwright, of ladm-hf[test]")
@@ -229,6 +258,8 @@ def press_score(page: Any) -> None:
 
 
 def test_a_reader_scores_a_document_and_reads_two_spans(page: Any, server: str, tmp_path: Path) -> None:
+    # an example is there from the start
+    assert len(page.input_value("#document textarea")) > 20_000
     page.fill("#document textarea", DOCUMENT)
     press_score(page)
     page.wait_for_selector("#status .busy")
@@ -240,8 +271,8 @@ def test_a_reader_scores_a_document_and_reads_two_spans(page: Any, server: str, 
     page.locator("#map rect.cell:not(.chosen)").first.click()
     page.wait_for_function("text => document.querySelector('#spans').innerText !== text", arg=first)
     assert page.locator("#map rect.chosen").count() == 1
-    headings = page.locator("#spans h4").all_inner_texts()
-    assert [heading.split(":")[0] for heading in headings] == ["Earlier span", "Later span"]
+    headings = page.locator("#spans h3").all_inner_texts()
+    assert [heading.split(":")[0] for heading in headings] == ["Earlier passage", "Later passage"]
     for text in page.locator("#spans pre").all_inner_texts():
         assert text.strip()
         assert TRAP in text
@@ -284,6 +315,16 @@ def test_the_keyboard_is_enough(page: Any, tmp_path: Path) -> None:
         )
         page.keyboard.press("Tab")
     assert sum(name.startswith("PRE") for name in reached) == 2
+
+
+def test_headings_go_down_one_level_at_a_time(page: Any) -> None:
+    press_score(page)
+    page.wait_for_selector("#spans h3")
+    levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map((each) => Number(each.tagName[1]))")
+    assert levels == [1, 2, 2, 3, 3]
+    assert page.evaluate("document.documentElement.lang") == "en"
+    assert page.get_by_label("Document", exact=True).count() == 1
+    assert page.get_by_label("Calculator").count() >= 1
 
 
 def test_a_reader_is_told_what_is_wrong(page: Any) -> None:

@@ -17,6 +17,8 @@ import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from ladm_hf import __version__
+
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "metrics" / "ladm"
 CARD = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -37,8 +39,17 @@ def test_front_matter_describes_a_gradio_space() -> None:
     assert data["sdk"] == "gradio"
     assert (FOLDER / data["app_file"]).is_file()
     assert {"evaluate", "metric"} <= set(data["tags"])
-    requirement = next(line for line in requirements() if line.startswith("gradio"))
-    assert data["sdk_version"].startswith(requirement.split(">=")[1])
+    assert f"gradio=={data['sdk_version']}" in requirements()
+    assert data["license"] == "apache-2.0"
+    assert data["pinned"] is False
+    # the Hub shows no more
+    assert len(data["short_description"]) <= 60
+
+
+def test_the_space_installs_the_versions_that_are_tested() -> None:
+    tested = (ROOT / "constraints.txt").read_text().split()
+    assert f"ladm-hf=={__version__}" in requirements()
+    assert [line for line in requirements() if not line.startswith("ladm-hf") and line not in tested] == []
 
 
 def test_the_card_has_the_familys_sections() -> None:
@@ -63,7 +74,8 @@ def test_examples_of_the_card_run(example: str, tmp_path: Path, monkeypatch: pyt
 
 
 def requirements() -> list[str]:
-    return (FOLDER / "requirements.txt").read_text().split()
+    lines = (FOLDER / "requirements.txt").read_text().splitlines()
+    return [line for line in lines if not line.startswith(("#", "--"))]
 
 
 def test_requirements_name_everything_that_is_imported() -> None:
@@ -141,10 +153,12 @@ def test_publishing_with_a_wheel_installs_that_wheel(publish: SimpleNamespace, t
     wheel = tmp_path / "ladm_hf-9-py3-none-any.whl"
     wheel.write_bytes(b"wheel")
     publish.run("someone/ladm", "--wheel", str(wheel), "--create-pr")
-    lines = publish.calls.files["requirements.txt"].decode().split("\n")
-    assert lines[0].startswith("ladm-hf @ https://")
-    assert lines[0].endswith("/spaces/someone/ladm/resolve/main/ladm_hf-9-py3-none-any.whl")
-    assert lines[1:-1] == requirements()[1:]
+    lines = publish.calls.files["requirements.txt"].decode().splitlines()
+    before = (FOLDER / "requirements.txt").read_text().splitlines()
+    (changed,) = (line for line in lines if line not in before)
+    assert changed.startswith("ladm-hf @ https://")
+    assert changed.endswith("/spaces/someone/ladm/resolve/main/ladm_hf-9-py3-none-any.whl")
+    assert [line for line in before if not line.startswith("ladm-hf")] == [line for line in lines if line != changed]
     assert publish.calls.files[wheel.name] == b"wheel"
     assert capsys.readouterr().out == "the pull request\n"
 
@@ -156,6 +170,7 @@ def test_publishing_with_a_wheel_installs_that_wheel(publish: SimpleNamespace, t
         (["ladm"], "must be 'owner/ladm'"),
         (["someone/ladm", "--folder", "nowhere"], "nowhere has no ladm.py"),
         (["someone/ladm", "--wheel", "nothing.whl"], "there is no wheel nothing.whl"),
+        (["someone/ladm", "--wheel", __file__, "--private"], "cannot be read without a token"),
     ],
 )
 def test_publishing_refuses_what_cannot_work(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Of focus maps, here and in the app: colour map, colour where there is no pair of spans, and what the axes show. Both
 # axes grow with the place in the document.
 FOCUS_MAP, NO_PAIR = "cividis", "#EDEDED"
-FOCUS_ACROSS, FOCUS_UP = "looked at: key span, first token", "looking: query span, first token"
+FOCUS_ACROSS, FOCUS_UP = "earlier span starts at token", "later span starts at token"
 
 
 @styled

@@ -10,6 +10,7 @@ import html
 import importlib
 import inspect
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -23,12 +24,15 @@ from matplotlib.colors import to_hex
 
 from ladm_hf import FocusMap, LadmError, LadmScorer
 from ladm_hf.errors import RowError
-from ladm_hf.report.focus_plot import FOCUS_ACROSS, FOCUS_MAP, FOCUS_UP, NO_PAIR
-from ladm_hf.report.style import CUT, KEPT, POOL
+from ladm_hf.report.focus_plot import FOCUS_ACROSS, FOCUS_MAP, FOCUS_UP
 from ladm_hf.stats import area_under_curve
 
 REFERENCE = json.loads(Path(__file__).with_name("reference.json").read_text(encoding="utf-8"))
-MODELS = ["ladm-nano", "UltraRonin/Long-Attn-Calculator"]
+# The calculators on offer. A server of many users loads no others, so what it holds in memory is bounded; who runs the
+# app for themselves adds one by LADM_MODEL.
+MODELS = list(
+    dict.fromkeys(["ladm-nano", "UltraRonin/Long-Attn-Calculator", os.environ.get("LADM_MODEL", "ladm-nano")])
+)
 # Far more than the tokens that are scored, and little enough for a browser's text box.
 MAX_CHARS = 400_000
 MAX_FILE_BYTES = 5_000_000
@@ -54,12 +58,14 @@ STOP_WORDS = frozenset(
 
 FIRST = "<p class='quiet'>Score a document to see its number here, beside documents of a known kind.</p>"
 FIRST_MAP = (
-    "<p class='quiet'>The map of the document appears here. A bright cell is a later span that looks back much.</p>"
+    "<p class='quiet'>The map of the document appears here: one square for each pair of a later and an earlier "
+    "passage, bright where the later one looks back.</p>"
 )
-FIRST_SPANS = "<p class='quiet'>The text of both spans appears here.</p>"
+FIRST_SPANS = "<p class='quiet'>The text of both passages appears here.</p>"
+WAITING = "<p class='busy' role='status'>Waiting for a turn: documents are read one at a time.</p>"
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def scorer_for(model: str) -> LadmScorer:
     return LadmScorer(model)
 
@@ -70,6 +76,9 @@ def score(text: str | None, model: str | None) -> Iterator[tuple[Any, ...]]:
     nothing = (FIRST, FIRST_MAP, FIRST_SPANS, None)
     if not text.strip():
         yield note("There is no text yet. Paste a document, upload a file, or take an example."), *nothing
+        return
+    if model not in MODELS:
+        yield note(f"There is no calculator {model!r} here: choose {' or '.join(MODELS)}."), *nothing
         return
     cut = "" if len(text) <= MAX_CHARS else f" Only its first {MAX_CHARS:,} characters were read."
     # a browser may send half of a character pair, which is no text
@@ -90,7 +99,7 @@ def score(text: str | None, model: str | None) -> Iterator[tuple[Any, ...]]:
         yield note(focus), *nothing
         return
     done = f"Read {focus.score.num_tokens:,} tokens in {time.monotonic() - started:.1f} s.{cut}"
-    row, column = weightiest_cell(focus)
+    row, column = brightest_cell(focus)
     yield (
         f"<p class='quiet' role='status'>{done}</p>",
         score_panel(focus, model),
@@ -150,21 +159,19 @@ def score_panel(focus: FocusMap, model: str) -> str:
 
 def strips(group: dict[str, Any], value: float) -> str:
     """An SVG of the reference scores, one row for each kind, and the value as a line through both."""
-    rows = {"natural": KEPT, "spliced": POOL}
     top = 1.05 * max(value, *group["natural"], *group["spliced"])
     left, width = 66.0, 330.0
     parts = []
-    for i, (kind, fill) in enumerate(rows.items()):
+    for i, kind in enumerate(("natural", "spliced")):
         y = 30 + 30 * i
         parts.append(f"<text x='0' y='{y + 4}' font-size='12'>{kind}</text>")
         parts.append(f"<line class='axis' x1='{left}' x2='{left + width}' y1='{y}' y2='{y}'/>")
         parts += [
-            f"<circle cx='{left + width * score / top:.1f}' cy='{y}' r='5' fill='{fill}' fill-opacity='.75'/>"
-            for score in group[kind]
+            f"<circle class='{kind}' cx='{left + width * score / top:.1f}' cy='{y}' r='5'/>" for score in group[kind]
         ]
     x = left + width * value / top
     anchor = "end" if x > left + width * 0.7 else "start"
-    parts.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='14' y2='76' stroke='{CUT}' stroke-width='2'/>")
+    parts.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='14' y2='76' class='here'/>")
     parts.append(f"<text x='{x:.1f}' y='10' font-size='12' text-anchor='{anchor}'>this document</text>")
     for mark, anchor in ((0.0, "start"), (top, "end")):
         x = left + width * mark / top
@@ -178,10 +185,9 @@ def strips(group: dict[str, Any], value: float) -> str:
 # The heat map
 
 
-def weightiest_cell(focus: FocusMap) -> tuple[int, int]:
-    """The cell that adds most to the score: PFS times distance times the later span's position."""
-    later = focus.query_starts[:, None]
-    row, column = np.unravel_index(np.nanargmax(focus.pfs * (later - focus.key_starts) * later), focus.key_starts.shape)
+def brightest_cell(focus: FocusMap) -> tuple[int, int]:
+    """The cell whose attention exceeds an even share most."""
+    row, column = np.unravel_index(np.nanargmax(even_shares(focus)), focus.key_starts.shape)
     return int(row), int(column)
 
 
@@ -190,10 +196,16 @@ def shares(focus: FocusMap) -> Any:
     return focus.pfs / focus.span_length
 
 
+def even_shares(focus: FocusMap) -> Any:
+    """The same in units of an even share: 1 where a later span attends to all that precedes it alike."""
+    return shares(focus) * focus.query_starts[:, None] / focus.span_length
+
+
 def heat_map(focus: FocusMap, chosen: tuple[int, int]) -> str:
     """An SVG of the spans, drawn as the report's: across the place of the key span, upwards that of the query span."""
-    left, top, size = 74, 62, 500
-    high = float(np.nanquantile(focus.pfs, 0.99)) or 1.0
+    left, top, size = 96, 62, 500
+    values = even_shares(focus)
+    high = float(np.nanquantile(values, 0.99)) or 1.0
     # in one row key spans lie a stride apart, so that each has a column of its own
     wide = int(focus.key_starts[0, 0] - focus.key_starts[0, 1]) if focus.key_starts.shape[1] > 1 else focus.span_length
     tall = int(-np.diff(focus.query_starts).max()) if len(focus.query_starts) > 1 else focus.span_length
@@ -201,7 +213,10 @@ def heat_map(focus: FocusMap, chosen: tuple[int, int]) -> str:
     tokens = focus.score.num_tokens
     highest = max(tokens, int(focus.query_starts[0]) + (focus.span_length + tall) // 2)
     scale, rise = size / tokens, size / highest
-    parts = [f"<rect x='{left}' y='{top}' width='{size}' height='{size}' fill='{NO_PAIR}'/>"]
+    parts = [
+        f"<rect class='no-pair' x='{left}' y='{top}' width='{size}' height='{size}'/>",
+        f"<text x='{left + size - 12}' y='{top + size - 16}' font-size='12' text-anchor='end'>not compared</text>",
+    ]
     for row, column in np.argwhere(focus.key_starts >= 0).tolist():
         later, earlier = int(focus.query_starts[row]), int(focus.key_starts[row, column])
         is_chosen = (row, column) == chosen
@@ -212,16 +227,18 @@ def heat_map(focus: FocusMap, chosen: tuple[int, int]) -> str:
             f"x='{left + earlier // wide * wide * scale:.1f}' "
             f"y='{top + size - (later + (focus.span_length + tall) / 2) * rise:.1f}' "
             f"width='{max(wide * scale - 1, 1.5):.1f}' height='{max(tall * rise - 1, 1.5):.1f}' "
-            f"fill='{colour(float(focus.pfs[row, column]) / high)}'><title>{says}</title></rect>"
+            f"fill='{colour(float(values[row, column]) / high)}'><title>{says}</title></rect>"
         )
-    parts += [*colour_bar(left, size, high, focus.span_length), *axes(left, top, size, tokens, highest)]
+    parts += [*colour_bar(left, size, high), *axes(left, top, size, tokens, highest)]
     hint = (
-        "<p class='quiet hint'>Click a cell to read its spans, or move with the arrow keys and press Enter. The one "
-        "outlined at first adds most to the score.</p>"
+        "<p class='hint'>Each square is a later passage (how high) looking back at an earlier one (how far right); "
+        "yellow is much, blue is little. Click one to read both, or move with the arrow keys and press Enter. The "
+        "outlined one stands out most at first.</p>"
     )
     return (
         f"{hint}<div class='map'><svg viewBox='0 0 {left + size + 16} {top + size + 50}' role='group' "
-        f"aria-label='Map of the pairwise focus score'>{''.join(parts)}</svg></div>"
+        "aria-label='Focus map: how much each later passage looks back at each earlier one'>"
+        f"{''.join(parts)}</svg></div>"
     )
 
 
@@ -236,10 +253,10 @@ def describe_cell(focus: FocusMap, row: int, column: int) -> str:
     )
 
 
-def colour_bar(left: int, size: int, high: float, span_length: int) -> Iterator[str]:
+def colour_bar(left: int, size: int, high: float) -> Iterator[str]:
     """The legend of the colours, above the map."""
     steps = 50
-    yield f"<text x='{left}' y='14' font-size='12'>pairwise focus score (0 to {span_length})</text>"
+    yield f"<text x='{left}' y='14' font-size='12'>attention, in times an even share</text>"
     for i in range(steps):
         x, fill = left + i * size / steps, colour(i / (steps - 1))
         yield f"<rect x='{x:.1f}' y='20' width='{size / steps + 0.5:.1f}' height='12' fill='{fill}'/>"
@@ -259,7 +276,7 @@ def axes(left: int, top: int, size: int, tokens: int, highest: int) -> Iterator[
     middle = top + size / 2
     yield (
         f"<text x='{left + size / 2}' y='{top + size + 40}' font-size='13' text-anchor='middle'>{FOCUS_ACROSS}</text>"
-        f"<text x='14' y='{middle}' font-size='13' text-anchor='middle' transform='rotate(-90 14 {middle})'>"
+        f"<text x='16' y='{middle}' font-size='13' text-anchor='middle' transform='rotate(-90 16 {middle})'>"
         f"{FOCUS_UP}</text>"
     )
 
@@ -287,23 +304,24 @@ def show_spans(focus: FocusMap, text: str, row: int, column: int) -> str:
     """Both spans with the text around them; words that they share are marked."""
     if focus.offsets is None:
         return note("This calculator's tokenizer does not say where its tokens lie in the text.")
-    starts = {"Earlier span": int(focus.key_starts[row, column]), "Later span": int(focus.query_starts[row])}
+    starts = {"Earlier passage": int(focus.key_starts[row, column]), "Later passage": int(focus.query_starts[row])}
     ends = {name: start + focus.span_length for name, start in starts.items()}
     bounds = {name: (int(focus.offsets[starts[name], 0]), int(focus.offsets[ends[name] - 1, 1])) for name in starts}
     shared = telling_words(text, *(text[start:end] for start, end in bounds.values()))
     value = float(shares(focus)[row, column])
-    even = value * starts["Later span"] / focus.span_length
-    named = f"Words in both: {html.escape(', '.join(shared[:MAX_WORDS]))}" if shared else "They share no telling word"
+    even = float(even_shares(focus)[row, column])
+    named = f"Words in both: {html.escape(', '.join(shared[:MAX_WORDS]))}" if shared else "They share no rare word"
     cards = [
-        f"<p>The later span gives <b>{value:.1%}</b> of its attention to the earlier one, <b>{even:.1f} times</b> an "
-        f"even share, from {starts['Later span'] - starts['Earlier span']:,} tokens away. {named}.</p>"
+        f"<p>The later passage gives <b>{value:.1%}</b> of its attention to the earlier one, "
+        f"{starts['Later passage'] - starts['Earlier passage']:,} tokens before it: <b>{even:.1f} times</b> what an "
+        f"even spread would give. {named}.</p>"
     ]
     for name, (start, end) in bounds.items():
         before, after = text[max(start - CONTEXT_CHARS, 0) : start], text[end : end + CONTEXT_CHARS]
         heading = f"{name}: tokens {starts[name]:,}–{ends[name] - 1:,}"
         # what scrolls can be reached with the Tab key
         cards.append(
-            f"<div class='span'><h4>{heading}</h4><pre tabindex='0' role='region' aria-label='{heading}'>"
+            f"<div class='span'><h3>{heading}</h3><pre tabindex='0' role='region' aria-label='{heading}'>"
             f"<span class='around'>{html.escape(before)}</span>{marked(text[start:end], set(shared))}"
             f"<span class='around'>{html.escape(after)}</span></pre></div>"
         )
