@@ -30,6 +30,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--text-column", default="text")
     parser.add_argument("--model", default="ladm-nano", help="calculator: a name, a folder or a Hub id")
     parser.add_argument("--signals", default="", help="other signals to write, by commas: compression,context_gain,...")
+    parser.add_argument("--short-context", type=int, default=4096, help="tokens of the short context of a signal")
     parser.add_argument("--budget", help="tokens to keep: 100M, 1e9, ...; default: publish all rows with their scores")
     parser.add_argument(
         "--by", help="column of the domain to rank within, '' for none; default: domain if there is one"
@@ -83,10 +84,12 @@ def main() -> None:
         split = args.split or (None if local else "train")
         if args.max_samples:
             work += f"-first-{args.max_samples}"
+        scorer = LadmScorer(
+            args.model, text_column=args.text_column, signals=args.signals, short_context=args.short_context
+        )
         scored = score_dataset(
-            args.input, work, LadmScorer(args.model, text_column=args.text_column, signals=args.signals), split=split,
-            name=args.name, revision=args.revision, limit=args.max_samples,
-        )  # fmt: skip
+            args.input, work, scorer, split=split, name=args.name, revision=args.revision, limit=args.max_samples
+        )
         if not is_first_rank():
             return  # the first rank alone selects and publishes
         result = work

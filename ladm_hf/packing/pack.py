@@ -22,6 +22,7 @@ from ladm_hf.data.data_files import PACK_FILE, SELECTION_FILE
 from ladm_hf.data.files import storage_errors
 from ladm_hf.data.open import open_source
 from ladm_hf.data.run_record import RunRecord, run_of
+from ladm_hf.data.score_columns import SCORE
 from ladm_hf.data.temporary import temporary_folder
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.packing.documents import Documents
@@ -40,6 +41,7 @@ from ladm_hf.packing.sequences import PackedSequence, default_buffer, pack_seque
 from ladm_hf.packing.tokenizer import SpecialTokens, TargetTokenizer, find_tokenizer
 from ladm_hf.selection.commands import select_call, select_command
 from ladm_hf.selection.result import Selection
+from ladm_hf.selection.signals import range_words, score_words
 from ladm_hf.text import command_line
 from ladm_hf.version import __version__
 
@@ -250,6 +252,10 @@ def _opened(data: Any) -> tuple[Any, RunRecord | None, dict[str, Any] | None]:
 def _chosen(selection: Selection) -> tuple[RunRecord | None, dict[str, Any]]:
     names = ("strategy", "by", "tokens", "budget_tokens", "selected_tokens", "percent")
     facts = {name: getattr(selection, name) for name in names}
+    if selection.options["score"] != SCORE:
+        facts["ranked by"] = score_words(selection.options["score"])
+    if keep := selection.options.get("keep"):
+        facts["kept within"] = ", ".join(range_words(name, bounds) for name, bounds in keep.items())
     facts["command"] = select_command(selection) or f"# in Python, of the scored rows: {select_call(selection)}"
     return selection.run, {name: value for name, value in facts.items() if value is not None}
 

@@ -27,7 +27,7 @@ from ladm_hf.selection.comparison import Agreement, Comparison, Disagreement
 from ladm_hf.selection.options import MAX_REPETITION, checked_options
 from ladm_hf.selection.pool import Pool, joined
 from ladm_hf.selection.ranking import STRATEGIES, divide, rank
-from ladm_hf.selection.read import METADATA, open_pool, read_pool
+from ladm_hf.selection.read import METADATA, by_columns, open_pool, read_pool
 from ladm_hf.selection.result import Selection
 from ladm_hf.selection.signals import BLEND, PERCENTILE, parse_score
 from ladm_hf.stats import correlation_by_group
@@ -79,7 +79,7 @@ def compare(
     )  # fmt: skip
     named = None if signals is None else directions(signals)
     rows = open_pool(scored, split=split, signal=next(iter(named or [SCORE])))
-    named = named or default_signals(rows.schema)
+    named = _by_columns(rows.schema, named, signals) if named else default_signals(rows.schema)
     limit = options["max_repetition"]
     pool = read_pool(
         rows, by=by, tokens=tokens, score=next(iter(named)), signals=list(named),
@@ -104,6 +104,13 @@ def directions(signals: Sequence[str] | Mapping[str, float]) -> dict[str, int]:
     weights = parse_score(signals)
     assert isinstance(weights, dict)
     return _signs(weights)
+
+
+def _by_columns(schema: pa.Schema, named: Mapping[str, int], signals: Any) -> dict[str, int]:
+    """Directions by columns: the usual one of the column, where only a name was given."""
+    plain = set() if isinstance(signals, Mapping) else {str(name) for name in signals}
+    ways = by_columns(schema, {name: (name in plain, way) for name, way in named.items()}, "signals")
+    return {column: _usual(column) if is_plain else way for column, (is_plain, way) in ways.items()}
 
 
 def _usual(name: str) -> int:

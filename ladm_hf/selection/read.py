@@ -30,7 +30,7 @@ from ladm_hf.data.columns import (
 from ladm_hf.data.data_files import SELECTION_FILE
 from ladm_hf.data.rows import AnyRows, lengths_name, open_rows, refuse_selection, refuse_stream
 from ladm_hf.data.score_columns import NUM_TOKENS, REPETITION, SCORE, SIGNALS, STATUS
-from ladm_hf.errors import ColumnError
+from ladm_hf.errors import ColumnError, ConfigError
 from ladm_hf.selection.pool import Pool
 from ladm_hf.selection.signals import columns_of
 
@@ -134,6 +134,22 @@ def find_column(schema: pa.Schema, name: str) -> str:
     names = [name, f"ladm_{name}"] if name in SIGNALS else [name]
     candidates = [candidate for known in names for candidate in (known, f"{METADATA}.{known}")]
     return next((candidate for candidate in candidates if _there(schema, candidate)), name)
+
+
+def by_columns(schema: pa.Schema, named: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Values by the columns of signals, of which some were named without their `ladm_`.
+
+    Raises:
+        ConfigError: a signal is named both ways.
+    """
+    found: dict[str, Any] = {}
+    for name, value in named.items():
+        is_short = name in SIGNALS and find_column(schema, name).endswith(f"ladm_{name}")
+        column = f"ladm_{name}" if is_short else name
+        if column in found:
+            raise ConfigError(f"{what} names a column twice: {', '.join(named)}")
+        found[column] = value
+    return found
 
 
 def _there(schema: pa.Schema, name: str) -> bool:

@@ -38,7 +38,7 @@ from ladm_hf.selection.notes import notes_of
 from ladm_hf.selection.options import DIVIDES_BUDGET, MAX_REPETITION, Shares, Strategy, bands_used, checked_options
 from ladm_hf.selection.pool import Pool
 from ladm_hf.selection.ranking import STRATEGIES, divide, rank
-from ladm_hf.selection.read import find_column, open_pool, read_pool
+from ladm_hf.selection.read import by_columns, find_column, open_pool, read_pool
 from ladm_hf.selection.reasons import reasons_of
 from ladm_hf.selection.result import Selection
 from ladm_hf.selection.signals import BLEND, PERCENTILE, Keep, Score, columns_of
@@ -143,7 +143,7 @@ def select(
         max_repetition=max_repetition, score=score, keep=keep,
     )  # fmt: skip
     run = run_of(scored)
-    pool = _pool(scored, options, by=by, tokens=tokens, split=split, ties=ties)
+    pool, options = _pool(scored, options, by=by, tokens=tokens, split=split, ties=ties)
     ties = None if ties is None else find_column(pool.rows.schema, ties)
     percentile = pool.percentiles(pool.score, options["length_bands"])
     strategy, budget = options["strategy"], options["budget_tokens"]
@@ -222,7 +222,7 @@ def add_percentile(
     options = checked_options(
         strategy="top-k", k=1, length_bands=length_bands, max_repetition=max_repetition, score=score, keep=keep
     )
-    pool = _pool(scored, options, by=by, tokens=tokens, split=split)
+    pool, options = _pool(scored, options, by=by, tokens=tokens, split=split)
     dataset = pool.rows.dataset()
     for name, values in _added(pool, pool.percentiles(pool.score, options["length_bands"]), options).items():
         dataset = with_column(dataset, name, values)
@@ -231,18 +231,24 @@ def add_percentile(
 
 def _pool(
     scored: Any, options: Mapping[str, Any], *, by: str | None, tokens: str, split: str | None, ties: str | None = None
-) -> Pool:
-    """The rows of some data, with what is ranked and what lies outside."""
-    columns = columns_of(options["score"], options["keep"])
-    rows = open_pool(scored, split=split, signal=columns[0])
+) -> tuple[Pool, dict[str, Any]]:
+    """The rows of some data, with what is ranked and what lies outside; the options, with signals by their columns."""
+    score, keep = options["score"], options["keep"]
+    rows = open_pool(scored, split=split, signal=columns_of(score, keep)[0])
+    if isinstance(score, str):
+        (score,) = by_columns(rows.schema, {score: 1}, "score")
+    else:
+        score = by_columns(rows.schema, score, "score")
+    options = {**options, "score": score, "keep": keep and by_columns(rows.schema, keep, "keep")}
+    columns = columns_of(score, options["keep"])
     limit = options["max_repetition"]
     pool = read_pool(
         rows,
         by=by,
         tokens=tokens,
-        score=options["score"],
+        score=score,
         signals=columns,
         also=() if ties is None else (find_column(rows.schema, ties),),
         max_repetition=None if limit == "off" else limit,
     )
-    return pool.within(options["keep"]).blended(options["score"], options["length_bands"])
+    return pool.within(options["keep"]).blended(score, options["length_bands"]), options

@@ -33,7 +33,7 @@ def scored(folder: Path) -> Path:
 def test_the_card_of_packed_data_names_every_command_of_its_making(fake_hub, tmp_path, in_memory):
     folder = scored(tmp_path / "scored")
     pool = Dataset.from_parquet(str(folder / "data" / "train-00000-of-00001.parquet")) if in_memory else folder
-    selection = select(pool, strategy="top-k", k=2)
+    selection = select(pool, strategy="top-k", k=2, keep={"ladm_score": (None, 99)})
     if not in_memory:
         selection.save(tmp_path / "out" / "selected")
     short = tmp_path / "earlier"
@@ -53,14 +53,19 @@ def test_the_card_of_packed_data_names_every_command_of_its_making(fake_hub, tmp
     card = DatasetCard(read["README.md"])
     packing = "ladm pack {} packed --tokenizer ladm-nano --length 128 --short earlier --short-share 0.1\n"
     if in_memory:
-        assert "```bash\n# in Python, of the scored rows: select(scored, strategy='top-k', k=2)\n" in card.text
+        call = "select(scored, strategy='top-k', k=2, keep={'ladm_score': [None, 99.0]})"
+        assert f"```bash\n# in Python, of the scored rows: {call}\n" in card.text
         assert packing.format("SELECTED") in card.text
     else:
-        before = "ladm score 'my pool/*.parquet' scored --limit 12\nladm select scored selected --strategy top-k -k 2\n"
+        before = (
+            "ladm score 'my pool/*.parquet' scored --limit 12\n"
+            "ladm select scored selected --strategy top-k -k 2 --keep ladm_score=:99.0\n"
+        )
         assert f"```bash\n{before}{packing.format('selected')}" in card.text
         assert json.loads(read["ladm_manifest.json"])["run"]["command"] in card.text
     shown = card.text.replace("\\", "")
     assert "- selection: strategy top-k, by domain" in shown
+    assert "kept within ladm_score to 99" in shown
     assert "% of the tokens, of earlier" in shown
     assert card.data["ladm"]["selection"]["strategy"] == "top-k"
 

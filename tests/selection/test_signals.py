@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from selection.test_bands import band_of, percentile_by_hand
 from typer.testing import CliRunner
 
-from ladm_hf import Selection, add_percentile, build_card, parse_keep, parse_score, select
+from ladm_hf import Selection, add_percentile, build_card, compare, parse_keep, parse_score, select
 from ladm_hf.cli.app import app
 from ladm_hf.errors import ColumnError, ConfigError
 from ladm_hf.report.page import report
+from ladm_hf.selection.compare import compare_selection
+from ladm_hf.selection.reasons import DROP_REASON
 
 disable_progress_bars()
 
@@ -373,3 +375,37 @@ def test_a_signal_is_named_as_the_scorer_names_it_or_by_its_column(tmp_path: Pat
     # a column of that very name comes first
     own = data.add_column("compression", [1.0] * 40)
     assert len(select(own, by=None, keep={"compression": (1, 1)}, budget_tokens=10_000).selected) == 40
+
+
+def test_a_short_name_is_the_signal_everywhere_and_no_second_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    columns = {name: rng.random(40) for name in ("ladm_score", "ladm_context_gain", "ladm_compression")}
+    data = Dataset.from_dict({**columns, "ladm_num_tokens": [100] * 40, "ladm_status": ["ok"] * 40})
+    selection = select(
+        data,
+        by=None,
+        score={"ladm_score": 1, "context_gain": 1},
+        keep={"compression": ("10%", "90%")},
+        budget_tokens=900,
+    )
+    assert selection.options["score"] == {"ladm_score": 1, "ladm_context_gain": 1}
+    assert selection.options["keep"] == {"ladm_compression": ["10%", "90%"]}
+    comparison = compare_selection(selection)
+    assert comparison is not None
+    assert comparison.signals == {"ladm_score": 1, "ladm_context_gain": 1, "ladm_compression": -1}
+    assert select(data, by=None, score="compression", budget_tokens=900).options["score"] == "ladm_compression"
+    assert {"above_range: ladm_compression", "below_range: ladm_compression"} < set(selection.dropped[DROP_REASON])
+    for signals in (["context_gain", "compression"], ["context_gain=1", "compression=-1"]):
+        assert compare(data, signals, by=None).signals == {"ladm_context_gain": 1, "ladm_compression": -1}
+    assert compare(data, ["context_gain", "compression=1"], by=None).signals["ladm_compression"] == 1
+    for options in ({"score": {"context_gain": 1, "ladm_context_gain": 1}},
+                    {"keep": {"compression": (0, 1), "ladm_compression": (0, 1)}}):  # fmt: skip
+        with pytest.raises(ConfigError, match="names a column twice"):
+            select(data, by=None, budget_tokens=900, **options)
+    with pytest.raises(ConfigError, match="signals names a column twice: compression, ladm_compression"):
+        compare(data, ["compression", "ladm_compression"], by=None)
+    # a column of that very name is another one
+    own = data.add_column("compression", rng.random(40).tolist())
+    assert compare(own, ["compression", "ladm_compression"], by=None).signals == {
+        "compression": 1, "ladm_compression": -1,
+    }  # fmt: skip
