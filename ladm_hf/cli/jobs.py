@@ -17,6 +17,7 @@ from ladm_hf.errors import ConfigError, LadmError, ResumeError
 from ladm_hf.runs.job_spec import (
     COMMAND_VARIABLE,
     CONFIG_VARIABLE,
+    ENVIRONMENT,
     IMAGE,
     JobSpec,
     check_visible,
@@ -231,7 +232,7 @@ def _spec(values: Mapping[str, Any], jobs: RunJobs, arguments: list[str], comman
             f"a job ends after --timeout {timeout}, before all is expected to be done: its finished chunks are kept, "
             "and the same command starts what is missing"
         )
-    env = {"PIP_BREAK_SYSTEM_PACKAGES": "1", "PYTHONUNBUFFERED": "1", COMMAND_VARIABLE: command}
+    env = {**ENVIRONMENT, COMMAND_VARIABLE: command}
     if values["config"] is not None:
         with open(values["config"], encoding="utf-8") as file:
             env[CONFIG_VARIABLE] = json.dumps(json.load(file))

@@ -269,6 +269,7 @@ def _show_status(output: str, namespace: str | None) -> None:
         # jobs that are still starting have not begun their run
         if not show_jobs(output, namespace):
             raise
+        print(f"no job has begun the run yet: {output}")
         return
     print(found)
     show_jobs(output, namespace)

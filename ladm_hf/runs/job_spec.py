@@ -20,6 +20,8 @@ RUN_LABEL, JOB_LABEL = "ladm-run", "ladm-job"
 # Variables of a job: the command that started it, for its messages and records; the content of a --config file.
 COMMAND_VARIABLE, CONFIG_VARIABLE = "LADM_COMMAND", "LADM_CONFIG_JSON"
 CONFIG_FILE = "/tmp/ladm_config.json"
+# The Python of the image may be the system's, and a log is no place for bars that move.
+ENVIRONMENT = {"PIP_BREAK_SYSTEM_PACKAGES": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 _TIMEOUT = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 

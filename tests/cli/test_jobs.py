@@ -105,7 +105,7 @@ def test_the_token_is_a_secret_and_nowhere_else(hub: FakeHub, monkeypatch: pytes
     done = launch("--yes", "--secret", "AWS_SECRET_ACCESS_KEY")
     (job,) = sent(hub)
     assert job.pop("secrets") == {"HF_TOKEN": hub.token, "AWS_SECRET_ACCESS_KEY": "very-secret"}
-    assert job["environment"].keys() == {"PIP_BREAK_SYSTEM_PACKAGES", "PYTHONUNBUFFERED", "LADM_COMMAND", "HF_ENDPOINT"}
+    assert job["environment"].keys() == {*job_spec.ENVIRONMENT, "LADM_COMMAND", "HF_ENDPOINT"}
     for value in (hub.token, "very-secret"):
         assert value not in str(job)
         assert value not in done.output
@@ -222,6 +222,7 @@ def test_a_failed_job_is_shown_with_the_end_of_its_log(hub: FakeHub) -> None:
         assert hub.token not in output
         assert "\x1b" not in output
     assert "jobs of tester: 1 scheduling, 1 error" in shown.output
+    assert "no job has begun the run yet" in shown.output
     launch("--jobs", "2", "--yes")
     # what has been replaced is history, what fails since is not
     assert "failed" not in launch("--jobs", "2", "--dry-run").output
@@ -365,22 +366,18 @@ def begin(*options: str) -> Any:
     return CliRunner().invoke(app, ["score", "tester/pool", RUN, *here, *options])
 
 
-def test_for_a_finished_run_nothing_is_started(hub: FakeHub) -> None:
+def test_for_a_finished_run_nothing_is_started_and_other_settings_are_refused(hub: FakeHub) -> None:
     done = begin("--limit", "6")
     assert done.exit_code == 0, done.output
-    options = ["--yes", "--span-length", "16", "--limit", "6", "--jobs", "3"]
-    again = launch(*options)
+    options = ["--yes", "--limit", "6", "--jobs", "3"]
+    again = launch(*options, "--span-length", "16")
     assert again.exit_code == 0, again.output
     assert "finished already, so nothing is started" in again.output
-    assert not hub.jobs()
-
-
-def test_other_settings_than_those_of_the_run_are_refused_before_a_job_is_paid(hub: FakeHub) -> None:
-    assert begin("--limit", "6").exit_code == 0
-    message = refusal(launch("--yes", "--span-length", "8", "--scores-only", "--limit", "6"))
+    message = refusal(launch(*options, "--span-length", "8", "--scores-only"))
     assert "holds a run with other settings" in message
     assert "config.span_length: 16 there, 8 now" in message
     assert "scores_only: False there, True now" in message
+    assert not hub.jobs()
 
 
 def test_of_a_run_that_stopped_the_chunks_left_count_at_its_own_speed(
