@@ -71,8 +71,9 @@ def _account(api: Any, owner: str, me: dict[str, Any]) -> Account:
     found = next((each for each in [me, *me.get("orgs", [])] if each.get("name") == owner), None)
     if found is None:
         return Account(owner, reason=f"{me.get('name')}, whose token this is, is not among its members")
-    shown = api.get_organization_overview(owner)
-    plan = found.get("plan") or shown.plan or ("enterprise" if found.get("isEnterprise") else None)
+    # older clients have not all of its attributes
+    shown = vars(api.get_organization_overview(owner))
+    plan = found.get("plan") or shown.get("plan") or ("enterprise" if found.get("isEnterprise") else None)
     if plan is None:
-        return Account(owner, "free", False, shown.num_users)
-    return Account(owner, str(plan).lower(), True, shown.num_users, reason=f"the Hub calls it {plan!r}")
+        return Account(owner, "free", False, shown.get("num_users"))
+    return Account(owner, str(plan).lower(), True, shown.get("num_users"), reason=f"the Hub calls it {plan!r}")

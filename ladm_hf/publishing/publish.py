@@ -1,4 +1,4 @@
-"""`publish()`: data, card, figures and manifest in one commit that happens once, whatever the network does.
+"""`publish()`: data, card, figures and manifest, committed once, whatever the network does.
 
 A source becomes a `Bundle` of files, a `Publication` uploads and commits them, and `check_commit` compares what the Hub
 then shows.
