@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ladm_hf.publishing.card import build_card
     from ladm_hf.publishing.publish import publish
     from ladm_hf.ranks import is_first_rank
+    from ladm_hf.runs.cascade import Cascade
     from ladm_hf.runs.prepare import prepare_dataset
     from ladm_hf.runs.progress import RunStatus, run_status
     from ladm_hf.runs.runner import score_dataset
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ladm_hf.selection.signals import parse_keep, parse_score
 
 _HOMES = {
+    "Cascade": "ladm_hf.runs.cascade",
     "DocumentScore": "ladm_hf.scoring.results",
     "FocusMap": "ladm_hf.scoring.results",
     "LadmConfig": "ladm_hf.config",
@@ -64,6 +66,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Cascade",
     "DocumentScore",
     "FocusMap",
     "LadmConfig",

@@ -42,7 +42,7 @@ FILES = {
     "packing": "best_fit documents formats minimum_slack mixture pack record sequences tokenizer",
     "publishing": "account bundle card card_block front_matter limits publication publish repository retry verify",
     "report": "comparison focus_plot heat_maps matrix page parts plots style tables",
-    "runs": "ahead chunks estimate flavors folder job_spec jobs jsonl lock monitor objects open output prepare "
+    "runs": "ahead cascade chunks estimate flavors folder job_spec jobs jsonl lock monitor objects open output prepare "
     "prepared progress runner speeds workers",
     "scoring": "attention batching encoder engine inputs journal layers llama losses precision recorder repetition "
     "results rows scorer text_signals",

@@ -39,6 +39,7 @@ from ladm_hf.runs.job_spec import COMMAND_VARIABLE, CONFIG_FILE
 from ladm_hf.text import command_line, without_credentials
 
 if TYPE_CHECKING:
+    from ladm_hf.runs.cascade import Cascade
     from ladm_hf.scoring.scorer import LadmScorer
 
 # Exit code of a run after which no document has a score, or of prepared data without a document.
@@ -120,6 +121,24 @@ def score(
     short_context: Annotated[
         int, typer.Option(min=1, help="Tokens of the short context of context_gain and key_token_share.")
     ] = 4096,
+    cascade: Annotated[
+        str | None,
+        typer.Option(
+            help="Calculator of a first pass over everything, such as ladm-nano, with its own calibration; --model "
+            "scores what that ranks highest.",
+            show_default="none: one pass",
+        ),
+    ] = None,
+    cascade_keep: Annotated[
+        str | None,
+        typer.Option(
+            help="What goes on to the second pass: a share of the tokens of each domain (20%) or tokens (1B).",
+            show_default="none; --cascade needs it",
+        ),
+    ] = None,
+    cascade_by: Annotated[
+        str, typer.Option(help="Column of the domain for --cascade-keep; '' ranks all rows as one.")
+    ] = "domain",
     chunks: Annotated[
         int | None, typer.Option(help="Pieces of work.", show_default="of about 4M tokens, at least 64")
     ] = None,
@@ -151,6 +170,7 @@ def score(
 
     Several processes: torchrun --nproc_per_node 8 -m ladm_hf score INPUT OUTPUT, or accelerate launch. A killed run
     loses at most the chunk each process was working on; the same command resumes it, with any number of processes.
+    In two passes: ladm score INPUT OUTPUT --model BIG --cascade ladm-nano --cascade-keep 20%.
     On rented GPUs: ladm score owner/pool hf://buckets/owner/name/run --job l4x1 --jobs 4.
     """
     if status is not None:
@@ -158,6 +178,11 @@ def score(
         return
     if input is None or (output is None and not estimate):
         raise typer.BadParameter("score needs INPUT and OUTPUT, or INPUT --estimate, or --status OUTPUT")
+    if (cascade is None) != (cascade_keep is None):
+        raise typer.BadParameter("--cascade and --cascade-keep go together: a calculator, and what goes on to --model")
+    if cascade is not None and (estimate or job is not None):
+        other = "--estimate" if estimate else "--job"
+        raise typer.BadParameter(f"{other} is of one pass: leave out --cascade, or run both passes on one machine")
     check_job_options(context.params)
     if job is not None:
         start_jobs(context.params, job_arguments(context.params), launch_command(context.params))
@@ -195,6 +220,7 @@ def score(
         output,
         made,
         rows,
+        first=(cascade, cascade_keep, cascade_by or None),
         chunks=chunks,
         scores_only=scores_only,
         jsonl=jsonl,
@@ -222,8 +248,29 @@ def _estimate(data: str, scorer: dict[str, Any], rows: dict[str, Any]) -> None:
     print(found if found is not None else "nothing to score: no document has a token")
 
 
+def _first_pass(calculator: str | None, keep: str | None, by: str | None, second: dict[str, Any]) -> Cascade | None:
+    """The first pass of the command line: the same rows, device and geometry, and the calculator's own calibration."""
+    if calculator is None or keep is None:
+        return None
+    from ladm_hf.config import LadmConfig
+    from ladm_hf.runs.cascade import Cascade
+    from ladm_hf.scoring.scorer import LadmScorer
+
+    shared = ("text_column", "input_ids_column", "dtype", "device", "backend", "max_batch_tokens", "on_error")
+    geometry = {name: value for name, value in second["geometry"].items() if name != "ablation"}
+    options = {name: second[name] for name in shared}
+    return Cascade(LadmScorer(calculator, config=LadmConfig(**geometry), **options), keep, by)
+
+
 def _score(
-    data: str, output: str, scorer: dict[str, Any], rows: dict[str, Any], *, progress: bool | None, **options: Any
+    data: str,
+    output: str,
+    scorer: dict[str, Any],
+    rows: dict[str, Any],
+    *,
+    first: tuple[str | None, str | None, str | None],
+    progress: bool | None,
+    **options: Any,
 ) -> None:
     """Scores, and shows the result."""
     from ladm_hf.ranks import is_first_rank, tell_launcher
@@ -240,7 +287,8 @@ def _score(
     from ladm_hf.runs.runner import run_scoring
 
     try:
-        run_scoring(data, output, _scorer(**scorer), **rows, **options, progress=progress)
+        cascade = _first_pass(*first, scorer)
+        run_scoring(data, output, _scorer(**scorer), **rows, **options, progress=progress, cascade=cascade)
     except LadmError as error:
         if main:
             raise

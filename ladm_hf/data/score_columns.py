@@ -1,4 +1,5 @@
-"""The columns that scoring adds to a dataset: four always, and one for each signal that is asked for.
+"""The columns that scoring adds to a dataset: four always, one for each signal that is asked for, and in a cascade the
+score of its first pass.
 
 A signal `name` stands in the column `ladm_name`. Text signals are statistics of the text alone; the others come from
 the calculator's forward pass. Formulas and sources are in `ladm_hf.scoring.text_signals`,
@@ -14,6 +15,8 @@ import pyarrow as pa
 from ladm_hf.errors import ConfigError
 
 SCORE, NUM_TOKENS, STATUS, REPETITION = "ladm_score", "ladm_num_tokens", "ladm_status", "ladm_repetition"
+# The score of a cascade's first pass, and the status of a row that has no other.
+FIRST_SCORE, FIRST_PASS_ONLY = "ladm_first_score", "first_pass_only"
 # Every text signal and what it is, for people.
 TEXT_SIGNALS = {
     "compression": "size of the text over its size when compressed by gzip, NaN if it has no text",
@@ -36,9 +39,10 @@ SIGNALS = {**TEXT_SIGNALS, **MODEL_SIGNALS}
 MEANINGS = {
     SCORE: "contextual dependency score (CDS) of the document, NaN if it has none",
     NUM_TOKENS: "tokens that were scored, as the calculator's tokenizer counts",
-    STATUS: "`ok`, `too_short`, `empty`, `null` or `error: ...`",
+    STATUS: "`ok`, `too_short`, `empty`, `null`, `error: ...` or, in a cascade, `first_pass_only`",
     REPETITION: "how much the document repeats itself, in 0..1, NaN if it has no text",
     **{f"ladm_{name}": meaning for name, meaning in SIGNALS.items()},
+    FIRST_SCORE: "score of the first pass of a cascade, by its own calculator; it compares with no ladm_score",
 }
 # Every column that scoring may add, in the order in which they stand.
 SCORE_FIELDS = tuple(
@@ -46,9 +50,10 @@ SCORE_FIELDS = tuple(
 )
 
 
-def score_columns(signals: Iterable[str] = ()) -> tuple[str, ...]:
-    """Names of the columns that scoring adds: the four, then one for each signal."""
-    return (SCORE, NUM_TOKENS, STATUS, REPETITION, *(f"ladm_{name}" for name in signals))
+def score_columns(signals: Iterable[str] = (), cascade: bool = False) -> tuple[str, ...]:
+    """Names of the columns that scoring adds: the four, one for each signal, and that of a cascade's first pass."""
+    columns = (SCORE, NUM_TOKENS, STATUS, REPETITION, *(f"ladm_{name}" for name in signals))
+    return (*columns, FIRST_SCORE) if cascade else columns
 
 
 def checked_signals(signals: str | Iterable[str] | None) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +10,6 @@ import pyarrow as pa
 from ladm_hf.data.score_columns import SCORE_FIELDS
 from ladm_hf.data.sources import SourceScan
 from ladm_hf.errors import ColumnError
-
-if TYPE_CHECKING:
-    from ladm_hf.scoring.scorer import LadmScorer
 
 # Estimated tokens of a chunk, where that makes between MIN_CHUNKS and MAX_CHUNKS of them.
 CHUNK_TOKENS = 4_000_000
@@ -45,14 +41,16 @@ def balanced_edges(scan: SourceScan, chunks: int | None = None) -> list[int]:
     return [0, *inner, size]
 
 
-def output_schema(schema: pa.Schema, scorer: LadmScorer, scores_only: bool, score_columns: Sequence[str]) -> pa.Schema:
+def output_schema(
+    schema: pa.Schema, scores_only: bool, score_columns: Sequence[str], kept: Sequence[str] = ()
+) -> pa.Schema:
     """The columns of the result, with the features that `datasets` reads from the file.
 
     Args:
         schema (`pa.Schema`): columns of the source.
-        scorer ([`LadmScorer`]): what is to score it.
         scores_only (`bool`): whether the columns of the source are left out.
         score_columns (sequence of `str`): the columns that scoring adds to the run.
+        kept (sequence of `str`): columns of the source that stay even so.
 
     Raises:
         ColumnError: the source has a column of scores already.
@@ -61,7 +59,8 @@ def output_schema(schema: pa.Schema, scorer: LadmScorer, scores_only: bool, scor
 
     fields = [field for field in SCORE_FIELDS if field.name in score_columns]
     if scores_only:
-        return pa.schema([pa.field("index", pa.int64()), *fields])
+        others = [schema.field(name) for name in kept if name != "index"]
+        return pa.schema([pa.field("index", pa.int64()), *others, *fields])
     taken = [name for name in score_columns if name in schema.names]
     if taken:
         raise ColumnError(
@@ -70,7 +69,7 @@ def output_schema(schema: pa.Schema, scorer: LadmScorer, scores_only: bool, scor
         )
     metadata = dict(schema.metadata or {})
     if b"huggingface" in metadata:
-        added = {name: scorer.features[name] for name in score_columns}
+        added = Features.from_arrow_schema(pa.schema(fields))
         features = Features({**Features.from_arrow_schema(schema), **added})
         metadata.update(features.arrow_schema.metadata)
     return pa.schema([*schema, *fields], metadata=metadata)

@@ -4,6 +4,7 @@ OUTPUT/run.json                                what is scored, with what, and th
 OUTPUT/options.yaml                            the options of `ladm score`, for `--options`
 OUTPUT/data/train-00012-of-00064.parquet       the scored data
 OUTPUT/scores.jsonl                            on request
+OUTPUT/first_pass/                             the first of two passes, a run of its own
 OUTPUT/.ladm/chunks/00012.json                 rows, tokens, size and checksum of a finished chunk
 OUTPUT/.ladm/ranks/                            what each rank is doing
 """
@@ -24,6 +25,8 @@ from ladm_hf.errors import StorageError
 
 CHUNKS, PENDING, CLAIMS, RANKS = (f".ladm/{name}" for name in ("chunks", "data", "claims", "ranks"))
 JSONL_FILE = "scores.jsonl"
+# Where the first of two passes writes, a run of its own.
+FIRST_PASS = "first_pass"
 
 Say = Callable[[str], None]
 Write = Callable[[Path], Any]

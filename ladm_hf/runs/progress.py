@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import os
 import re
 import sys
@@ -14,9 +15,11 @@ from typing import Any, TextIO
 
 from tqdm.auto import tqdm
 
+from ladm_hf.data.score_columns import FIRST_PASS_ONLY
 from ladm_hf.errors import RunError
 from ladm_hf.runs.estimate import Pace, pace
 from ladm_hf.runs.open import lock_of, output_at
+from ladm_hf.runs.output import FIRST_PASS
 from ladm_hf.text import count, duration, one_line
 
 # Seconds between two lines in a log: the first soon, then at longer and longer intervals.
@@ -29,6 +32,8 @@ _REASONS = {
     "default --span-length l and --d-afs",
     "empty": "the text is empty",
     "null": "the text is null",
+    FIRST_PASS_ONLY: "they did not survive the first pass: they repeat themselves (ladm_repetition), or --cascade-keep "
+    "is too little",
 }
 
 
@@ -49,6 +54,7 @@ class RunStatus:
         ranks (`dict[int, dict]`): the last report of each rank.
         owner (`str`): process and host of the running launch.
         command (`str`): what started the run last.
+        first_pass (`bool`): whether all of this is of the first of two passes, and the second has not begun.
     """
 
     state: str
@@ -64,6 +70,7 @@ class RunStatus:
     ranks: dict[int, dict[str, Any]] = field(repr=False)
     owner: str = ""
     command: str = ""
+    first_pass: bool = False
 
     @property
     def num_scored(self) -> int:
@@ -80,6 +87,7 @@ class RunStatus:
 
     def __str__(self) -> str:
         state = "finished, but nothing was scored" if self.state == "finished" and not self.num_scored else self.state
+        state = f"first of two passes, {state}" if self.first_pass else state
         lines = [
             f"{state}: {100 * self.fraction:.1f} %, {self.chunks_done:,} of {self.chunks:,} chunks, "
             f"{self.rows:,} rows, {count(self.tokens)} tokens"
@@ -119,6 +127,10 @@ def run_status(output_dir: str | os.PathLike[str], *, storage_options: Mapping[s
     """
     output = output_at(output_dir, storage_options)
     run = output.load()
+    first = f"{os.fspath(output_dir).rstrip('/')}/{FIRST_PASS}"
+    if run is None and output_at(first, storage_options).exists():
+        found_first = run_status(first, storage_options=storage_options)
+        return dataclasses.replace(found_first, first_pass=True, state=found_first.state.replace("finished", "stopped"))
     if run is None:
         raise RunError(f"no run in {output.name}: it has no run.json")
     lock = lock_of(output)

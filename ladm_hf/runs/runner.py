@@ -40,12 +40,13 @@ from ladm_hf.data.writer import GroupWriter
 from ladm_hf.errors import ConfigError, InputError, ResumeError, RowError, RunError
 from ladm_hf.ranks import Ranks
 from ladm_hf.runs.ahead import ahead
+from ladm_hf.runs.cascade import Cascade, FirstPass, both_passes, check_same_tokenizer
 from ladm_hf.runs.chunks import balanced_edges, output_schema
 from ladm_hf.runs.estimate import Estimate, estimate, most_tokens
 from ladm_hf.runs.jsonl import write_jsonl
 from ladm_hf.runs.monitor import Heartbeat
 from ladm_hf.runs.open import lock_of, output_at
-from ladm_hf.runs.output import JSONL_FILE, Output
+from ladm_hf.runs.output import FIRST_PASS, JSONL_FILE, Output
 from ladm_hf.runs.progress import ErrorCounts, run_status
 from ladm_hf.scoring.scorer import DTYPES, LadmScorer
 
@@ -80,6 +81,7 @@ def score_dataset(
     restart: bool = False,
     progress: bool | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    cascade: Cascade | None = None,
 ) -> Dataset:
     """Scores a dataset into `output_dir/data/*.parquet`, or resumes the run that an earlier launch began.
 
@@ -112,6 +114,10 @@ def score_dataset(
         storage_options (mapping, *optional*):
             Options of the file system of a URL, such as `{"endpoint_url": ..., "profile": ...}` for S3, beside what
             fsspec finds in its configuration.
+        cascade ([`Cascade`], *optional*):
+            Scores everything by another calculator first, into `output_dir/first_pass`, and by `scorer` only what that
+            ranks highest in each domain. The other rows keep their place, with their first score in
+            `ladm_first_score`, no `ladm_score` and the status `first_pass_only`.
 
     Returns:
         `Dataset`: the scored rows in the order of the input, on every rank.
@@ -136,6 +142,7 @@ def score_dataset(
         restart=restart,
         progress=progress,
         storage_options=storage_options,
+        cascade=cascade,
     )
     status = run_status(output_dir, storage_options=storage_options)
     if not status.num_scored:
@@ -160,10 +167,14 @@ def run_scoring(
     storage_options: Mapping[str, Any] | None = None,
     command: str = "",
     options: str = "",
+    cascade: Cascade | None = None,
+    first_of: tuple[Cascade, LadmScorer] | None = None,
 ) -> None:
     """[`score_dataset`] without loading the result.
 
     Args:
+        first_of (`tuple` of [`Cascade`] and [`LadmScorer`], *optional*): whose first pass this run is, and what scores
+            the second.
         command (`str`, *optional*): what resumes the run, for messages and `run.json`.
         options (`str`, *optional*): options of the command line, kept beside `run.json`.
     """
@@ -171,14 +182,25 @@ def run_scoring(
         raise ConfigError(f"num_chunks must be positive, got {chunks}")
     if scores_only and jsonl:
         raise ConfigError("jsonl needs the columns index and meta, which scores_only leaves out: choose one")
-    ranks = Ranks()
+    ranks, scorer = Ranks(), scorer or LadmScorer()
     output = output_at(output_dir, storage_options)
-    launch = _Launch(output, scorer or LadmScorer(), ranks, progress, command, options)
+    given = {"split": _split_name(dataset, split), "scores_only": scores_only}
+    given |= {} if limit is None else {"limit": limit}
+    launch = _Launch(output, scorer, ranks, progress, command, options, first_of)
+    if cascade is not None:
+        first = cascade.scorer_beside(scorer)
+        ranks.share(lambda: None if restart else _check_second_pass(output, {**given, **cascade.identity}, scorer))
+        where = f"{os.fspath(output_dir).rstrip('/')}/{FIRST_PASS}"
+        run_scoring(
+            dataset, where, first, split=split, name=name, revision=revision, limit=limit, chunks=chunks,
+            scores_only=True, restart=restart, progress=progress, storage_options=storage_options, command=command,
+            first_of=(cascade, scorer),
+        )  # fmt: skip
+        first_output = output_at(where, storage_options)
+        launch.first = FirstPass.of(first_output, cascade, ranks.share(lambda: cascade.survivors(first_output)))
     try:
         with _terminable():
             launch.source = _opened(dataset, limit, split=split, name=name, revision=revision)
-            given = {"split": _split_name(dataset, split), "scores_only": scores_only}
-            given |= {} if limit is None else {"limit": limit}
             if launch.begin(given, chunks, jsonl, restart):
                 launch.show_estimate()
                 launch.work()
@@ -235,9 +257,18 @@ class _Launch:
     """One rank of one launch of a run."""
 
     def __init__(
-        self, output: Output, scorer: LadmScorer, ranks: Ranks, progress: bool | None, command: str, options: str
+        self,
+        output: Output,
+        scorer: LadmScorer,
+        ranks: Ranks,
+        progress: bool | None,
+        command: str,
+        options: str,
+        first_of: tuple[Cascade, LadmScorer] | None,
     ) -> None:
         self.output = output
+        self.first_of = first_of
+        self.first: FirstPass | None = None
         self.scorer = scorer
         self.ranks = ranks
         self.progress = progress
@@ -281,7 +312,7 @@ class _Launch:
             self.source.restore_layout(dict(self.run.layout))
         self.source_schema = self.run.schema
         self.column = document_column(self.source_schema, _candidates(self.scorer))
-        self.schema = output_schema(self.source_schema, self.scorer, self.run.scores_only, self.run.score_columns)
+        self.schema = output_schema(self.source_schema, self.run.scores_only, self.run.score_columns, self._kept())
         self.heart = Heartbeat(self.output, self.run, self.launch, self.ranks, self.lock, self.progress)
         self.heart.start()
         return True
@@ -301,7 +332,9 @@ class _Launch:
         run = None if again else self.output.load()
         if run is not None:
             self._take_dtype(run)
-        identity = {**options, **_identity(self.scorer)}
+        identity = {**options, **_identity(self.scorer), **(self.first.identity if self.first else {})}
+        if self.first_of is not None:
+            identity["columns"] = self.first_of[0].by
         new = run is None
         if run is None:
             if not again:
@@ -346,16 +379,20 @@ class _Launch:
     def _plan(self, identity: dict[str, Any], chunks: int | None) -> RunRecord:
         """Looks at the data and fixes the chunks."""
         scan = self.source.scan(_candidates(self.scorer), most_tokens(self.scorer))
-        columns = score_columns(self.scorer.signals)
-        output_schema(scan.schema, self.scorer, identity["scores_only"], columns)
+        columns = score_columns(self.scorer.signals, self.first is not None)
+        output_schema(scan.schema, identity["scores_only"], columns, self._kept(scan.schema))
         column = document_column(scan.schema, _candidates(self.scorer))
         if column == self.scorer.input_ids_column:
             check_made_with(scan.schema.metadata, self.scorer.calculator, column, self.source.name)
-        edges = balanced_edges(scan, chunks)
+            if self.first_of is not None:
+                check_same_tokenizer(self.scorer, self.first_of[1])
+        edges = balanced_edges(scan, chunks) if self.first is None else self.first.run.edges
         # a stream is hashed while it is scanned
         identity = {**identity, "data": self.source.fingerprint()}
+        if self.first is not None:
+            self.first.check_data(identity["data"])
         calculator = self.scorer.calculator
-        return RunRecord.new(
+        run = RunRecord.new(
             self.source,
             scan,
             identity,
@@ -364,6 +401,13 @@ class _Launch:
             calculator=calculator.origin,
             calculator_revision=calculator.revision,
         )
+        if self.first is None:
+            return run
+        return dataclasses.replace(run, costs=self.first.costs(most_tokens(self.scorer)))
+
+    def _kept(self, schema: pa.Schema | None = None) -> list[str]:
+        """Columns of the source that stand beside scores alone: that of the domain, where another pass follows."""
+        return [] if self.first_of is None else self.first_of[0].columns(schema or self.source_schema)
 
     # The work
 
@@ -429,6 +473,7 @@ class _Launch:
                 if self.run.scores_only:
                     first = self.row_starts[chunk] + rows
                     columns = [pa.array(np.arange(first, first + table.num_rows))]
+                    columns += [table[name] for name in self._kept() if name != "index"]
                 else:
                     columns = table.columns
                 writer.write(pa.table([*columns, *scores], schema=self.schema))
@@ -452,27 +497,39 @@ class _Launch:
 
     def _parts(self, chunk: int) -> Iterator[_Part]:
         """The rows of a chunk in parts that take some seconds each."""
-        scores_only = self.run.scores_only
-        columns = [root_column(self.source_schema, self.column)] if scores_only else None
+        columns = None
+        if self.run.scores_only:
+            columns = list(dict.fromkeys([root_column(self.source_schema, self.column), *self._kept()]))
+        first = None if self.first is None else self.first.chunk(chunk)
         start, stop = self.run.edges[chunk : chunk + 2]
+        done = 0
         for found in self._read(start, stop, columns):
-            costs = 1 + np.minimum(lengths(pick(found.table, self.column)), most_tokens(self.scorer))
+            tokens = np.minimum(lengths(pick(found.table, self.column)), most_tokens(self.scorer))
+            mine = None if first is None else first.slice(done, found.table.num_rows)
+            costs = 1 + (tokens if mine is None else tokens * mine["survives"].to_numpy())
             low = 0
             while low < len(costs):
                 limit = self.part_tokens
                 high = low + max(1, int(np.searchsorted(np.cumsum(costs[low:]), limit, "right")))
-                cost = float(costs[low:high].sum())
-                yield self._begin(found.slice(low, high), cost, limit if high < len(costs) else None)
+                rows = found.slice(low, high)
+                score = self._begin(rows, None if mine is None else mine.slice(low, high - low))
+                yield _Part(rows, float(costs[low:high].sum()), limit if high < len(costs) else None, score)
                 low = high
+            done += found.table.num_rows
 
-    def _begin(self, rows: Rows, cost: float, limit: int | None) -> _Part:
-        """A part whose texts are being tokenised already where that is done ahead."""
-        batch = {self.column: documents(pick(rows.table, self.column))}
+    def _begin(self, rows: Rows, first: pa.Table | None) -> Callable[[], dict[str, Any]]:
+        """What scores some rows, whose texts are being tokenised already where that is done ahead."""
+        texts = documents(pick(rows.table, self.column))
         for row in rows.problems:
-            batch[self.column][row] = None
-        if not self._works_ahead():
-            return _Part(rows, cost, limit, lambda: self.scorer(batch, rank=self.ranks.local))
-        return _Part(rows, cost, limit, self.scorer.begin(batch, self.ranks.local))
+            texts[row] = None
+        if first is not None:
+            texts = [text for text, survives in zip(texts, first["survives"].to_pylist(), strict=True) if survives]
+        batch = {self.column: texts}
+        if self._works_ahead():
+            score = self.scorer.begin(batch, self.ranks.local)
+        else:
+            score = functools.partial(self.scorer, batch, rank=self.ranks.local)
+        return score if first is None else lambda: both_passes(first, score())
 
     def _read(self, start: int, stop: int, columns: list[str] | None) -> Iterator[Rows]:
         try:
@@ -575,6 +632,25 @@ def _check_same(run: RunRecord, identity: dict[str, Any], chunks: int | None, ou
             f"{output.name} holds a run with other settings:\n{lines}\nUse the same settings to resume it, another "
             f"output folder, or --restart (restart=True) to discard its {len(output.records(run)):,} finished chunks."
         )
+
+
+def _check_second_pass(output: Output, given: dict[str, Any], scorer: LadmScorer) -> None:
+    """Refuses, before a first pass begins, an output of which the second would be refused.
+
+    Raises:
+        ResumeError: it holds a run with other settings, as far as they are known by now.
+        RunError: it holds other data.
+    """
+    run = output.load()
+    if run is None:
+        output.check_new()
+        return
+    if run.identity.get("dtype") in DTYPES:
+        scorer = scorer.with_auto_dtype(run.identity["dtype"])
+    known = {**given, **_identity(scorer)}
+    found = {name: value for name, value in run.identity.items() if name in known or not name.startswith("cascade.")}
+    found.pop("data", None)
+    _check_same(dataclasses.replace(run, identity=found), known, None, output)
 
 
 def _split_name(dataset: Any, split: str | None) -> str:

@@ -330,6 +330,12 @@ class LadmScorer:
         runtime.options["config"] = config
         return _rebuild(type(self), runtime)
 
+    def with_signals(self, signals: Iterable[str]) -> LadmScorer:
+        """The same scorer with other signals; nothing is loaded."""
+        runtime = _Runtime(self, self._settled_dtype)
+        runtime.options["signals"] = signals
+        return _rebuild(type(self), runtime)
+
     def with_auto_dtype(self, dtype: str) -> LadmScorer:
         """The same scorer with `"auto"` taken as `dtype`; a dtype that was named, or a live model's, stays.
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ladm_hf.data.score_columns import SCORE
+from ladm_hf.data.score_columns import FIRST_PASS_ONLY, FIRST_SCORE, SCORE
 from ladm_hf.selection.reasons import had_a_score
 from ladm_hf.selection.signals import range_words, score_words
 from ladm_hf.text import counted, one_line
@@ -58,8 +58,19 @@ def _unscored(selection: Selection) -> Iterable[str]:
     )
     if not number:
         return
+    reasons = selection.reasons()
+    first = reasons.pop(FIRST_PASS_ONLY, 0)
+    if first:
+        yield (
+            f"{counted(first, 'document')} did not survive the first pass of a cascade and so had no {SCORE} to be "
+            f"ranked by (their {FIRST_SCORE} compares with no {SCORE}); with a larger --cascade-keep more go on, but "
+            "none that repeats itself."
+        )
+    number -= first
+    if not number:
+        return
     groups: dict[str, list[tuple[str, int]]] = {}
-    for reason, count in selection.reasons().items():
+    for reason, count in reasons.items():
         if not had_a_score(reason):
             # errors that differ in a number, as in a byte or row, are one
             groups.setdefault(re.sub(r"\d+", "0", reason), []).append((reason, count))

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ladm_hf.arrays import Bools
+from ladm_hf.data.score_columns import FIRST_PASS_ONLY
 from ladm_hf.selection.pool import Pool
 from ladm_hf.selection.ranking import Budgets
 from ladm_hf.selection.signals import without_value
@@ -30,6 +31,7 @@ DROP_REASONS = {
     "too_short": "too short to be scored",
     "empty": "an empty text",
     "null": "no text at all",
+    FIRST_PASS_ONLY: "did not survive the first pass of a cascade, so it has no score that could be ranked",
 }
 # Of documents that have a score; the other reasons say why there is none.
 _OF_SCORED = ("below_cut", "above_cut", "not_drawn", "no_share", "repeated", "below_range", "above_range", "no_value")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -114,3 +115,17 @@ def test_the_options_beside_a_run_repeat_it(tmp_path: Path) -> None:
     assert "config.span_length: 16 there, 8 now" in again.output
     # and the file still tells the run that is there
     assert yaml.safe_load(options.read_text()) == values
+
+
+def test_two_passes_by_one_command(tmp_path: Path) -> None:
+    words = random.Random(0).choices(GOOD.split(), k=6000)
+    rows = [{"text": " ".join(words[700 * n : 700 * (n + 1)])} for n in range(8)]
+    options = ["--cascade", "ladm-nano", "--cascade-keep", "50%", "--cascade-by", "", "--chunks", "2"]
+    done = score(tmp_path, rows, *options)
+    assert done.exit_code == 0, done.output
+    assert "first_pass_only" in done.stdout
+    scored = load_dataset(str(tmp_path / "out"), split="train")
+    assert sorted(set(scored["ladm_status"])) == ["first_pass_only", "ok"]
+    refused = score(tmp_path, rows, "--cascade", "ladm-nano")
+    assert refused.exit_code == 2
+    assert "go together" in refused.output

@@ -1,0 +1,127 @@
+"""What a cascade loses: how much of the selection by an expensive score is kept where a cheap one chose what it reads.
+
+    python benchmarks/cascade.py 'pool/*.parquet' --second CALCULATOR [--second-paper] --output results/cascade.json
+
+Every document is scored by both calculators, once. A cascade is then what `ladm score --cascade --cascade-keep` does:
+the best of each domain by the first score go on, to a share of the tokens, and `select` ranks those by the second. Its
+recall is the share of the tokens that a selection to the same budget by the second score of all documents has in common
+with it; documents that survive at random would have a recall of about the share that survives. Its cost is beside
+scoring everything by the second calculator, from the seconds that both took here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, concatenate_datasets, load_dataset
+
+from ladm_hf import LadmConfig, LadmScorer, __version__, score_dataset, select
+from ladm_hf.data.score_columns import FIRST_PASS_ONLY
+from ladm_hf.stats import spearman
+
+KEEP = (0.1, 0.2, 0.4)
+BUDGETS = (0.02, 0.05, 0.1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+", help="parquet files with text and domain")
+    parser.add_argument("--first", default="ladm-nano")
+    parser.add_argument("--second", default="ladm-nano")
+    parser.add_argument("--second-paper", action="store_true", help="all heads of the second, the paper's form")
+    parser.add_argument("--max-length", type=int, default=4096, help="tokens read of each document")
+    parser.add_argument("--documents", type=int, default=400, help="evenly from those that are long enough")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    documents = long_documents(options.data, options.max_length, options.documents)
+    length = {"max_length": options.max_length}
+    second = LadmConfig.paper(**length) if options.second_paper else LadmConfig(**length)
+    scorers = [LadmScorer(options.first, config=LadmConfig(**length)), LadmScorer(options.second, config=second)]
+    found = measure(documents, *scorers) | {
+        "ladm_hf": __version__,
+        "first": options.first,
+        "second": Path(options.second).name,
+        "second_paper": options.second_paper,
+        "max_length": options.max_length,
+        "data": sorted(Path(name).name for name in options.data),
+    }
+    print(json.dumps(found, indent=1))
+    if options.output:
+        before = json.loads(options.output.read_text()) if options.output.exists() else []
+        same = ("first", "second", "second_paper", "data")
+        others = [entry for entry in before if any(entry[name] != found[name] for name in same)]
+        options.output.write_text(json.dumps([*others, found], indent=1) + "\n")
+
+
+def long_documents(files: list[str], max_length: int, number: int) -> Dataset:
+    """Documents that mostly fill `max_length` tokens, evenly from all that there are."""
+    columns = ["text", "domain"]
+    parts = [load_dataset("parquet", data_files=file, split="train").select_columns(columns) for file in files]
+    whole = concatenate_datasets(parts)
+    sizes = np.array([len(text) for text in whole["text"]])
+    enough = np.flatnonzero(sizes > 4 * max_length)
+    return whole.select(enough[np.linspace(0, len(enough) - 1, min(number, len(enough))).astype(int)])
+
+
+def measure(documents: Dataset, first: LadmScorer, second: LadmScorer) -> dict[str, Any]:
+    """Recall by what survives and by budget, and what the first pass costs beside the second of everything."""
+    tables, seconds = [], []
+    for scorer in (first, second):
+        scorer({"text": documents["text"][:1]})
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            scored = score_dataset(documents, folder, scorer, scores_only=True, num_chunks=8, progress=False)
+            seconds.append(time.perf_counter() - began)
+            domains = documents.with_format("arrow")[:]["domain"]
+            tables.append(scored.with_format("arrow")[:].append_column("domain", domains))
+    tokens = tables[0]["ladm_num_tokens"].to_numpy()
+    scores = [table["ladm_score"].to_numpy() for table in tables]
+    both = np.isfinite(scores[0]) & np.isfinite(scores[1])
+    total = int(tokens[both].sum())
+    rows = []
+    for keep in KEEP:
+        cascade = second_pass(tables[1], chosen(tables[0], keep * total))
+        for budget in BUDGETS:
+            wanted, got = chosen(tables[1], budget * total), chosen(cascade, budget * total)
+            common, whole = int(tokens[wanted & got].sum()), int(tokens[wanted].sum())
+            rows.append(
+                {
+                    "survive": keep,
+                    "budget": budget,
+                    "documents": int(wanted.sum()),
+                    "recall": common / whole if whole else None,
+                }
+            )
+    return {
+        "documents": len(documents),
+        "tokens": total,
+        "seconds": seconds,
+        "cost_of_first": seconds[0] / seconds[1],
+        "rank_correlation": float(spearman(scores[0][both], scores[1][both])),
+        "rows": rows,
+    }
+
+
+def chosen(table: pa.Table, budget: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which rows `select` keeps to a budget of tokens."""
+    kept = np.zeros(table.num_rows, dtype=bool)
+    kept[select(Dataset(table), budget_tokens=max(1, int(budget))).selected["index"]] = True
+    return kept
+
+
+def second_pass(second: pa.Table, survives: np.ndarray[Any, np.dtype[np.bool_]]) -> pa.Table:
+    """The second scores of the rows that survive, as a cascade writes them."""
+    statuses = zip(second["ladm_status"].to_pylist(), survives, strict=True)
+    status = pa.array([found if kept else FIRST_PASS_ONLY for found, kept in statuses])
+    return second.set_column(second.schema.get_field_index("ladm_status"), "ladm_status", status)
+
+
+if __name__ == "__main__":
+    main()
