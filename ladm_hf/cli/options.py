@@ -15,7 +15,8 @@ import typer
 import yaml
 
 from ladm_hf.data.files import OPTIONS_FILE, write_atomically
-from ladm_hf.errors import ConfigError
+from ladm_hf.data.storage import Storage
+from ladm_hf.errors import ConfigError, StorageError
 from ladm_hf.text import range_text, without_credentials
 
 # Where `ladm score` runs, which is no part of what it does.
@@ -129,12 +130,16 @@ def options_text(context: typer.Context) -> str:
     return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10_000)
 
 
-def save_options(context: typer.Context, folder: Path) -> None:
+def save_options(context: typer.Context, folder: Path | Storage) -> None:
     """Writes `options.yaml` beside a result, which stays a result where that fails."""
     try:
-        write_atomically(folder / OPTIONS_FILE, options_text(context), sync=False)
-    except OSError as error:
-        print(f"ladm: {folder / OPTIONS_FILE} cannot be written: {error}", file=sys.stderr)
+        if isinstance(folder, Path):
+            write_atomically(folder / OPTIONS_FILE, options_text(context), sync=False)
+        else:
+            folder.put(OPTIONS_FILE, options_text(context).encode())
+    except (OSError, StorageError) as error:
+        where = folder if isinstance(folder, Path) else folder.name
+        print(f"ladm: {where}/{OPTIONS_FILE} cannot be written: {error}", file=sys.stderr)
 
 
 def _plain(value: Any) -> Any:

@@ -360,7 +360,7 @@ def rerun_command(values: Mapping[str, Any]) -> str:
 def prepare(
     context: typer.Context,
     input: Input,
-    output: Annotated[str, typer.Argument(help="A new folder.")],
+    output: Annotated[str, typer.Argument(help="A new folder, or a URL.")],
     model: Model = "ladm-nano",
     model_revision: ModelRevision = None,
     split: Split = None,
@@ -380,13 +380,11 @@ def prepare(
     options: OptionsFile = None,
 ) -> None:
     """Tokenise the documents of INPUT into OUTPUT as text, meta, input_ids, index, the form of the paper's data."""
-    import pyarrow.parquet as pq
-
     from ladm_hf.calculators.calculator import resolve
     from ladm_hf.data.open import open_source
     from ladm_hf.runs.prepare import prepare_files
 
-    files = prepare_files(
+    prepared = prepare_files(
         open_source(input, split=split, name=name, revision=revision),
         resolve(model, model_revision),
         output,
@@ -397,9 +395,9 @@ def prepare(
         num_proc=num_proc,
         progress=None,
     )
-    save_options(context, files[0].parents[1])
-    rows = sum(pq.read_metadata(file).num_rows for file in files)
-    print(f"{rows:,} rows in {files[0].parent}")
+    save_options(context, prepared.storage)
+    rows = prepared.num_rows()
+    print(f"{rows:,} rows in {prepared.storage.name}/data")
     if not rows:
         print(
             f"error: no document was kept: {input} has no text of at least the fewest tokens (--min-tokens) in column "

@@ -16,6 +16,7 @@ import inspect
 import logging
 import os
 import random
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -68,16 +69,27 @@ class ObjectStore:
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self._secrets = sorted(_secrets_in(options), key=len, reverse=True)
         self.name = self._shown(url.rstrip("/"))
-        self.fs, root = _file_system(url, dict(options), self.name)
+        self._open = functools.partial(_file_system, url, dict(options), self.name)
+        self._first, root = self._open()
+        self._local = threading.local()
         self.root = root.rstrip("/")
         self._answered = False
         self._exclusive: bool | None = None
 
     @property
+    def fs(self) -> Any:
+        """The file system: of each thread its own, where its listings are not made for several threads."""
+        if self._first.async_impl:
+            return self._first
+        if not hasattr(self._local, "fs"):
+            self._local.fs, _ = self._open()
+        return self._local.fs
+
+    @property
     def exclusive(self) -> bool:
         if self._exclusive is None:
             # what fsspec offers where a store has none looks first and writes then
-            kind = type(self.fs)
+            kind = type(self._first)
             put = getattr(kind, "_pipe_file", None) or kind.pipe_file
             own = put.__qualname__.split(".")[0] not in ("AbstractFileSystem", "AsyncFileSystem")
             if not own or "mode" not in inspect.signature(put).parameters:
@@ -103,17 +115,20 @@ class ObjectStore:
         if not self.exclusive:
             return self._create_by_looking(name, content)
         try:
-            self._send(f"create {name}", lambda: self.fs.pipe_file(self._path(name), content, mode="create"))
+            self._send(f"create {name}", lambda: self._put_new(name, content), conditional=True)
         except _Exists:
             return self.read(name) == content
         if self._exclusive is None:
             self._exclusive = self._refuses_a_second(name, content)
         return self._exclusive or self.read(name) == content
 
+    def _put_new(self, name: str, content: bytes) -> None:
+        self.fs.pipe_file(self._path(name), content, mode="create")
+
     def _refuses_a_second(self, name: str, content: bytes) -> bool:
         """Whether the store minds the condition, which some take without a word."""
         try:
-            self._send(f"create {name}", lambda: self.fs.pipe_file(self._path(name), content, mode="create"))
+            self._send(f"create {name}", lambda: self._put_new(name, content), conditional=True)
         except _Exists:
             return True
         return False
@@ -185,7 +200,7 @@ class ObjectStore:
 
     def urls(self, names: Iterable[str]) -> list[str]:
         """What readers of fsspec URLs take for these objects."""
-        return [self.fs.unstrip_protocol(self._path(name)) for name in names]
+        return [self._first.unstrip_protocol(self._path(name)) for name in names]
 
     # Requests
 
@@ -204,14 +219,19 @@ class ObjectStore:
             raise StorageError(f"{self.name} holds {found} as {name} after {size:,} bytes were written: try again")
         return entry
 
-    def _send(self, what: str, send: Callable[[], T], *, retry: bool = True) -> T:
-        """What a request returns, repeated while the store cannot answer."""
+    def _send(self, what: str, send: Callable[[], T], *, retry: bool = True, conditional: bool = False) -> T:
+        """What a request returns, repeated while the store cannot answer.
+
+        Raises:
+            _Exists: a conditional put met an object.
+            StorageError: the store refuses or stays silent.
+        """
         began = time.monotonic()
         for attempt in range(1_000):
             try:
                 answer = send()
             except Exception as error:
-                if isinstance(error, FileExistsError) or status_of(error) == _EXISTS:
+                if conditional and (isinstance(error, FileExistsError) or status_of(error) == _EXISTS):
                     self._exclusive, self._answered = self.exclusive, True
                     raise _Exists from error
                 limit = RETRY_SECONDS if self._answered else FIRST_RETRY_SECONDS

@@ -228,7 +228,9 @@ def _joined(parts: list[dict[str, Split]], split: str | None) -> dict[str, Split
 def _in_folder(fs: Any, root: str, url: str, name: str | None, hub: Any) -> dict[str, Split]:
     if any(fs.exists(f"{root}/{mark}") for mark in ("state.json", "dataset_dict.json")):
         return _saved(url)
-    if fs.exists(f"{root}/run.json") and not fs.exists(f"{root}/data"):
+    if fs.exists(f"{root}/.ladm/prepare.json"):
+        raise InputError(f"`ladm prepare` has not finished {url}: give it the same arguments again")
+    if fs.exists(f"{root}/run.json") and not _is_finished(fs, root):
         raise InputError(
             f"the scoring run in {url} has not finished: give `ladm score` the same arguments to resume it"
         )
@@ -241,6 +243,12 @@ def _in_folder(fs: Any, root: str, url: str, name: str | None, hub: Any) -> dict
     if not splits:
         raise InputError(f"no parquet or JSON-lines file at {url!r}, nor one in another format: {_EXPECTED}")
     return {split: Split(split, files, url, hub) for split, files in splits.items()}
+
+
+def _is_finished(fs: Any, root: str) -> bool:
+    """Whether the folder of a run has all of its data; in an object store these appear one by one, and then a mark."""
+    unfinished = fs.exists(f"{root}/.ladm/data") and not fs.exists(f"{root}/.ladm/finished.json")
+    return not unfinished and bool(fs.exists(f"{root}/data"))
 
 
 def _in_repository(path: str, name: str | None, revision: str | None) -> dict[str, Split]:

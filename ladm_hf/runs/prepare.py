@@ -13,34 +13,30 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from ladm_hf.calculators.calculator import DEFAULT, Calculator, resolve
 from ladm_hf.calculators.token_ids import made_with
-from ladm_hf.data.files import storage_errors
 from ladm_hf.data.loaded import load_files
 from ladm_hf.data.open import open_source
 from ladm_hf.data.sources import Source
-from ladm_hf.data.temporary import remove_abandoned, temporary_folder
 from ladm_hf.data.writer import GroupWriter
-from ladm_hf.errors import ConfigError, RunError
+from ladm_hf.errors import ConfigError
 from ladm_hf.runs.chunks import balanced_edges
-from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.prepared import OVERFLOWS, PaperForm
+from ladm_hf.runs.prepared_files import Prepared, prepared_at
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
-# How the folder of unfinished work is called.
-TEMPORARY = ".prepare-"
 # Estimated tokens of one file, where that makes enough of them for the workers.
 CHUNK_TOKENS = 16_000_000
 # Rows that are prepared between two writes.
@@ -55,7 +51,7 @@ class _Job:
     layout: dict[str, Any]
     calculator: Calculator
     form: PaperForm
-    folder: Path
+    target: Prepared
 
 
 def prepare_dataset(
@@ -73,6 +69,7 @@ def prepare_dataset(
     name: str | None = None,
     revision: str | None = None,
     progress: bool | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Tokenises documents into `output_dir/data/*.parquet`, in the paper's form.
 
@@ -80,7 +77,7 @@ def prepare_dataset(
         dataset (`Dataset`, `IterableDataset`, `str` or path):
             The documents, as for [`score_dataset`].
         output_dir (`str` or path):
-            A new folder.
+            A new folder, or a URL of any protocol that fsspec knows.
         model (`str` or path, *optional*, defaults to `"ladm-nano"`):
             Calculator whose tokenizer is used.
         model_revision (`str`, *optional*):
@@ -99,6 +96,8 @@ def prepare_dataset(
             Of a Hub dataset; the split also of a `DatasetDict`.
         progress (`bool`, *optional*):
             `None` shows a bar on a terminal.
+        storage_options (mapping, *optional*):
+            Options of the file system of a URL, see [`score_dataset`].
 
     Returns:
         `Dataset` with the columns `text` (of the tokens kept), `meta` (the input's `meta`, else its other columns),
@@ -111,8 +110,9 @@ def prepare_dataset(
         ConfigError: an option is out of range.
         InputError: the data cannot be read.
         RunError: the folder is not empty.
+        StorageError: the disk is full; a store refuses or stays silent.
     """
-    files = prepare_files(
+    target = prepare_files(
         open_source(dataset, split=split, name=name, revision=revision),
         resolve(model, model_revision),
         output_dir,
@@ -122,8 +122,10 @@ def prepare_dataset(
         overflow=overflow,
         num_proc=num_proc,
         progress=progress,
+        storage_options=storage_options,
     )
-    return load_files(files, "train")
+    with target.files() as files:
+        return load_files(files, "train")
 
 
 def prepare_files(
@@ -137,41 +139,35 @@ def prepare_files(
     overflow: str,
     num_proc: int,
     progress: bool | None,
-) -> list[Path]:
-    """[`prepare_dataset`] of an open source, without loading the result: its files."""
+    storage_options: Mapping[str, Any] | None = None,
+) -> Prepared:
+    """[`prepare_dataset`] of an open source, without loading the result: where it is."""
     min_tokens = calculator.config.min_tokens if min_tokens is None else min_tokens
     max_length = calculator.config.max_length if max_length is None else max_length
     _check_options(min_tokens, max_length, overflow, num_proc)
-    folder = RunFolder(output_dir)
-    remove_abandoned(TEMPORARY, folder.path)
-    if folder.path.exists() and any(folder.path.iterdir()):
-        raise RunError(f"{folder.path} is not empty: choose a new folder")
+    target = prepared_at(output_dir, storage_options)
+    target.check_new()
     scan = source.scan([text_column], max_length)
     job = _Job(
         source=source,
         layout=scan.layout,
         calculator=calculator,
         form=PaperForm.of(scan.schema, text_column, min_tokens, max_length, overflow, made_with(calculator)),
-        folder=folder.path,
+        target=target,
     )
     edges = balanced_edges(scan, max(1 if num_proc == 1 else 4 * num_proc, int(scan.cost[-1] // CHUNK_TOKENS)))
     starts = source.row_starts(edges)
     chunks = [(*edge, first) for edge, first in zip(itertools.pairwise(edges), starts, strict=True)]
-    with storage_errors(folder.path, "the result"):
-        folder.path.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(TEMPORARY, folder.path) as work:
-        job = replace(job, folder=work / "data")
-        job.folder.mkdir()
-        unreadable = _run(job, chunks, num_proc, progress)
-        with storage_errors(folder.path, "the result"):
-            os.rename(job.folder, folder.data)
+    names = [f"train-{n:05d}-of-{len(chunks):05d}.parquet" for n in range(len(chunks))]
+    with target.begun([calculator.identity, source.fingerprint(), str(job.form), edges], names):
+        unreadable = _run(job, names, chunks, num_proc, progress)
     if unreadable:
         logger.warning(
             "%d rows of %s are left out, because their text cannot be read: `ladm score` gives each its reason",
             unreadable,
             source.name,
         )
-    return sorted(folder.data.iterdir())
+    return target
 
 
 def _check_options(min_tokens: int, max_length: int, overflow: str, num_proc: int) -> None:
@@ -183,9 +179,8 @@ def _check_options(min_tokens: int, max_length: int, overflow: str, num_proc: in
         raise ConfigError(f"max_length={max_length} is shorter than min_tokens={min_tokens}: nothing would be left")
 
 
-def _run(job: _Job, chunks: list[tuple[int, int, int]], num_proc: int, progress: bool | None) -> int:
+def _run(job: _Job, names: list[str], chunks: list[tuple[int, int, int]], num_proc: int, progress: bool | None) -> int:
     """Prepares all chunks, in this process or in several; the number of rows whose text cannot be read."""
-    names = [f"train-{n:05d}-of-{len(chunks):05d}.parquet" for n in range(len(chunks))]
     disable = None if progress is None else not progress
     unreadable = 0
     with ExitStack() as stack:
@@ -235,7 +230,7 @@ def _prepare_chunk(job: _Job, name: str, start: int, stop: int, first: int) -> i
     unreadable = 0
     if identity not in _tokenizers:
         _tokenizers[identity] = job.calculator.load_tokenizer()
-    with GroupWriter(job.folder / name, job.form.schema, job.folder) as writer:
+    with job.target.file(name) as path, GroupWriter(path, job.form.schema, path.parent) as writer:
         for found in job.source.read(start, stop):
             for low in range(0, found.table.num_rows, PREPARE_ROWS):
                 part = found.slice(low, min(found.table.num_rows, low + PREPARE_ROWS))

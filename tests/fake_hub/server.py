@@ -25,6 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fake_hub import TOKEN
+from fake_hub.buckets import Buckets, lines_of
 from fake_hub.faults import Faults, answer_with_fault
 from fake_hub.jobs import HARDWARE, Jobs
 from fake_hub.store import LFS_SUFFIXES, LFS_THRESHOLD, Blob, Commit, Conflict, NotFound, Repo, Store, git_oid
@@ -55,6 +56,7 @@ class Hub:
     def __init__(self, *, stall: float, late: float, part_size: int | None, xet: bool) -> None:
         self.stall, self.late, self.part_size, self.xet = stall, late, part_size, xet
         self.store, self.faults, self.lock = Store(), Faults(), threading.Lock()
+        self.buckets = Buckets()
         self.jobs = Jobs()
         self.account: dict[str, Any] = dict(FREE_ACCOUNT)
         self.url = ""
@@ -282,7 +284,10 @@ class Request:
         headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{blob.sha256 or blob.oid}"', "Accept-Ranges": "bytes"}
         if blob.sha256:
             headers.update({"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(len(blob.data))})
-        data, span = blob.data, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        self._send_range(blob.data, headers)
+
+    def _send_range(self, data: bytes, headers: dict[str, str]) -> None:
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if span is None:
             raise Answer(data, 200, headers)
         first, last = int(span[1]), min(int(span[2] or len(data) - 1), len(data) - 1)
@@ -376,6 +381,33 @@ class Request:
         url = f"{self.hub.url}/{kind}/{name}/commit/{commit.oid}"
         raise Answer({**answer, "success": True, "commitOid": commit.oid, "commitUrl": url})
 
+    # --- buckets, whose content is uploaded as that of repositories is
+
+    def bucket(self, bucket: str, action: str = "", path: str = "") -> None:
+        buckets = self.hub.buckets
+        if not self.authorised:
+            raise Answer({"error": "Invalid username or password."}, 401)
+        if self.method == "POST" and not action:
+            raise Answer(*buckets.create(bucket, self.hub.url))
+        if bucket not in buckets.buckets:
+            raise NotFound("RepoNotFound")
+        if action.startswith("xet-"):
+            self._xet_connection()
+        raise Answer(
+            *{
+                "": lambda: buckets.info(bucket),
+                "tree": lambda: buckets.tree(bucket, path, self.query.get("recursive", "").lower() == "true"),
+                "paths-info": lambda: buckets.paths_info(bucket, self.json()["paths"]),
+                "batch": lambda: buckets.batch(bucket, lines_of(self.body)),
+            }[action]()
+        )
+
+    def bucket_file(self, bucket: str, path: str) -> None:
+        file = self.hub.buckets.buckets.get(bucket, {}).get(path)
+        if file is None or not self.authorised:
+            raise NotFound("EntryNotFound" if self.authorised else "RepoNotFound")
+        self._send_range(self.hub.buckets.contents[file["xetHash"]], {"ETag": f'"{file["xetHash"]}"'})
+
     # --- jobs, which never run
 
     def hardware(self) -> None:
@@ -403,6 +435,9 @@ class Request:
         self.repo(kind, name, write=True)
         if not self.hub.xet:
             raise Answer({"error": "Xet is off"}, 404)
+        self._xet_connection()
+
+    def _xet_connection(self) -> None:
         url, expires = f"{self.hub.url}/_cas", int(time.time()) + 3600
         headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": "cas", "X-Xet-Token-Expiration": str(expires)}
         raise Answer({"casUrl": url, "accessToken": "cas", "exp": expires}, 200, headers)
@@ -422,13 +457,15 @@ class Request:
         raise Answer({}, 200 if hash_ in self.store.xorbs else 404)
 
     def shard(self, version: str = "") -> None:
-        for sha256, terms in shard_files(self.body):
+        for name, sha256, terms in shard_files(self.body):
             if missing := [xorb for xorb, _, _ in terms if xorb not in self.store.xorbs]:
                 raise Answer({"error": f"a file refers to xorb {missing[0]}, which was never uploaded"}, 400)
             data = b"".join(chunk for xorb, first, end in terms for chunk in self.store.xorbs[xorb][first:end])
-            if Blob.lfs(data).sha256 != sha256:
+            if sha256 is not None and Blob.lfs(data).sha256 != sha256:
                 raise Answer({"error": "the chunks of a file do not have its sha256"}, 400)
-            self.store.objects[sha256] = data
+            self.hub.buckets.contents[name] = data
+            if sha256 is not None:
+                self.store.objects[sha256] = data
         if version == "2":
             raise Answer(b'{"type":"result","result":1}\n', 200, {"Content-Type": "application/x-ndjson"})
         raise Answer({"result": 1})
@@ -446,6 +483,7 @@ def _iso(seconds: float) -> str:
 
 
 _API, _GIT = rf"/api/{KINDS}/{NAME}", rf"/(?:(?P<kind>datasets|spaces)/)?{NAME}"
+_BUCKET = r"(?P<bucket>[^/]+/[^/]+)"
 ROUTES: list[tuple[tuple[str, ...], str, Any]] = [
     (("GET",), "/api/whoami-v2", Request.whoami),
     (("GET",), "/api/organizations/(?P<owner>[^/]+)/overview", Request.organization),
@@ -453,6 +491,13 @@ ROUTES: list[tuple[tuple[str, ...], str, Any]] = [
     (("POST",), "/api/repos/create", Request.create_repo),
     (("DELETE",), "/api/repos/delete", Request.delete_repo),
     (("POST",), "/api/validate-yaml", Request.validate_yaml),
+    (
+        ("GET", "POST"),
+        rf"/api/buckets/{_BUCKET}(?:/(?P<action>xet-write-token|xet-read-token|paths-info|batch))?",
+        Request.bucket,
+    ),
+    (("GET",), rf"/api/buckets/{_BUCKET}/(?P<action>tree)(?:/(?P<path>.+))?", Request.bucket),
+    (("GET", "HEAD"), rf"/buckets/{_BUCKET}/resolve/(?P<path>.+)", Request.bucket_file),
     (("GET",), "/api/jobs/hardware", Request.hardware),
     (("GET", "POST"), r"/api/jobs/(?P<namespace>[^/]+)", Request.jobs),
     (("GET", "POST"), r"/api/jobs/(?P<namespace>[^/]+)/(?P<id_>\w+)(?:/(?P<action>logs|cancel))?", Request.jobs),
@@ -544,8 +589,10 @@ class Handler(BaseHTTPRequestHandler):
         with hub.lock:
             if action == "reset":
                 kept = None if request.json().get("blobs", True) else hub.store
-                hub.store = Store()
+                hub.store, contents = Store(), hub.buckets.contents
+                hub.buckets = Buckets()
                 if kept:
+                    hub.buckets.contents = contents
                     hub.store.objects, hub.store.xorbs = kept.objects, kept.xorbs
                 hub.faults.replace([])
                 hub.jobs, hub.account = Jobs(), dict(FREE_ACCOUNT)

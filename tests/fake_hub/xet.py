@@ -54,10 +54,11 @@ def _unpack(payload: bytes, scheme: int, size: int) -> bytes:
     return bytes(grouped)
 
 
-def shard_files(data: bytes) -> Iterator[tuple[str, list[tuple[str, int, int]]]]:
-    """For each file of a shard: its sha256, and the (xorb, first chunk, end chunk) whose bytes make it up."""
+def shard_files(data: bytes) -> Iterator[tuple[str, str | None, list[tuple[str, int, int]]]]:
+    """For each file of a shard its Xet hash, its sha256 if told, and the (xorb, first chunk, end chunk) in it."""
     at = RECORD
     while data[at : at + 32] != BOOKEND:
+        name = hash_hex(data[at : at + 32])
         flags, count = struct.unpack_from("<II", data, at + 32)
         at += RECORD
         terms = []
@@ -66,7 +67,6 @@ def shard_files(data: bytes) -> Iterator[tuple[str, list[tuple[str, int, int]]]]
             terms.append((hash_hex(data[at : at + 32]), first, end))
             at += RECORD
         at += RECORD * count if flags & 1 << 31 else 0
-        if not flags & 1 << 30:
-            raise ValueError("a shard's file has no sha256")
-        yield hash_hex(data[at : at + 32]), terms
-        at += RECORD
+        told = bool(flags & 1 << 30)
+        yield name, hash_hex(data[at : at + 32]) if told else None, terms
+        at += RECORD * told

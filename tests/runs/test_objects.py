@@ -19,6 +19,7 @@ from ladm_hf.data.run_record import RunRecord, run_id
 from ladm_hf.errors import ConfigError, MissingExtraError, ResumeError, RunError, RunLockedError
 from ladm_hf.runs import objects, runner, workers
 from ladm_hf.runs.objects import RunObjects
+from ladm_hf.runs.open import output_at
 from ladm_hf.runs.output import CHUNKS, PENDING, RANKS
 
 RUN = RunRecord(
@@ -206,6 +207,10 @@ def test_a_place_with_other_data_and_a_store_that_is_not_there(url: str) -> None
     run.storage.put(f"{CHUNKS}/00000.json", b"{}")
     with pytest.raises(RunError, match=r"holds 'data/mine.parquet'"):
         run.check_own()
+    with pytest.raises(ConfigError, match="is a repository, .* hf://buckets/OWNER/BUCKET"):
+        output_at("hf://datasets/owner/name/run")
+    with pytest.raises(ConfigError, match="storage_options are for URLs"):
+        output_at("folder", {"endpoint_url": "x"})
     with pytest.raises(ConfigError, match="cannot open nothing://x: Protocol not known"):
         storage_at("nothing://x")
     with pytest.raises(MissingExtraError, match="pip install adlfs"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from datasets.fingerprint import Hasher
 from launches import ROOT, bits, dataset, document, expected, rows, scorer
 
 from ladm_hf import LadmConfig
+from ladm_hf.data.object_store import storage_at
 from ladm_hf.errors import RowError, StorageError
+from ladm_hf.scoring import journal as journals
 from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.journal import Finished, Journal, document_key, with_journal
 
@@ -197,3 +200,26 @@ def test_a_journal_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "write", fail)
     with pytest.raises(StorageError, match="the journal"):
         journal.add([((1, 1), Finished(1.0, 1))])
+
+
+def test_a_journal_in_an_object_store_keeps_what_its_processes_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"memory://journal-{uuid.uuid4().hex}"
+    first = Journal(url, "scorer", 1)
+    rows = [((n, n), Finished(n / 7, n, signals=(n / 3,))) for n in range(50)]
+    for row in rows[:40]:
+        first.add([row])
+    assert Journal(url, "scorer", 1).get((0, 0)) == rows[0][1]
+    # a second process, whose object grows beyond its limit
+    monkeypatch.setattr(journals, "_OBJECT_BYTES", 200)
+    monkeypatch.setattr(journals, "_REST", 1)
+    second = Journal(url, "scorer", 1)
+    for row in rows[40:]:
+        second.add([row])
+    assert first._objects is not None
+    first._objects.flush()
+    again = Journal(url, "scorer", 1)
+    assert [again.get(key) for key, _ in rows] == [found for _, found in rows]
+    assert Journal(url, "another", 1).get((0, 0)) is None
+    names = storage_at(url).entries("")
+    assert len(names) == 1 + 2
+    assert all(name.endswith(".rows") for name in names)
