@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from launches import OPTIONS, ROOT, bits, dataset, environment, expected, kill, parquet, scorer
