@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from ladm_hf.arrays import Floats, Ints
+from ladm_hf.data.arrow_types import to_loadable
 from ladm_hf.errors import ColumnError, InputError
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
             arrays.append(pa.nulls(table.num_rows, wanted.type))
             continue
         try:
-            arrays.append(table[wanted.name].cast(wanted.type))
+            arrays.append(to_loadable(table[wanted.name]).cast(wanted.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             raise InputError(
                 f"column {wanted.name!r} of {where} is {table[wanted.name].type}, expected {wanted.type}: {error}"

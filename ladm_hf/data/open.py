@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import pyarrow as pa
 
+from ladm_hf.data.arrow_types import loadable_schemas
+from ladm_hf.data.columns import conform
 from ladm_hf.data.content import explain, format_in, known_content, read_unpacked_head
 from ladm_hf.data.data_files import DataFiles, files_of_folder, format_of, load_with_datasets, splits_of
 from ladm_hf.data.hub import is_repo_name
@@ -79,7 +81,7 @@ def find_splits(
     """All splits of what is at a path or Hub id, or is given in memory, by name; one at least.
 
     Args:
-        data (`Dataset`, `IterableDataset`, a dictionary of them, `pa.Table`, `str`, path, or sequence of paths):
+        data (`Dataset`, `IterableDataset`, a dictionary of them, `pa.Table`, `DataFrame`, path, list of paths):
             The data, a folder of `save_to_disk`, a file, glob, URL or folder of parquet, JSON lines or another format
             that `datasets` reads, or a Hub id (`"owner/name"`).
         split (`str`, *optional*): the split that is wanted. A file or glob is one split, whatever it is called, unless
@@ -93,8 +95,8 @@ def find_splits(
 
     if isinstance(data, (DatasetDict, IterableDatasetDict)):
         return {str(part): Split(str(part), rows, "this DatasetDict") for part, rows in data.items()}
-    if isinstance(data, pa.Table):
-        data = from_table(data)
+    if hasattr(data, "__arrow_c_stream__") and hasattr(data, "columns"):
+        data = from_table(_table_of(data))
     if isinstance(data, (Dataset, IterableDataset)):
         own = str(data.split or "train").partition("[")[0]
         return {split or own: Split(split or own, data, "this data set")}
@@ -102,7 +104,9 @@ def find_splits(
         return _at_path(os.fspath(data), split, name, revision)
     if isinstance(data, Sequence) and data and all(isinstance(part, (str, os.PathLike)) for part in data):
         return _joined([_at_path(os.fspath(part), split, name, revision) for part in data], split)
-    raise InputError(f"expected a Dataset, an IterableDataset, a path or a Hub id, found {type(data).__name__}")
+    raise InputError(
+        f"expected a Dataset, an IterableDataset, a DataFrame, a path or a Hub id, found {type(data).__name__}"
+    )
 
 
 def one_split(splits: Mapping[str, Any], split: str | None, what: str) -> Any:
@@ -269,10 +273,21 @@ def _saved(path: str) -> dict[str, Split]:
     return {str(split): Split(str(split), rows, path) for split, rows in parts.items()}
 
 
-def from_table(table: pa.Table) -> Dataset:
+def _table_of(frame: Any) -> pa.Table:
+    """A table of Arrow, or a frame of pandas, polars or another library that hands its columns over as Arrow."""
+    try:
+        return frame if isinstance(frame, pa.Table) else pa.table(frame)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InputError(
+            f"this {type(frame).__name__} has no form in Arrow: {' '.join(map(str, error.args))}"
+        ) from error
+
+
+def from_table(table: pa.Table, name: str = "the table") -> Dataset:
     """A table as a data set, without a copy and without the pass over it that a fingerprint of its content takes."""
     from datasets import Dataset
     from datasets.fingerprint import generate_random_fingerprint
     from datasets.table import InMemoryTable
 
-    return Dataset(InMemoryTable(table), fingerprint=generate_random_fingerprint())
+    loadable = conform(table, loadable_schemas([table.schema], name)[0], name)
+    return Dataset(InMemoryTable(loadable), fingerprint=generate_random_fingerprint())

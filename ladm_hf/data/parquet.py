@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from ladm_hf.arrays import Floats, Ints
 from ladm_hf.data import sources
+from ladm_hf.data.arrow_types import loadable_schemas
 from ladm_hf.data.columns import BYTES_PER_TOKEN, conform, document_column, pick, root_column
 from ladm_hf.data.content import explain, read_head
 from ladm_hf.data.schemas import FileSchema, join_schemas
@@ -51,7 +52,8 @@ class ParquetSource(FileSource):
 
     def scan(self, candidates: Sequence[str], max_tokens: int) -> SourceScan:
         files = self._of_each(self._footer)
-        self._schema = join_schemas(files)
+        schemas = loadable_schemas([file.schema for file in files], self.name)
+        self._schema = join_schemas([file._replace(schema=schema) for file, schema in zip(files, schemas, strict=True)])
         self._log_partitions()
         column = document_column(self._schema, candidates) if candidates else ""
         self._offsets = np.cumsum([0, *(file.footer.num_rows for file in files)]).astype(np.int64)
