@@ -121,7 +121,7 @@ def load_tokenizer(where: Path | str, name: str) -> PreTrainedTokenizerBase:
     try:
         if not where:
             raise OSError("the live model does not say where it came from")
-        check_no_pointers(Path(where), name, TOKENIZER)
+        check_no_pointers(Path(where), name, ("config.json", *TOKENIZER))
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, local_files_only=True)
     except CalculatorError:
@@ -130,6 +130,8 @@ def load_tokenizer(where: Path | str, name: str) -> PreTrainedTokenizerBase:
         reason = _reason(error)
         if "trust_remote_code" in reason:
             reason = "it needs code of its own, which is never run"
+        elif isinstance(error, ValueError) and (broken := _no_json(Path(where))):
+            reason = broken
         raise CalculatorError(f"{name!r} has no tokenizer that can be loaded ({reason}). {remedy}") from error
     distinct = _distinct_ids(tokenizer)
     if distinct < 2:
@@ -142,6 +144,16 @@ def load_tokenizer(where: Path | str, name: str) -> PreTrainedTokenizerBase:
             name, type(tokenizer).__name__,
         )  # fmt: skip
     return tokenizer
+
+
+def _no_json(folder: Path) -> str:
+    """Which file of a tokenizer is no JSON, and why; empty where all are."""
+    for file in sorted({file for pattern in TOKENIZER for file in folder.glob(pattern) if file.suffix == ".json"}):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            return f"{file.name} is no JSON: {error}"
+    return ""
 
 
 def _is_as_stored(tokenizer: PreTrainedTokenizerBase, folder: Path) -> bool:

@@ -126,11 +126,67 @@ def nested_type(schema: pa.Schema, column: str) -> pa.DataType | None:
     return kind
 
 
+def mask_of(column: str) -> str:
+    """Name of the column that says which token ids of another are padding: `attention_mask` beside `input_ids`."""
+    return f"{column.rpartition('.')[0]}.attention_mask".lstrip(".")
+
+
+def document_roots(schema: pa.Schema, column: str) -> list[str]:
+    """The columns of the table that are read for documents: theirs and, for token ids, that of their mask."""
+    roots = [root_column(schema, column)]
+    if _has_mask(schema, column):
+        roots.append(root_column(schema, mask_of(column)))
+    return list(dict.fromkeys(roots))
+
+
+def _has_mask(schema: pa.Schema, column: str) -> bool:
+    kinds = [nested_type(schema, name) for name in (column, mask_of(column))]
+    return all(kind is not None and is_list(kind) for kind in kinds)
+
+
+def documents_of(table: pa.Table, column: str) -> list[Any]:
+    """[`documents`] of a column, perhaps nested, token ids without those that a mask beside them calls padding."""
+    rows = documents(pick(table, column))
+    if not _has_mask(table.schema, column):
+        return rows
+    return without_padding(rows, documents(pick(table, mask_of(column))), column)
+
+
+def without_padding(rows: Sequence[Any], masks: Sequence[Any], column: str) -> list[Any]:
+    """Token ids of documents without those whose mask is 0, as models leave them out.
+
+    Raises:
+        InputError: a mask has another length than its token ids.
+    """
+    found = []
+    for n, (ids, mask) in enumerate(zip(rows, masks, strict=True)):
+        is_token = np.asarray(mask) != 0
+        if ids is None or is_token.ndim != 1 or is_token.all():
+            found.append(ids)
+            continue
+        if np.shape(ids) != is_token.shape:
+            raise InputError(
+                f"row {n} of a part has {np.size(ids):,} token ids in {column!r} but {is_token.size:,} entries in "
+                f"{mask_of(column)!r}: remove that column, or make both anew"
+            )
+        found.append(np.asarray(ids)[is_token])
+    return found
+
+
 def documents(values: pa.ChunkedArray) -> list[Any]:
     """Texts as `str`, token ids as arrays; a text that is no valid UTF-8 stays bytes, which has a status of its own."""
     if is_list(values.type):
-        return [value.values.to_numpy(zero_copy_only=False) if value.is_valid else None for value in values]
+        return [_items(value.values) if value.is_valid else None for value in values]
+    if isinstance(values.type, pa.JsonType):
+        # a column of several types, as `datasets` keeps it
+        return [None if value is None else json.loads(value) for value in values.to_pylist()]
     return [decoded(value) for value in to_objects(values, invalid=bytes)]
+
+
+def _items(values: pa.Array) -> Any:
+    """An array, but a list where NumPy would make fractions of integers beside nulls."""
+    has_gaps = values.null_count and pa.types.is_integer(values.type)
+    return values.to_pylist() if has_gaps else values.to_numpy(zero_copy_only=False)
 
 
 def decoded(value: Any) -> Any:

@@ -43,7 +43,10 @@ _OTHERS = {
     rb"PK\x03\x04": "a zip archive: unpack it and give the files in it",
     rb"PAR1": "a parquet file: name it .parquet",
     rb"ARROW1": "an Arrow file: name it .arrow",
+    rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff": "text in UTF-32: convert it to UTF-8 with `iconv -f UTF-32 -t UTF-8`",
     rb"\xff\xfe|\xfe\xff": "text in UTF-16: convert it to UTF-8 with `iconv -f UTF-16 -t UTF-8`",
+    rb"([\t\n\r -~]\x00){4}": "text in UTF-16: convert it to UTF-8 with `iconv -f UTF-16LE -t UTF-8`",
+    rb"(\x00[\t\n\r -~]){4}": "text in UTF-16: convert it to UTF-8 with `iconv -f UTF-16BE -t UTF-8`",
     rb"\x00{8}": "zero bytes, as a full disk or a broken copy leaves them: download or write it again",
     rb"(?s).{257}ustar": "a tar archive: unpack it and give the files in it",
     rb"SQLite format 3": "an SQLite database: export its rows as parquet or JSON lines",
@@ -149,6 +152,14 @@ def register_compressions() -> None:
     for codec, ending in (("zstd", "zst"), ("lz4", "lz4")):
         if codec not in compr:
             register_compression(codec, unpacker(codec), ending)
+
+
+def other_encoding(fs: Any, path: str) -> str:
+    """What to do about a file whose text is not UTF-8, as far as its first bytes tell."""
+    head = read_unpacked_head(fs, path)
+    if known_content(head):
+        return f"it is {explain(head)}"
+    return "convert it to UTF-8, for instance with `iconv -f LATIN1 -t UTF-8`"
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ that has both fractions and integers too large for a double. What is no valid Un
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import json
 import os
@@ -24,13 +25,14 @@ from ladm_hf.data.content import (
     is_json_array,
     known_content,
     open_unpacked,
+    other_encoding,
     read_unpacked_head,
     reading,
     shown,
 )
 from ladm_hf.data.inference import Inference, replace_surrogates, text_problem, to_table
 from ladm_hf.data.sources import FileSource, Rows, SourceScan
-from ladm_hf.errors import InputError
+from ladm_hf.errors import ColumnError, InputError
 
 # Of a file that is not looked through, so much of its beginning tells the columns.
 HEAD_BYTES = 8 << 20
@@ -96,6 +98,8 @@ class JsonLinesSource(FileSource):
                     total += 1 + min(max_tokens, len(line) / BYTES_PER_TOKEN)
             if problem and not has_rows:
                 raise InputError(self._no_line_parses(file, problem))
+        if candidates and not positions:
+            raise ColumnError(f"{self.name} has no row: its files are empty, so its columns are none")
         self._schema = columns.finish()
         columns.log()
         self._log_partitions()
@@ -124,7 +128,7 @@ class JsonLinesSource(FileSource):
         elif first.startswith(b"{") and b"\n" in head.strip() and not first.endswith(b"}"):
             problem = "an object is spread over several lines: write one a line (JSON lines), as `jq -c .` does"
         elif "codec can't decode" in problem:
-            problem += "; convert it to UTF-8, for instance with `iconv -f LATIN1 -t UTF-8`"
+            problem += f"; {other_encoding(self.fs, self.paths[file])}"
         return f"no line of {self.paths[file]}, which begins with {shown(head)}, is a JSON object: {problem}"
 
     def restore_layout(self, layout: dict[str, Any]) -> None:
@@ -278,7 +282,7 @@ def _parse(line: bytes) -> tuple[dict[str, Any] | None, str]:
     """The object on a line, or `None` and why there is none."""
     try:
         # as json.loads does, which would make a decoder for every line
-        row = _DECODER.decode(line.decode(json.detect_encoding(line), "surrogatepass"))
+        row = _DECODER.decode(line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
         return None, f"the line is not valid JSON ({error})"
     if not isinstance(row, dict):

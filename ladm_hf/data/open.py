@@ -174,6 +174,8 @@ def _at_path(path: str, split: str | None, name: str | None, revision: str | Non
         raise
     except (ImportError, ValueError, OSError) as error:
         raise InputError(f"cannot open {path!r}: {error}") from error
+    if not paths and fs.exists(root):
+        raise InputError(f"{path!r} is a pipe or device, but data are read more than once: write them to a file first")
     if not paths:
         raise InputError(f"no parquet or JSON-lines file at {path!r}, nor one in another format: {_EXPECTED}")
     chosen, files = _named_split(paths, split, path)

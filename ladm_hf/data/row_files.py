@@ -14,7 +14,14 @@ from typing import Any
 
 import pandas as pd
 
-from ladm_hf.data.content import compression_in, is_json_array, open_unpacked, read_unpacked_head, reading
+from ladm_hf.data.content import (
+    compression_in,
+    is_json_array,
+    open_unpacked,
+    other_encoding,
+    read_unpacked_head,
+    reading,
+)
 from ladm_hf.data.data_files import DataFiles
 from ladm_hf.errors import InputError
 
@@ -113,6 +120,7 @@ def _csv_frames(files: DataFiles, path: str) -> Iterator[pd.DataFrame]:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise InputError(f"{path} has {names.count(twice)} columns named {twice!r}: rename or remove all but one")
+        _check_separator(path, names, options["sep"])
         with (
             reading(path, compression),
             open_unpacked(files.fs, path, compression) as handle,
@@ -122,5 +130,19 @@ def _csv_frames(files: DataFiles, path: str) -> Iterator[pd.DataFrame]:
         ):
             for frame in frames:
                 yield frame.astype(object).where(frame != "", None)
-    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        remedy = other_encoding(files.fs, path)
+        raise InputError(f"{path} cannot be read as a table of text in UTF-8 ({error}): {remedy}") from error
+    except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         raise InputError(f"{path} cannot be read as a table of text in UTF-8: {error}") from error
+
+
+def _check_separator(path: str, names: list[str], separator: str) -> None:
+    """Refuses a table whose only column is a row of names with another separator between them."""
+    other = next((sign for sign in (";", "\t", "|") if len(names) == 1 and sign in names[0]), None)
+    if other is not None:
+        remedy = "name it .tsv" if other == "\t" else "write it with commas"
+        raise InputError(
+            f"{path} has one column, {names[0]!r}: its cells seem to be separated by {other!r}, not {separator!r}: "
+            f"{remedy}"
+        )

@@ -128,6 +128,8 @@ class StreamSource(SequentialSource):
             raise
         except expected as error:
             message = str(error).strip().partition("\n")[0]
+            if isinstance(error, UnicodeDecodeError):
+                message += "; convert it to UTF-8, for instance with `iconv -f LATIN1 -t UTF-8`"
             raise InputError(
                 f"{self.name} cannot be read beyond row {count:,}: {type(error).__name__}: {message}"
             ) from error

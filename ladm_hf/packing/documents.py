@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from ladm_hf.calculators.token_ids import KEY
-from ladm_hf.data.columns import document_column, documents, is_list, leaves_of, nested_type, pick, root_column
+from ladm_hf.data.columns import document_column, document_roots, documents_of, is_list, leaves_of, nested_type
 from ladm_hf.data.sources import Rows, Source
 from ladm_hf.errors import BackendError, ColumnError, InputError
 from ladm_hf.packing.sequences import TokenIds
@@ -130,14 +130,14 @@ class Documents:
 
     def _rows(self) -> Iterator[Rows]:
         blocks = list(itertools.pairwise(self._edges))
-        root = root_column(self.source.schema or pa.schema([]), self.column)
+        roots = document_roots(self.source.schema or pa.schema([]), self.column)
         for block in np.random.default_rng(self.seed).permutation(len(blocks)):
             start, stop = blocks[block]
-            yield from self.source.read(start, stop, [root])
+            yield from self.source.read(start, stop, roots)
 
     def _values(self, rows: Rows) -> list[Any]:
         """Texts or token ids of some rows; a reason of class `_LeftOut` where there is none."""
-        values = documents(pick(rows.table, self.column))
+        values = documents_of(rows.table, self.column)
         return [_LeftOut("unreadable") if n in rows.problems else _text_or_ids(value) for n, value in enumerate(values)]
 
     def _given(self, rows: Rows) -> list[TokenIds | str]:
@@ -185,8 +185,12 @@ def _text_or_ids(value: Any) -> Any:
         return _LeftOut("null")
     if isinstance(value, bytes):
         return _LeftOut("no valid UTF-8")
-    # numpy has no integers with nulls among them
-    return _LeftOut("null among the token ids") if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
+    if isinstance(value, list) and None in value:
+        return _LeftOut("null among the token ids")
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "iu" and value.size:
+        return _LeftOut("token ids that are no integers")
+    # a column of several types, which is kept as JSON, has more than texts
+    return value if isinstance(value, (str, np.ndarray)) else _LeftOut("no text")
 
 
 def _tokenize(tokenizer: TargetTokenizer, values: list[Any]) -> list[TokenIds | str]:

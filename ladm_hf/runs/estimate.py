@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ladm_hf.data.columns import BYTES_PER_TOKEN, documents, lengths, pick, root_column
+from ladm_hf.data.columns import BYTES_PER_TOKEN, document_roots, documents_of, lengths, pick
 from ladm_hf.text import count, duration
 
 if TYPE_CHECKING:
@@ -120,11 +120,11 @@ def estimate(
     todo = [chunk for chunk in range(len(costs)) if chunk not in done and edges[chunk + 1] > edges[chunk]]
     if not todo:
         return None
-    root = root_column(schema, column)
+    roots = document_roots(schema, column)
     budget, rows, tokens, cost = SAMPLE_TOKENS, 0, 0, 0.0
     timed_cost = timed_tokens = seconds = 0.0
     for chunk in [todo[0], *(todo[n * (len(todo) - 1) // max(1, SAMPLES - 1)] for n in range(SAMPLES))]:
-        found, estimated = _sample(source, edges[chunk], edges[chunk + 1], root, column, budget, scorer)
+        found, estimated = _sample(source, edges[chunk], edges[chunk + 1], roots, column, budget, scorer)
         if not rows:
             # loads the model, and prepares kernels where there are some
             scorer({column: found}, rank=rank)
@@ -154,14 +154,14 @@ def estimate(
 
 
 def _sample(
-    source: Source, start: int, stop: int, root: str, column: str, budget: float, scorer: LadmScorer
+    source: Source, start: int, stop: int, roots: list[str], column: str, budget: float, scorer: LadmScorer
 ) -> tuple[list[Any], float]:
     """The first documents of a chunk, of about `budget` estimated tokens, and their estimated tokens."""
     found: list[Any] = []
     cost = 0.0
     # the cost of JSON lines is that of whole lines
     whole_lines = source.unit == "bytes"
-    for rows in source.read(start, stop, None if whole_lines else [root]):
+    for rows in source.read(start, stop, None if whole_lines else roots):
         if whole_lines:
             lines = (json.dumps(row, ensure_ascii=False, default=str) for row in rows.table.to_pylist())
             sizes = np.array([len(line.encode()) / BYTES_PER_TOKEN for line in lines])
@@ -169,7 +169,7 @@ def _sample(
             sizes = lengths(pick(rows.table, column))
         costs = np.cumsum(1 + np.minimum(sizes, most_tokens(scorer)))
         number = int(np.searchsorted(costs, budget - cost)) + 1
-        found += documents(pick(rows.table.slice(0, number), column))
+        found += documents_of(rows.table.slice(0, number), column)
         cost += float(costs[min(number, len(costs)) - 1])
         if cost >= budget:
             break

@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ladm_hf.calculators.token_ids import check_made_with
-from ladm_hf.data.columns import document_column, documents, lengths, pick, root_column
+from ladm_hf.data.columns import document_column, document_roots, documents_of, lengths, pick
 from ladm_hf.data.loaded import load_files
 from ladm_hf.data.open import open_source
 from ladm_hf.data.run_record import SAME_CALL, RunRecord
@@ -182,6 +182,11 @@ def run_scoring(
         raise ConfigError(f"num_chunks must be positive, got {chunks}")
     if scores_only and jsonl:
         raise ConfigError("jsonl needs the columns index and meta, which scores_only leaves out: choose one")
+    if isinstance(dataset, (str, os.PathLike)) and os.path.realpath(dataset) == os.path.realpath(output_dir):
+        raise InputError(
+            f"the data are in {os.fspath(dataset)!r}, where the run would be written beside them and be taken for the "
+            "data by the next launch: choose another output folder"
+        )
     ranks, scorer = Ranks(), scorer or LadmScorer()
     output = output_at(output_dir, storage_options)
     given = {"split": _split_name(dataset, split), "scores_only": scores_only}
@@ -499,7 +504,7 @@ class _Launch:
         """The rows of a chunk in parts that take some seconds each."""
         columns = None
         if self.run.scores_only:
-            columns = list(dict.fromkeys([root_column(self.source_schema, self.column), *self._kept()]))
+            columns = list(dict.fromkeys([*document_roots(self.source_schema, self.column), *self._kept()]))
         first = None if self.first is None else self.first.chunk(chunk)
         start, stop = self.run.edges[chunk : chunk + 2]
         done = 0
@@ -519,7 +524,7 @@ class _Launch:
 
     def _begin(self, rows: Rows, first: pa.Table | None) -> Callable[[], dict[str, Any]]:
         """What scores some rows, whose texts are being tokenised already where that is done ahead."""
-        texts = documents(pick(rows.table, self.column))
+        texts = documents_of(rows.table, self.column)
         for row in rows.problems:
             texts[row] = None
         if first is not None:

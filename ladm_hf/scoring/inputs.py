@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ladm_hf.arrays import Ints
-from ladm_hf.data.columns import decoded, documents
+from ladm_hf.data.columns import decoded, documents, mask_of, without_padding
 from ladm_hf.errors import ColumnError, InputError
 
 Tokens = Ints
@@ -34,8 +34,11 @@ def read_batch(batch: Any, text_column: str | None, input_ids_column: str | None
         rows = _column(batch, names, column)
         if rows is None:
             continue
-        if column == input_ids_column and _is_flat(rows):
-            raise _not_batched(column)
+        if column == input_ids_column:
+            if _is_flat(rows):
+                raise _not_batched(column)
+            masks = _column(batch, names, mask_of(column))
+            rows = rows if masks is None else without_padding(rows, masks, column)
         return column, rows
     wanted = " nor ".join(repr(name) for name in (text_column, input_ids_column) if name is not None)
     raise ColumnError(
@@ -76,7 +79,9 @@ def checked_text(text: Any) -> str:
     if is_missing(text):
         return "null"
     if not isinstance(text, str):
-        return f"error: expected a string, found {type(text).__name__}"
+        # a list of Arrow's or NumPy's is a list to who wrote it
+        found = "list" if isinstance(text, np.ndarray) else type(text).__name__
+        return f"error: expected a string, found {found}"
     return "" if text.strip() else "empty"
 
 
@@ -90,6 +95,8 @@ def checked_ids(ids: Any) -> Tokens | str:
         array = np.asarray(None)
     if array.size == 0 and array.ndim == 1:
         return np.empty(0, dtype=np.int64)
+    if array.ndim == 1 and array.dtype == object and any(value is None for value in array):
+        return "error: expected a flat sequence of integers, found null among them"
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         found = f"{type(ids).__name__} of {array.dtype} with {array.ndim} dimensions"
         return f"error: expected a flat sequence of integers, found {found}"
@@ -138,7 +145,7 @@ def _column(batch: Any, names: list[str], column: str) -> list[Any] | None:
 
 def _is_flat(rows: list[Any]) -> bool:
     """Whether the rows are token ids themselves: one document, not a batch of them."""
-    return len(rows) > 0 and all(not isinstance(row, (str, type(None))) and np.ndim(row) == 0 for row in rows)
+    return len(rows) > 0 and all(not isinstance(row, (str, bytes, type(None))) and np.ndim(row) == 0 for row in rows)
 
 
 def _not_batched(column: str) -> ColumnError:

@@ -187,7 +187,8 @@ def status_of(ids: Tokens, engine: Engine) -> str:
     if low < 0 or high >= engine.vocab_size:
         return (
             f"error: token ids run from {low} to {high}, a vocabulary of at least {high + 1}, but the model's has "
-            f"{engine.vocab_size} entries: these ids were made by another tokenizer"
+            f"{engine.vocab_size} entries: these ids were made by another tokenizer, or by one with added tokens for "
+            "which the model was not resized (resize_token_embeddings)"
         )
     positions, longest = engine.plan.positions, min(len(ids), engine.config.max_length)
     if len(ids) >= engine.config.min_tokens and positions is not None and longest > positions:

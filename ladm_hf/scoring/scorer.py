@@ -32,7 +32,7 @@ from ladm_hf.data.score_columns import (
     checked_signals,
     score_columns,
 )
-from ladm_hf.errors import BackendError, ConfigError, RowError
+from ladm_hf.errors import BackendError, ConfigError, InputError, RowError
 from ladm_hf.ops import BACKENDS
 from ladm_hf.ops.scores import document_score
 from ladm_hf.scoring.encoder import Encoder
@@ -350,7 +350,7 @@ class LadmScorer:
 
     # Scoring
 
-    def __call__(self, batch: Any, rank: int | None = None) -> dict[str, Any]:
+    def __call__(self, batch: Any, rank: int | None = None, *others: Any) -> dict[str, Any]:
         """Scores a batch of rows: `dataset.map(scorer, batched=True)`.
 
         Args:
@@ -365,13 +365,19 @@ class LadmScorer:
             `{"ladm_score": float64 array, "ladm_num_tokens": int32 array, "ladm_status": list[str],
             "ladm_repetition": float64 array}`, each of the batch's length, in its order. The last is how much a row
             with text repeats itself, in 0..1 and whatever its status, NaN where there is no text. A float64 array
-            `ladm_<name>` follows for each signal.
+            `ladm_<name>` follows for each signal. In the formats of tables (`with_format("pandas")`, `"arrow"`,
+            `"polars"`) `map` keeps no column but these: map `with_format(None)`.
 
         Raises:
             ColumnError: neither column is there, or the call is not batched.
-            InputError: one text was given in place of a list.
+            InputError: one text was given in place of a list, or something beside the batch and the rank.
             RowError: a row is bad and `on_error="raise"`.
         """
+        if others or not (rank is None or isinstance(rank, (int, np.integer))):
+            raise InputError(
+                "a scorer takes a batch and the rank of the worker alone: call map without with_indices, and with no "
+                "more than one name in input_columns"
+            )
         return self.begin(batch, rank)()
 
     def begin(self, batch: Any, rank: int | None = None) -> Callable[[], dict[str, Any]]:

@@ -201,8 +201,8 @@ def _domains(dataset: Dataset, by: str | None) -> tuple[Ints, list[str]]:
         texts = values.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ColumnError(
-            f"column {by!r} holds {kind}, which cannot name a domain: choose a column of strings or numbers, one of "
-            f"{', '.join(leaves(dataset))}"
+            f"column {by!r} holds {kind}, which cannot name a domain: choose one of strings or numbers; the columns "
+            f"are {', '.join(leaves(dataset))}"
         ) from error
     encoded = pc.fill_null(texts, NO_DOMAIN).dictionary_encode().unify_dictionaries()
     if encoded.num_chunks == 0:

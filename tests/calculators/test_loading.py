@@ -265,3 +265,11 @@ def test_threads_that_load_at_once_get_models_of_their_dtype(nano: Path) -> None
         models = pool.map(lambda dtype: load_model(nano, "nano", dtype, "cpu"), dtypes)
     for dtype, model in zip(dtypes, models, strict=True):
         assert {str(parameter.dtype) for parameter in model.parameters()} == {f"torch.{dtype}"}
+
+
+def test_a_tokenizer_file_that_is_no_json_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(BUNDLED["ladm-nano"], folder)
+    (folder / "tokenizer_config.json").write_bytes(b"\xef\xbb\xbf{}")
+    with pytest.raises(CalculatorError, match=r"tokenizer_config\.json is no JSON: .*BOM"):
+        resolve(folder).load_tokenizer()

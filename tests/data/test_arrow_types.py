@@ -44,7 +44,9 @@ CASES: dict[str, tuple[pa.Array, pa.DataType, list[Any]]] = {
         ["b", None],
     ),
     "decimal32": (
-        pa.array([decimal.Decimal("1.10"), None], pa.decimal32(5, 2)), pa.decimal128(5, 2), [decimal.Decimal("1.10"), None],
+        pa.array([decimal.Decimal("1.10"), None], pa.decimal32(5, 2)),
+        pa.decimal128(5, 2),
+        [decimal.Decimal("1.10"), None],
     ),
     "uuid": (UUIDS, pa.binary(16), [ID, None]),
     "uuids": (pa.ListArray.from_arrays([0, 1, 2], UUIDS), pa.list_(pa.binary(16)), [[ID], [None]]),

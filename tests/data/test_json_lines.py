@@ -208,3 +208,18 @@ def test_texts_that_look_like_dates_numbers_or_types_stay_texts(tmp_path: Path) 
     source = open_source(write(tmp_path / "a.jsonl", [json.dumps(row)]))
     end = int(source.scan(["text"], 512).positions[-1])
     assert [part.table.to_pylist() for part in source.read(0, end)] == [[row]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_files_in_wider_encodings_are_named(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes('{"text": "a"}\n{"text": "b"}\n'.encode(encoding))
+    wanted = "UTF-32" if encoding == "utf-32" else "UTF-16"
+    with pytest.raises(InputError, match=rf"a\.jsonl holds no JSON lines; it is text in {wanted}: .*iconv"):
+        open_source(tmp_path / "a.jsonl").scan(["text"], 512)
+
+
+def test_a_mark_of_byte_order_within_joined_files_is_no_part_of_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\n' * 2)
+    source = open_source(tmp_path / "a.jsonl")
+    scan = source.scan(["text"], 512)
+    assert [row["text"] for row in read(source, 0, int(scan.positions[-1]))] == ["a", "a"]

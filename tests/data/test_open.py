@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ladm_hf.data import columns, sources
 from ladm_hf.data.data_files import DataFiles
 from ladm_hf.data.hub import is_hub_id
 from ladm_hf.data.loaded import open_documents
-from ladm_hf.data.open import find_splits, open_source
+from ladm_hf.data.open import find_data, find_splits, open_source
 from ladm_hf.data.parquet import ParquetSource
 from ladm_hf.data.sources import Source, SourceScan
 from ladm_hf.errors import ColumnError, InputError
@@ -475,3 +476,9 @@ def test_the_options_beside_a_result_are_no_data_left_out(tmp_path: Path, caplog
     (tmp_path / "notes.csv").write_text("a\n1\n", encoding="utf-8")
     open_source(str(tmp_path))
     assert "notes.csv" in caplog.text
+
+
+def test_a_pipe_is_no_file_that_can_be_read_again(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(InputError, match=r"pipe\.jsonl' is a pipe .* write them to a file"):
+        find_data(tmp_path / "pipe.jsonl")

@@ -77,3 +77,24 @@ def test_an_array_of_objects_is_read_as_lines_are(tmp_path: Path) -> None:
     for order in (["a.json", "b.jsonl"], ["b.jsonl", "a.json"]):
         with pytest.raises(InputError, match=r"(b\.jsonl holds no|a\.json holds a) JSON array"):
             read([tmp_path / name for name in order])
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        ("text,id\nnaïve,1\n".encode("latin-1"), "LATIN1"),
+        ("text,id\nnaïve,1\n".encode("utf-16"), "it is text in UTF-16"),
+        (b"text;id\na;1\n", "separated by ';', not ','"),
+        (b"text\tid\na\t1\n", r"name it \.tsv"),
+    ],
+)
+def test_tables_in_another_form_are_refused_with_a_remedy(tmp_path: Path, content: bytes, remedy: str) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\.csv .*{remedy}"):
+        open_source(tmp_path / "a.csv").scan(["text"], 512)
+
+
+def test_lines_of_text_in_another_encoding_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("naïve\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"a\.txt .*iconv"):
+        open_source(tmp_path / "a.txt").scan(["text"], 512)

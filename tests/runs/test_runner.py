@@ -599,3 +599,20 @@ def test_a_run_that_works_ahead_stops_at_an_error_and_goes_on(tmp_path: Path, mo
     assert run_status(tmp_path / "run").chunks_done == 2
     found = score_dataset(dataset(12), tmp_path / "run", scorer(), num_chunks=6, progress=False)
     assert bits(found) == expected(12)
+
+
+def test_a_run_is_not_written_beside_its_own_data(tmp_path: Path) -> None:
+    dataset().to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="another output folder"):
+        score_dataset(tmp_path, f"{tmp_path}/.", scorer(), progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
+@pytest.mark.parametrize("scores_only", [False, True])
+def test_padding_that_a_mask_tells_is_not_scored(tmp_path: Path, scores_only: bool) -> None:
+    ids = list(range(240))
+    padded = {"input_ids": [[*ids, *[0] * 50], ids], "attention_mask": [[1] * 240 + [0] * 50, [1] * 240]}
+    pq.write_table(pa.table(padded), tmp_path / "a.parquet")
+    found = score_dataset(tmp_path / "a.parquet", tmp_path / "out", scorer(), scores_only=scores_only, progress=False)
+    assert found["ladm_num_tokens"] == [240, 240]
+    assert found["ladm_score"][0] == found["ladm_score"][1]

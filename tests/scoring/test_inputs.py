@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from typing import Any
 
@@ -14,8 +15,9 @@ from datasets import Dataset
 from launches import document, scorer
 
 from ladm_hf import LadmScorer
+from ladm_hf.data.columns import documents_of
 from ladm_hf.errors import ColumnError, InputError
-from ladm_hf.scoring.inputs import is_missing, read_batch
+from ladm_hf.scoring.inputs import checked_ids, checked_text, is_missing, read_batch
 
 TEXTS = [document(250, 0), None, "short", document(260, 1)]
 STATUSES = ["ok", "null", "too_short", "ok"]
@@ -175,3 +177,47 @@ def test_a_list_in_place_of_a_text_is_an_error_of_its_row(one: LadmScorer, value
         found = one(batch)
         assert found["ladm_status"][0].startswith("error: expected a string, found")
         assert np.isnan(found["ladm_repetition"][0])
+
+
+@pytest.mark.parametrize("padded", [[5, 6, 7, 0, 0], [0, 0, 5, 6, 7]])
+def test_token_ids_that_a_mask_calls_padding_do_not_count(one: LadmScorer, padded: list[int]) -> None:
+    mask = [int(value > 0) for value in padded]
+    rows = {"input_ids": [padded, [1, 2], None], "attention_mask": [mask, [1, 1], None]}
+    for batch in (rows, pa.table(rows), pd.DataFrame(rows), Dataset.from_dict(rows).with_format("torch")[:2]):
+        column, found = read_batch(batch, "text", "input_ids")
+        assert column == "input_ids"
+        assert [np.asarray(ids).tolist() for ids in found[:2]] == [[5, 6, 7], [1, 2]]
+    nested = pa.table({"tokens": pa.array([{"input_ids": padded, "attention_mask": mask}])})
+    assert [ids.tolist() for ids in documents_of(nested, "tokens.input_ids")] == [[5, 6, 7]]
+    assert one(rows)["ladm_num_tokens"].tolist() == [3, 2, 0]
+
+
+def test_a_mask_of_another_length_is_refused() -> None:
+    with pytest.raises(InputError, match="row 0 .* 3 token ids in 'input_ids' but 2 entries in 'attention_mask'"):
+        read_batch({"input_ids": [[1, 2, 3]], "attention_mask": [[1, 0]]}, None, "input_ids")
+
+
+def test_values_kept_as_json_are_what_they_are(one: LadmScorer) -> None:
+    """As `datasets` keeps a column of texts among which is a number."""
+    values = pa.array([json.dumps(TEXTS[0]), "5", '{"a": 1}', None], pa.json_())
+    assert documents_of(pa.table({"text": values}), "text") == [TEXTS[0], 5, {"a": 1}, None]
+    found = one(pa.table({"text": values}))
+    assert found["ladm_status"][1:] == [
+        "error: expected a string, found int", "error: expected a string, found dict", "null",
+    ]  # fmt: skip
+    assert found["ladm_score"][0] == one([TEXTS[0]])["ladm_score"][0]
+
+
+@pytest.mark.parametrize("options", [{"with_indices": True}, {"with_indices": True, "with_rank": True}], ids=str)
+def test_what_is_no_rank_is_not_taken_for_one(one: LadmScorer, options: dict[str, bool]) -> None:
+    with pytest.raises(InputError, match="without with_indices"):
+        Dataset.from_dict({"text": TEXTS}).map(one, batched=True, **options)
+
+
+def test_token_ids_in_other_forms_are_errors_of_their_rows() -> None:
+    assert checked_ids([1, None]) == "error: expected a flat sequence of integers, found null among them"
+    ids = pa.table({"input_ids": pa.array([[1, None, 2], [3]])})
+    assert documents_of(ids, "input_ids")[0] == [1, None, 2]
+    rows = read_batch({"input_ids": [b"\x01\x00\xff", b"\x02\x00"]}, None, "input_ids")[1]
+    assert all(str(checked_ids(row)).startswith("error: expected a flat sequence of integers") for row in rows)
+    assert checked_text(np.array(["a"])) == "error: expected a string, found list"
