@@ -125,6 +125,34 @@ def _files(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} files of a pool"
 
 
+def text_to_score(result: dict[str, Any]) -> str:
+    """What the host does for a token, and how many cores feed one GPU."""
+    lines = [
+        "| the host's part (`benchmarks/text_to_score.py`, ladm-nano's tokenizer, one core) | ns a token |",
+        "|---|---|",
+    ]
+    lines += [f"| {name} | {value:,.0f} |" for name, value in result["stages"].items()]
+    per_core = max(row["tokens_per_core_second"] for row in result["run"])
+    gpu = json.loads((HERE / "results" / "h200.json").read_text(encoding="utf-8"))
+    engines = {
+        "ladm-nano (8,192 tokens)": 8192 * gpu["nano"]["calibrated"]["documents_per_second"],
+        "a 1.1B model (32,768 tokens)": gpu["steady_float16"]["tokens_per_second"],
+    }
+    lines += [
+        "",
+        f"A whole run, parquet to parquet, whose engine costs nothing: {per_core:,.0f} tokens a second of one core "
+        f"({result['documents']} documents of about 8k tokens, {result['cores']} cores of a busy machine). "
+        "So for one GPU of the table below",
+        "",
+        "    cores = the engine's tokens a second / the host's tokens a second of a core",
+        "",
+    ]
+    lines += [
+        f"- {name}: {engine:,.0f} / {per_core:,.0f} = {engine / per_core:.1f} cores" for name, engine in engines.items()
+    ]
+    return "\n".join(lines)
+
+
 def quality_summary(result: dict[str, Any]) -> str:
     """Of the quality table: the mean, how far LADM is ahead, and the seconds."""
     rows = [line.strip("| ").split("|") for line in render_quality(result).splitlines() if line.startswith("|")]
@@ -382,6 +410,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "precision": ("precision.json", precision),
     "batches": ("batch_invariance.json", batches),
     "cascade": ("cascade.json", cascade),
+    "text_to_score": ("text_to_score.json", text_to_score),
     "runner": ("runner.json", runner),
     "soak": ("soak.json", soak),
     "quality": ("quality.json", render_quality),

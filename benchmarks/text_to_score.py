@@ -1,0 +1,179 @@
+"""From parquet to parquet: what the host does for each token, how much one core does, and how many cores feed a GPU.
+
+    python benchmarks/text_to_score.py DATA.parquet --output results/text_to_score.json               # a CPU
+    python benchmarks/text_to_score.py DATA.parquet --output results/text_to_score-gpu.json           # one GPU
+    torchrun --nproc_per_node 2 benchmarks/text_to_score.py DATA.parquet --gpus-only --output ...     # two
+
+First it checks that threads ahead of the device change no row. Then, on any machine, the host's part: seconds of
+processor time a token of each stage, and of a whole run whose engine costs nothing, with one thread and with all. On a
+GPU: documents a second of the engine alone (token ids in memory), of a run from text and of a run from token ids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from ladm_hf import LadmConfig, LadmScorer, __version__
+from ladm_hf.data.columns import documents
+from ladm_hf.ranks import Ranks
+from ladm_hf.runs.runner import run_scoring
+from ladm_hf.scoring import engine as engines
+from ladm_hf.scoring import scorer as scorers
+from ladm_hf.scoring.encoder import Encoder
+from ladm_hf.scoring.engine import Engine, Measured
+from ladm_hf.scoring.repetition import repetition
+
+TOKENS = 8192
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="parquet with text; its documents are joined and cut to about 8k tokens each")
+    parser.add_argument("--model", default="ladm-nano")
+    parser.add_argument("--documents", type=int, default=0, help="defaults to 100 on a CPU and 4,000 on a GPU")
+    parser.add_argument("--gpus-only", action="store_true")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    ranks, gpu = Ranks(), torch.cuda.is_available()
+    torch.set_num_threads(1)
+    number = options.documents or (4000 if gpu else 100)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(ranks.share(lambda: scratch))
+        text, ids = folder / "text.parquet", folder / "ids.parquet"
+        ranks.share(lambda: write(options.data, number, options.model, text, ids))
+        result: dict[str, Any] = {
+            "ladm_hf": __version__, "machine": platform.machine(), "cores": os.cpu_count(), "processes": ranks.world,
+            "model": options.model, "documents": number, "tokens": sum(pq.read_table(ids)["tokens"].to_pylist()),
+        }  # fmt: skip
+        if not options.gpus_only:
+            check(text, folder)
+            result |= {"stages": stages(text), "run": host_run(text, folder, result["tokens"])}
+        if gpu:
+            result["gpu"] = torch.cuda.get_device_name()
+            result["device"] = on_device(options.model, text, ids, folder, ranks)
+        ranks.wait()
+    if ranks.is_main:
+        print(json.dumps(result, indent=1))
+        if options.output:
+            options.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def write(data: str, number: int, model: str, text: Path, ids: Path) -> None:
+    """Documents of about `TOKENS` tokens as text, and the same as token ids."""
+    encode = Encoder(LadmScorer(model).calculator.load_tokenizer())
+    whole = "\n\n".join(filter(None, pq.read_table(data, columns=["text"])["text"].to_pylist()))
+    size = 28_000
+    while len(whole) < number * size:
+        whole += whole
+    pieces = [whole[n * size : (n + 1) * size] for n in range(number)]
+    rows = [row[:TOKENS] for start in range(0, number, 100) for row in encode(pieces[start : start + 100])]
+    pq.write_table(pa.table({"text": pieces}), text, row_group_size=500)
+    lengths = [len(row) for row in rows]
+    table = {"input_ids": pa.array([row.astype(np.int32) for row in rows], pa.list_(pa.int32())), "tokens": lengths}
+    pq.write_table(pa.table(table), ids, row_group_size=500)
+
+
+def free(self: Engine, rows: list[Any]) -> Iterator[tuple[list[int], list[Measured]]]:
+    """An engine that costs nothing."""
+    each = len(self.config.heads or ()) if self.config.weights else len(self.layers)
+    yield list(range(len(rows))), [Measured(np.ones(each), np.empty(0)) for _ in rows]
+
+
+def check(text: Path, folder: Path) -> None:
+    """Threads ahead give the rows that one thread gives."""
+    found = []
+    for works_ahead in (False, True):
+        with patch.object(LadmScorer, "works_ahead", lambda self, rank=None, on=works_ahead: on):
+            scorer = LadmScorer(device="cpu", config=LadmConfig(max_length=2400))
+            run_scoring(text, folder / f"check-{works_ahead}", scorer, limit=4, chunks=2, progress=False)
+        files = sorted((folder / f"check-{works_ahead}" / "data").iterdir())
+        found.append(pa.concat_tables([pq.read_table(file) for file in files]))
+    assert found[0].equals(found[1]), "threads ahead of the device change a row"
+
+
+def stages(text: Path) -> dict[str, float]:
+    """Processor time of each stage on one thread, in ns a token; the least of three."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    texts = documents(pq.read_table(text)["text"])
+    tokenizer = LadmScorer().calculator.load_tokenizer()
+    encoder = Encoder(tokenizer)
+    tokens = sum(map(len, encoder(texts)))
+    target = text.with_name("written.parquet")
+    table = pq.read_table(text)
+    parts: dict[str, Callable[[], Any]] = {
+        "read parquet, to Python": lambda: documents(pq.read_table(text, use_threads=False)["text"]),
+        "token ids by transformers' call": lambda: tokenizer(texts, verbose=False)["input_ids"],
+        "token ids alone, as arrays": lambda: encoder(texts),
+        "repetition": lambda: [repetition(row) for row in texts],
+        "write parquet": lambda: pq.write_table(table, target, compression="zstd"),
+    }
+    found = {}
+    for name, part in parts.items():
+        times = []
+        for _ in range(3):
+            began = time.process_time()
+            part()
+            times.append(time.process_time() - began)
+        found[name] = min(times) / tokens * 1e9
+    os.environ.pop("TOKENIZERS_PARALLELISM")
+    return found
+
+
+def host_run(text: Path, folder: Path, tokens: int) -> list[dict[str, Any]]:
+    """A whole run whose engine costs nothing, by threads ahead: tokens a second, and a second of processor time."""
+    rows = []
+    with patch.object(Engine, "score_all", free):
+        for threads in dict.fromkeys([0, 1, engines.host_threads()]):
+            scorer = LadmScorer(device="cpu", dtype="float32")
+            scorer({"text": ["a b " * 4000]})
+            with (
+                patch.object(LadmScorer, "works_ahead", lambda self, rank=None, on=threads > 0: on),
+                patch.object(scorers, "host_threads", lambda number=threads: number),
+            ):
+                began, used = time.perf_counter(), time.process_time()
+                run_scoring(text, folder / f"host-{threads}", scorer, progress=False)
+                seconds, used = time.perf_counter() - began, time.process_time() - used
+            rows.append({
+                "threads": threads, "tokens_per_second": tokens / seconds, "tokens_per_core_second": tokens / used,
+            })  # fmt: skip
+    return rows
+
+
+def on_device(model: str, text: Path, ids: Path, folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """Documents a second of the engine alone on each GPU, and of runs from text and from token ids on all of them."""
+    rows = pq.read_table(ids)["input_ids"].to_pylist()
+    scorer = LadmScorer(model)
+    few = [np.asarray(row) for row in rows[: min(len(rows), 1000)]]
+    scorer({"input_ids": few[:64]}, rank=ranks.local)
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in scorer._load(ranks.local).score_all(few):
+        pass
+    found = {"engine_alone": len(few) / (time.perf_counter() - began), "host_threads": engines.host_threads()}
+    for name, source in (("from_text", text), ("from_token_ids", ids)):
+        # another run first, so that nothing is loaded or compiled in the one that is timed
+        for attempt in range(2):
+            ranks.wait()
+            began = time.perf_counter()
+            run_scoring(source, folder / f"{name}-{attempt}", scorer, chunks=64, progress=False)
+            ranks.wait()
+            found[name] = len(rows) / (time.perf_counter() - began)
+    return found
+
+
+if __name__ == "__main__":
+    main()
