@@ -82,6 +82,6 @@ def run(output: Path, scorer: LadmScorer, count: int = 12) -> Demo:
     title = "Natural documents and splices of unrelated ones"
     score_distribution(scores, title=title).savefig(files["score_by_kind.png"], dpi=150)
     focus = scorer.focus_map(scored[best]["text"])
-    title = f"Where {scored[best]['name']} looks back to"
+    title = f"Source of Python's {scored[best]['name']}: which span looks back at which"
     focus_heatmap(focus, title=title).savefig(files["focus_map.png"], dpi=150)
     return Demo(scored, separation, files)
