@@ -124,6 +124,8 @@ class RunObjects(RunOutput):
                 self._done |= self.finished(run)
                 claims, listed = self.workers.claims(), time.monotonic()
             chunk = self._free(order, claims, worker)
+            # nobody can have finished what nobody had claimed, where a claim lets one in
+            is_new = chunk is not None and self.storage.exclusive
             if chunk is None:
                 self._done = self.finished(run) | self._own
                 claims, listed = self.workers.claims(), time.monotonic()
@@ -134,7 +136,7 @@ class RunObjects(RunOutput):
                 chunk = self._abandoned(left, claims, worker, log) if chunk is None else chunk
             if chunk is None:
                 time.sleep(min(2.0, LEASE / 10))
-            elif self.record(chunk) is None:
+            elif is_new or self.record(chunk) is None:
                 self._taken.add(chunk)
                 yield chunk
             else:
