@@ -30,6 +30,7 @@ from ladm_hf.data.row_files import row_reader
 from ladm_hf.data.sources import DatasetSource, Source
 from ladm_hf.data.streams import StreamSource
 from ladm_hf.errors import InputError
+from ladm_hf.text import without_credentials
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -173,7 +174,8 @@ def _at_path(path: str, split: str | None, name: str | None, revision: str | Non
     except InputError:
         raise
     except (ImportError, ValueError, OSError) as error:
-        raise InputError(f"cannot open {path!r}: {error}") from error
+        raise InputError(without_credentials(f"cannot open {path!r}: {error}")) from error
+    path = without_credentials(path)
     if not paths and fs.exists(root):
         raise InputError(f"{path!r} is a pipe or device, but data are read more than once: write them to a file first")
     if not paths:
@@ -248,7 +250,7 @@ def _in_folder(fs: Any, root: str, url: str, name: str | None, hub: Any) -> dict
     splits = files_of_folder(fs, root)
     if not splits:
         raise InputError(f"no parquet or JSON-lines file at {url!r}, nor one in another format: {_EXPECTED}")
-    return {split: Split(split, files, url, hub) for split, files in splits.items()}
+    return {split: Split(split, files, without_credentials(url), hub) for split, files in splits.items()}
 
 
 def _is_finished(fs: Any, root: str) -> bool:
