@@ -15,7 +15,9 @@ import contextlib
 import datetime
 import json
 import os
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +30,8 @@ T = TypeVar("T")
 # A rank waits for the others as long as one chunk takes, and for rank 0 as long as it looks through the data; a rank
 # that dies is noticed at once.
 TIMEOUT = datetime.timedelta(days=2)
+# Seconds after which a rank says that it waits for others to start.
+_WAITING = 60.0
 
 
 class _Launcher(NamedTuple):
@@ -60,6 +64,7 @@ _LAUNCHERS = (
     ),
     _Launcher("srun of Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", ""),
 )
+_SLURM = _LAUNCHERS[-1]
 
 
 class Launch(NamedTuple):
@@ -86,6 +91,9 @@ def launched() -> Launch:
         world = _number(launcher.world)
         if world is not None and world > 1:
             return Launch(launcher, _number(launcher.rank), world)
+        if launcher is _LAUNCHERS[0] and "TORCHELASTIC_RUN_ID" in os.environ:
+            # each task of mpirun or srun may start a torchrun of its own
+            break
     ranks = (_number(launcher.rank) for launcher in _LAUNCHERS)
     return Launch(_LAUNCHERS[0], next((rank for rank in ranks if rank is not None), 0), 1)
 
@@ -135,8 +143,9 @@ class Ranks:
         import torch
         from accelerate import PartialState
 
-        # Without cpu=True accelerate takes every rank of a launch without GPUs for the only one.
-        state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
+        with _tells_if_waiting(launch):
+            # Without cpu=True accelerate takes every rank of a launch without GPUs for the only one.
+            state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
         if launch.world > 1 and state.num_processes != launch.world:
             raise _unseen(launch, f"accelerate sees {state.num_processes}, so each would score everything")
         if state.num_processes > 1:
@@ -223,16 +232,54 @@ def _tell_torch(launch: Launch) -> None:
             raise _unseen(launch, f"{missing[0]} is not set: only one process is here")
         return
     local_rank, local_world = _number(launcher.local_rank), _number(launcher.local_world)
-    one_host = local_world == world or (launcher is _LAUNCHERS[-1] and _number("SLURM_STEP_NUM_NODES") == 1)
-    if not one_host and not os.environ.get("MASTER_ADDR"):
-        raise BackendError(
-            f"{launcher.name} started {world} processes on several hosts, which have to find each other: export "
-            "MASTER_ADDR as the name of the host of rank 0"
-        )
+    if not os.environ.get("MASTER_ADDR"):
+        os.environ["MASTER_ADDR"] = _first_host(launch, one_host=local_world == world)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(local_rank or 0))
     os.environ.setdefault("LOCAL_WORLD_SIZE", str(local_world or world))
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", "29500")
+    os.environ.setdefault("MASTER_PORT", _slurm_port() if launcher is _SLURM else "29500")
+
+
+def _first_host(launch: Launch, one_host: bool) -> str:
+    """Where rank 0 runs."""
+    if one_host or (launch.launcher is _SLURM and _number("SLURM_STEP_NUM_NODES") == 1):
+        return "127.0.0.1"
+    nodes = os.environ.get("SLURM_STEP_NODELIST")
+    # rank 0 is on the first of the nodes, unless the step gives each rank its node
+    if launch.launcher is _SLURM and nodes and os.environ.get("SLURM_DISTRIBUTION") != "arbitrary":
+        with contextlib.suppress(OSError, subprocess.CalledProcessError, IndexError):
+            command = ["scontrol", "show", "hostnames", nodes]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    raise BackendError(
+        f"{launch.launcher.name} started {launch.world} processes on several hosts, which have to find each other: "
+        "export MASTER_ADDR as the name of the host of rank 0"
+    )
+
+
+def _slurm_port() -> str:
+    """A port of this step's own: other jobs and steps may run on the same node."""
+    return str(10_000 + (101 * (_number("SLURM_JOB_ID") or 0) + (_number("SLURM_STEP_ID") or 0)) % 20_000)
+
+
+@contextlib.contextmanager
+def _tells_if_waiting(launch: Launch) -> Iterator[None]:
+    """Says so where the other ranks do not come."""
+
+    def tell() -> None:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        print(
+            f"ladm: rank {launch.rank} waits for all {launch.world} processes of {launch.launcher.name} to meet at "
+            f"{where}. If this process was started alone, stop it and unset {launch.launcher.world}.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    timer = threading.Timer(_WAITING, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _unseen(launch: Launch, what: str) -> BackendError:

@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from pathlib import Path
 from typing import Any
 
 import accelerate
@@ -14,6 +16,7 @@ import pytest
 from accelerate import PartialState, utils
 from conftest import ROOT
 
+import ladm_hf.ranks
 from ladm_hf.errors import BackendError, InputError, LadmError, RunError
 from ladm_hf.ranks import Ranks, is_first_rank, launched
 
@@ -23,7 +26,8 @@ MPI = {
     "MPICH": {"PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"},
     "MVAPICH": {"MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_RANK": "1", "MV2_COMM_WORLD_LOCAL_RANK": "1",
                 "MV2_COMM_WORLD_LOCAL_SIZE": "2"},
-    "Slurm": {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_NODES": "1"},
+    "Slurm": {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_NODES": "1",
+              "SLURM_JOB_ID": "0", "SLURM_STEP_ID": "0"},
 }  # fmt: skip
 TORCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -107,7 +111,8 @@ def test_every_launcher_is_understood(monkeypatch: pytest.MonkeyPatch, launcher:
     monkeypatch.setattr(accelerate, "PartialState", State(1))
     found = Ranks()
     assert (found.index, found.local, found.world) == (1, 1, 2)
-    assert [os.environ[name] for name in TORCH] == ["1", "2", "1", "2", "127.0.0.1", "29500"]
+    port = "10000" if launcher == "Slurm" else "29500"
+    assert [os.environ[name] for name in TORCH] == ["1", "2", "1", "2", "127.0.0.1", port]
 
 
 def test_several_hosts_need_the_name_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +121,68 @@ def test_several_hosts_need_the_name_of_one(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(accelerate, "PartialState", State(1))
     with pytest.raises(BackendError, match="export MASTER_ADDR"):
         Ranks()
+
+
+def on_two_nodes(monkeypatch: pytest.MonkeyPatch, folder: Path, scontrol: str) -> None:
+    """A step of Slurm on two nodes, where `scontrol` is a shell script."""
+    for name, value in {**MPI["Slurm"], "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "node[08-09]"}.items():
+        monkeypatch.setenv(name, value)
+    (folder / "scontrol").write_text(f"#!/bin/sh\n{scontrol}\n")
+    (folder / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setattr(accelerate, "PartialState", State(1))
+
+
+def test_several_nodes_of_slurm_meet_on_the_first_at_a_port_of_the_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ports = set()
+    on_two_nodes(monkeypatch, tmp_path, '[ "$*" = "show hostnames node[08-09]" ] && printf "node08\\nnode09\\n"')
+    for job, step in (("70123", "0"), ("70123", "1"), ("70124", "0")):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_STEP_ID", step)
+        for name in TORCH:
+            monkeypatch.delenv(name, raising=False)
+        Ranks()
+        assert os.environ["MASTER_ADDR"] == "node08"
+        ports.add(int(os.environ["MASTER_PORT"]))
+    assert len(ports) == 3
+    assert all(10_000 <= port < 30_000 for port in ports)
+
+
+@pytest.mark.parametrize("scontrol", ["exit 1", "true"])
+def test_without_an_answer_of_slurm_the_first_node_has_to_be_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scontrol: str
+) -> None:
+    on_two_nodes(monkeypatch, tmp_path, scontrol)
+    with pytest.raises(BackendError, match="export MASTER_ADDR"):
+        Ranks()
+
+
+def test_a_torchrun_of_one_process_in_each_task_is_a_launch_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**MPI["Slurm"], "RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "none"}.items():
+        monkeypatch.setenv(name, value)
+    assert Ranks().world == 1
+    assert is_first_rank()
+
+
+def test_a_rank_that_waits_for_others_says_so(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    told = threading.Event()
+
+    class Slow(State):
+        def __call__(self, **options: Any) -> State:
+            assert told.wait(30)
+            return self
+
+    monkeypatch.setattr(ladm_hf.ranks, "_WAITING", 0.01)
+    monkeypatch.setattr("builtins.print", lambda *texts, **options: (sys.stderr.write(*texts), told.set()))
+    for name, value in {**MPI["Slurm"], "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(accelerate, "PartialState", Slow(1))
+    Ranks()
+    said = capsys.readouterr().err
+    assert "rank 1 waits for all 2 processes of srun of Slurm to meet at 127.0.0.1:10707" in said
+    assert "unset SLURM_STEP_NUM_TASKS" in said
 
 
 def test_a_batch_script_of_slurm_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
