@@ -203,17 +203,17 @@ def run_scoring(
         )  # fmt: skip
         first_output = output_at(where, storage_options)
         launch.first = FirstPass.of(first_output, cascade, ranks.share(lambda: cascade.survivors(first_output)))
-    try:
-        with _terminable():
+    with _terminable():
+        try:
             launch.source = _opened(dataset, limit, split=split, name=name, revision=revision)
             if launch.begin(given, chunks, jsonl, restart):
                 launch.show_estimate()
                 launch.work()
                 launch.assemble(jsonl)
-    except BaseException as error:
-        launch.end(error)
-        raise
-    launch.end(None)
+        except BaseException as error:
+            launch.end(error)
+            raise
+        launch.end(None)
 
 
 def estimate_scoring(
@@ -672,6 +672,8 @@ def _terminable() -> Iterator[None]:
         return
 
     def leave(number: int, frame: Any) -> None:
+        # Slurm signals a process and torchrun above it, which passes its own on: the second must not break off the end
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, leave)

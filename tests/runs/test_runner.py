@@ -33,6 +33,7 @@ from ladm_hf.errors import (
 )
 from ladm_hf.runs import runner
 from ladm_hf.runs.folder import RunFolder
+from ladm_hf.runs.lock import RunLock
 from ladm_hf.scoring import precision
 from ladm_hf.scoring.repetition import repetition
 
@@ -616,3 +617,25 @@ def test_padding_that_a_mask_tells_is_not_scored(tmp_path: Path, scores_only: bo
     found = score_dataset(tmp_path / "a.parquet", tmp_path / "out", scorer(), scores_only=scores_only, progress=False)
     assert found["ladm_num_tokens"] == [240, 240]
     assert found["ladm_score"][0] == found["ladm_score"][1]
+
+
+def test_a_second_sigterm_does_not_break_off_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminated(QuickScorer):
+        def __call__(self, batch: Any, rank: int | None = None) -> dict[str, Any]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().__call__(batch, rank)
+
+    release = RunLock.release
+
+    def terminated_again(lock: RunLock) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        release(lock)
+
+    monkeypatch.setattr(RunLock, "release", terminated_again)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        score_dataset(dataset(6), tmp_path / "out", Terminated(), progress=False)
+    assert ended.value.code == 143
+    assert run_status(tmp_path / "out").state == "stopped"
+    assert not (tmp_path / "out" / ".ladm" / "lock").exists()
+    assert signal.getsignal(signal.SIGTERM) == before
