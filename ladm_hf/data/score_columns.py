@@ -8,11 +8,11 @@ the calculator's forward pass. Formulas and sources are in `ladm_hf.scoring.text
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
-from ladm_hf.errors import ConfigError
+from ladm_hf.errors import ColumnError, ConfigError
 
 SCORE, NUM_TOKENS, STATUS, REPETITION = "ladm_score", "ladm_num_tokens", "ladm_status", "ladm_repetition"
 # The score of a cascade's first pass, and the status of a row that has no other.
@@ -73,3 +73,30 @@ def checked_signals(signals: str | Iterable[str] | None) -> tuple[str, ...]:
     if unknown:
         raise ConfigError(f"signals has no {unknown[0]!r}: choose some of {', '.join(SIGNALS)}")
     return tuple(name for name in SIGNALS if name in asked)
+
+
+def with_score_columns(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    """The columns of rows and those that scoring adds to them, with the features that `datasets` reads from a file.
+
+    Args:
+        schema (`pa.Schema`): columns of the rows.
+        names (sequence of `str`): the columns that scoring adds.
+
+    Raises:
+        ColumnError: the rows have a column of scores already.
+    """
+    taken = [name for name in names if name in schema.names]
+    if taken:
+        raise ColumnError(
+            f"the data has a column {taken[0]!r} already: remove or rename it, or write the scores alone with "
+            "--scores-only (scores_only=True)"
+        )
+    fields = [field for field in SCORE_FIELDS if field.name in names]
+    metadata = dict(schema.metadata or {})
+    if b"huggingface" in metadata:
+        from datasets import Features
+
+        added = Features.from_arrow_schema(pa.schema(fields))
+        features = Features({**Features.from_arrow_schema(schema), **added})
+        metadata.update(features.arrow_schema.metadata)
+    return pa.schema([*schema, *fields], metadata=metadata)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from ladm_hf.data.score_columns import SCORE_FIELDS
+from ladm_hf.data.score_columns import SCORE_FIELDS, with_score_columns
 from ladm_hf.data.sources import SourceScan
-from ladm_hf.errors import ColumnError
 
 # Estimated tokens of a chunk, where that makes between MIN_CHUNKS and MAX_CHUNKS of them.
 CHUNK_TOKENS = 4_000_000
@@ -55,21 +54,8 @@ def output_schema(
     Raises:
         ColumnError: the source has a column of scores already.
     """
-    from datasets import Features
-
-    fields = [field for field in SCORE_FIELDS if field.name in score_columns]
     if scores_only:
+        fields = [field for field in SCORE_FIELDS if field.name in score_columns]
         others = [schema.field(name) for name in kept if name != "index"]
         return pa.schema([pa.field("index", pa.int64()), *others, *fields])
-    taken = [name for name in score_columns if name in schema.names]
-    if taken:
-        raise ColumnError(
-            f"the data has a column {taken[0]!r} already: remove or rename it, or write the scores alone with "
-            "--scores-only (scores_only=True)"
-        )
-    metadata = dict(schema.metadata or {})
-    if b"huggingface" in metadata:
-        added = Features.from_arrow_schema(pa.schema(fields))
-        features = Features({**Features.from_arrow_schema(schema), **added})
-        metadata.update(features.arrow_schema.metadata)
-    return pa.schema([*schema, *fields], metadata=metadata)
+    return with_score_columns(schema, score_columns)
