@@ -37,6 +37,19 @@ def test_links_to_files_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_files_that_a_page_shows_are_those_of_the_repository() -> None:
+    shown = [
+        (page.name, *found)
+        for page in PAGES
+        for found in re.findall(
+            r"<!-- file: (\S+) -->\n```\w+\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S
+        )
+    ]
+    assert shown
+    for page, file, text in shown:
+        assert text == (ROOT / file).read_text(encoding="utf-8"), f"{page} shows another {file}"
+
+
 def test_every_page_can_be_found_from_the_readme() -> None:
     readme = PAGES[0].read_text(encoding="utf-8")
     assert not [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in readme]

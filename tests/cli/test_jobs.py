@@ -20,7 +20,6 @@ import yaml
 from cli.printed import parsed
 from conftest import tiny_model
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 from typer.testing import CliRunner
 
 from fake_hub import FakeHub
@@ -410,17 +409,3 @@ def test_of_a_run_that_stopped_the_chunks_left_count_at_its_own_speed(
     status = CliRunner().invoke(app, ["score", "--status", RUN]).output
     assert f"{finished} of 4 chunks" in status
     assert f"jobs of tester: {left} scheduling" in status
-
-
-def test_a_bucket_that_is_missing_is_created_private_once_jobs_are_started(hub: FakeHub) -> None:
-    bucket = "hf://buckets/tester/scored"
-    shown = launch("--dry-run", output=f"{bucket}/run")
-    assert shown.exit_code == 0, shown.output
-    assert "the private bucket tester/scored is created first" in shown.output
-    with pytest.raises(HfHubHTTPError):
-        HfApi().bucket_info("tester/scored")
-    assert launch("--yes", output=f"{bucket}/run").exit_code == 0
-    assert HfApi().bucket_info("tester/scored").private
-    again = launch("--yes", "--jobs", "2", output=f"{bucket}/run")
-    assert again.exit_code == 0, again.output
-    assert "created" not in again.output
