@@ -26,8 +26,8 @@ from ladm_hf import LadmConfig, LadmScorer, __version__, score_dataset, select
 from ladm_hf.data.score_columns import FIRST_PASS_ONLY
 from ladm_hf.stats import spearman
 
-KEEP = (0.1, 0.2, 0.4)
-BUDGETS = (0.02, 0.05, 0.1)
+KEEP = (0.1, 0.25, 0.5)
+BUDGETS = (0.05, 0.1, 0.25)
 
 
 def main() -> None:
@@ -37,25 +37,28 @@ def main() -> None:
     parser.add_argument("--second", default="ladm-nano")
     parser.add_argument("--second-paper", action="store_true", help="all heads of the second, the paper's form")
     parser.add_argument("--max-length", type=int, default=4096, help="tokens read of each document")
+    parser.add_argument("--first-max-length", type=int, help="tokens that the first reads; as many by default")
     parser.add_argument("--documents", type=int, default=400, help="evenly from those that are long enough")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     documents = long_documents(options.data, options.max_length, options.documents)
     length = {"max_length": options.max_length}
     second = LadmConfig.paper(**length) if options.second_paper else LadmConfig(**length)
-    scorers = [LadmScorer(options.first, config=LadmConfig(**length)), LadmScorer(options.second, config=second)]
+    first = LadmConfig(max_length=options.first_max_length or options.max_length)
+    scorers = [LadmScorer(options.first, config=first), LadmScorer(options.second, config=second)]
     found = measure(documents, *scorers) | {
         "ladm_hf": __version__,
         "first": options.first,
         "second": Path(options.second).name,
         "second_paper": options.second_paper,
         "max_length": options.max_length,
+        "first_max_length": first.max_length,
         "data": sorted(Path(name).name for name in options.data),
     }
     print(json.dumps(found, indent=1))
     if options.output:
         before = json.loads(options.output.read_text()) if options.output.exists() else []
-        same = ("first", "second", "second_paper", "data")
+        same = ("first", "second", "second_paper", "max_length", "first_max_length", "data")
         others = [entry for entry in before if any(entry[name] != found[name] for name in same)]
         options.output.write_text(json.dumps([*others, found], indent=1) + "\n")
 

@@ -103,26 +103,18 @@ def cascade(results: list[dict[str, Any]]) -> str:
     budgets = sorted({row["budget"] for row in results[0]["rows"]})
     head = " | ".join(f"recall at a budget of {budget:.0%}" for budget in budgets)
     lines = [
-        "What a cascade keeps of the selection by the second score of all documents, in tokens "
-        "(`benchmarks/cascade.py`, `ladm-nano` first, the beginning of each document). No larger calculator was at "
-        "hand: the second scores stand in for one. They average all heads of small models, as the paper does, and so "
-        "ask another question than the taught heads of ladm-nano. Survivors at random would keep about their share.",
-        "",
-        f"| second score | documents | rank correlation with the first | survive | {head} |",
-        "|---|---|---|---|" + "---|" * len(budgets),
+        f"| second score | rank correlation with the first | survive | {head} |",
+        "|---|---|---|" + "---|" * len(budgets),
     ]
     for result in results:
-        name = f"{result['second']}, all heads, on {_files(result['data'])}"
-        start = f"{name} | {result['documents']} | {result['rank_correlation']:+.2f}"
+        heads = "all heads, the paper's form" if result["second_paper"] else "its own heads"
+        name = f"{result['second']}, {heads}, {result['max_length']:,} tokens, after {result['first_max_length']:,}"
+        start = f"{name} ({result['documents']} documents) | {result['rank_correlation']:+.2f}"
         for keep in sorted({row["survive"] for row in result["rows"]}):
             found = {row["budget"]: row["recall"] for row in result["rows"] if row["survive"] == keep}
             cells = " | ".join("" if found[budget] is None else f"{found[budget]:.0%}" for budget in budgets)
             lines.append(f"| {start} | {keep:.0%} | {cells} |")
     return "\n".join(lines)
-
-
-def _files(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{len(names)} files of a pool"
 
 
 def text_to_score(result: dict[str, Any]) -> str:
