@@ -13,7 +13,7 @@ import functools
 import importlib.metadata
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -50,16 +50,10 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Ten
 @functools.cache
 def cpu_kernel(dtype: torch.dtype, dim: int, group: int) -> str:
     """Which of [`KERNELS`] serves a shape of head on this CPU."""
-    if tiled.covers(dtype):
-        try:
-            error = _trial("tiled", torch.device("cpu"), dtype, dim, group)
-        except (RuntimeError, AttributeError) as problem:  # an operator that this version of PyTorch has not, or not so
-            logger.info("tiled attention cannot run with %s heads of %d: %s", dtype, dim, problem)
-        else:
-            if error <= (EXACT_TOLERANCE if dtype == torch.float32 else TRIAL_TOLERANCE):
-                return "tiled"
-            logger.warning("tiled attention is off by %.1e with %s heads of %d: not used", error, dtype, dim)
-    return "flash_cpu"
+    names = ["tiled"] if tiled.covers(dtype) else []
+    trial = functools.partial(_trial, device=torch.device("cpu"), dtype=dtype, dim=dim, group=group)
+    tolerance = EXACT_TOLERANCE if dtype == torch.float32 else TRIAL_TOLERANCE
+    return first_that_agrees(names, trial, tolerance, f"{dtype} heads of {dim}") or "flash_cpu"
 
 
 def attention_and_focus(
@@ -92,20 +86,45 @@ def _chosen(q: Tensor, k: Tensor, v: Tensor) -> str | None:
 @functools.cache
 def kernel_name(device: int, dtype: torch.dtype, dim: int, group: int) -> str | None:
     """The fastest kernel that serves, a name of `KERNELS`, or `None`."""
-    for name in candidates(device, dtype, dim):
+    on = torch.device("cuda", device)
+
+    def trial(name: str) -> float:
+        error = _trial(name, on, dtype, dim, group)
+        return max(error, hopper.focus_trial(on, dtype, group)) if name == "hopper" else error
+
+    names = candidates(device, dtype, dim)
+    return first_that_agrees(names, trial, TRIAL_TOLERANCE, f"{dtype} heads of {dim}", expected=["hopper"])
+
+
+def first_that_agrees(
+    names: Sequence[str],
+    trial: Callable[[str], float],
+    tolerance: float,
+    shape: str,
+    expected: Sequence[str] = (),
+) -> str | None:
+    """The first kernel whose trial runs and is off by no more than the tolerance, or `None`.
+
+    Args:
+        names (sequence of `str`), trial (callable): kernels, fastest first, and how far one of them is off.
+        tolerance (`float`), shape (`str`): the bound, and what was tried, for the log.
+        expected (sequence of `str`, *optional*): kernels of which a failure is worth a warning.
+
+    Raises:
+        torch.OutOfMemoryError: which says nothing about a kernel, and is not remembered.
+    """
+    for name in names:
         try:
-            error = _trial(name, torch.device("cuda", device), dtype, dim, group)
-            if name == "hopper":
-                error = max(error, hopper.focus_trial(torch.device("cuda", device), dtype, group))
+            error = trial(name)
         except torch.OutOfMemoryError:
             raise
         except Exception as problem:  # a compiler raises what it likes
-            level = logging.WARNING if name == "hopper" else logging.DEBUG
-            logger.log(level, "%s attention cannot run with %s heads of %d: %s", name, dtype, dim, problem)
+            level = logging.WARNING if name in expected else logging.DEBUG
+            logger.log(level, "%s attention cannot run with %s: %s", name, shape, problem)
             continue
-        if error <= TRIAL_TOLERANCE:
+        if error <= tolerance:
             return name
-        logger.warning("%s attention is off by %.1e with %s heads of %d: not used", name, error, dtype, dim)
+        logger.warning("%s attention is off by %.1e with %s: not used", name, error, shape)
     return None
 
 
@@ -211,13 +230,19 @@ KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tenso
 }
 
 
-@torch.inference_mode()
-def _trial(name: str, device: torch.device, dtype: torch.dtype, dim: int, group: int) -> float:
-    """Largest difference from the definition, of output and log-sum-exp, on a small random input."""
+def trial_heads(device: torch.device, dtype: torch.dtype, dim: int, group: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Random queries, keys and values `[2, H, TRIAL_TOKENS, D]`, two key heads with `group` queries each."""
     generator = torch.Generator(device).manual_seed(0)
     # as projections leave them: heads inside tokens, [B, H, T, D] by transposition
     packed = torch.randn(2, TRIAL_TOKENS, 2 * group + 4, dim, generator=generator, device=device).to(dtype)
     q, k, v = packed.transpose(1, 2).split([2 * group, 2, 2], dim=1)
+    return q, k, v
+
+
+@torch.inference_mode()
+def _trial(name: str, device: torch.device, dtype: torch.dtype, dim: int, group: int) -> float:
+    """Largest difference from the definition, of output and log-sum-exp, on a small random input."""
+    q, k, v = trial_heads(device, dtype, dim, group)
     scale = dim**-0.5
     with warnings.catch_warnings():
         # FlashAttention 4 is compiled here, and its compiler warns of itself
