@@ -48,7 +48,7 @@ TINY_LLAMA = {
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
 LONG = LadmConfig(max_length=131072)
 PARITY_FP32 = 2e-5
-OWN_KERNELS = ("ladm_attention", "_focus_kernel", "_rms_norm_kernel", "_rotate_kernel", "_silu_mul_kernel")
+OWN_KERNELS = ("ladm_attention", "_focus_kernel", "_rms_norm_kernel", "_rotate_kernel", "_gated_kernel")
 
 
 class Unscored(Recorder):
@@ -449,14 +449,14 @@ def kernel_times(function: Callable[[], Any]) -> dict[str, float]:
 def layer_profile(engine: Engine) -> dict[str, float]:
     """Milliseconds of one layer's parts, the mean over the layers of one document of 32k."""
     times = kernel_times(variants(engine, 32768)["engine"])
-    parts = {"attention": 0.0, "matrix products": 0.0, "scoring": 0.0, "norms, rotary, SiLU": 0.0, "rest": 0.0}
+    parts = {"attention": 0.0, "matrix products": 0.0, "scoring": 0.0, "norms, rotary, activation": 0.0, "rest": 0.0}
     for kernel, ms in times.items():
         if "sdpa" in kernel or "flash" in kernel or kernel.startswith("ladm_attention"):
             part = "attention"
         elif kernel.startswith("_focus") or "reduce" in kernel:
             part = "scoring"
         elif kernel.startswith(OWN_KERNELS):
-            part = "norms, rotary, SiLU"
+            part = "norms, rotary, activation"
         elif any(word in kernel for word in ("nvjet", "gemm", "cutlass")):
             part = "matrix products"
         else:

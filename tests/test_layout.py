@@ -38,14 +38,14 @@ FILES = {
     "repositories row_files rows run_record schemas score_columns shards sources storable storage streams temporary "
     "writer",
     "integrations": "datatrove evaluate ray_data",
-    "ops": "blockwise causal chunked device distant fused hopper naive pointwise scores spans tiled",
+    "ops": "blockwise causal chunked device distant fused hopper naive pointwise rms_norm scores spans tiled windowed",
     "packing": "best_fit documents formats minimum_slack mixture pack record sequences tokenizer",
     "publishing": "account bundle card card_block front_matter limits publication publish repository retry verify",
     "report": "comparison focus_plot heat_maps matrix page parts plots style tables",
     "runs": "ahead cascade chunks estimate flavors folder job_spec jobs jsonl lock monitor objects open output prepare "
     "prepared prepared_files progress runner speeds workers",
-    "scoring": "attention batching encoder engine inputs journal layers llama losses precision recorder repetition "
-    "results rows scorer text_signals",
+    "scoring": "architecture attention batching decoder encoder engine inputs journal layers losses precision "
+    "recorder repetition results rows scorer text_signals trial",
     "selection": "bands commands compare comparison folder notes options percentile pool ranking read reasons result "
     "selection signals split table",
     "training": "averaging batches calibration contrasts degenerate documents expansion figures heads labelled library "

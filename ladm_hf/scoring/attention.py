@@ -57,7 +57,7 @@ def ladm_attention(
     layer = getattr(module, "layer_idx", None)
     if isinstance(ladm_recorder, LayerProbe):
         if layer is not None:
-            note_layer(ladm_recorder, layer, module, query, key, attention_mask, kwargs)
+            note_layer(ladm_recorder, layer, module, query, key, value, attention_mask, scale, kwargs)
     elif ladm_recorder is not None and layer is not None and ladm_recorder.wants(layer):
         if attention_mask is not None and not _last_sees_all(attention_mask):
             raise NoFullAttentionError(

@@ -23,11 +23,12 @@ from ladm_hf.ops.scores import contextual_dependency_score, even_score
 from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.scoring.batching import TokenBudget
+from ladm_hf.scoring.decoder import DecoderForward
 from ladm_hf.scoring.layers import LayerPlan, check_reach, chosen_heads, layer_plan
-from ladm_hf.scoring.llama import LlamaForward, llama_forward
 from ladm_hf.scoring.losses import LanguageModelHead, loss_signals, short_losses
 from ladm_hf.scoring.precision import keep_sums_in_float32
 from ladm_hf.scoring.recorder import ForwardDone, NoRecorder, Recorder, SignalRecorder, SpanRecorder
+from ladm_hf.scoring.trial import decoder_forward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -115,7 +116,7 @@ class Engine:
         self._alone = _rotates_by_length(self.model)
         self._pads = self._asynchronous and not self._alone
         with _evaluating(self.model):
-            self._fast: LlamaForward | None = llama_forward(self.model, self.plan)
+            self._fast: DecoderForward | None = decoder_forward(self.model, self.plan)
         self.budget = TokenBudget(1 if self._alone else max_batch_tokens or self._default_batch_tokens())
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -285,7 +286,7 @@ class Engine:
         with _evaluating(self.model):
             if self._fast is not None and not self._fast.is_current():
                 # a live model has been changed under us
-                self._fast = llama_forward(self.model, self.plan)
+                self._fast = decoder_forward(self.model, self.plan)
             if self._fast is not None:
                 return self._fast(input_ids, recorder)
             with scoring_attention(self.model), contextlib.suppress(ForwardDone):

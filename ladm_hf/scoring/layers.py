@@ -17,6 +17,25 @@ FAMILIES = "Models of the Llama, Mistral, Qwen, Gemma, Phi-3, OLMo and GPT-NeoX 
 
 
 @dataclass(frozen=True)
+class AttentionCall:
+    """What one layer asks of the attention function.
+
+    Attributes:
+        num_heads, num_key_heads, head_dim (`int`): of its queries and keys.
+        scale (`float`): of the logits.
+        window (`int`, *optional*): keys that a query sees, itself among them; `None` for all before it.
+        plain (`bool`): whether it is causal attention within that window and nothing else: no softcap, sinks or bias.
+    """
+
+    num_heads: int
+    num_key_heads: int
+    head_dim: int
+    scale: float
+    window: int | None
+    plain: bool
+
+
+@dataclass(frozen=True)
 class LayerPlan:
     """The layers of a model that are scored, and the reason for each that is not.
 
@@ -26,6 +45,7 @@ class LayerPlan:
         reach (`int`, *optional*): longest document that the scored layers see whole; `None` for no limit.
         num_heads (`dict[int, int]`): query heads of each scored layer.
         positions (`int`, *optional*): most tokens that the model can take at all; `None` for no limit.
+        calls (`dict[int, AttentionCall]`): of every layer with attention, scored or not.
     """
 
     scored: tuple[int, ...]
@@ -33,6 +53,7 @@ class LayerPlan:
     reach: int | None
     num_heads: dict[int, int]
     positions: int | None = None
+    calls: dict[int, AttentionCall] = field(default_factory=dict)
 
 
 @dataclass
@@ -42,7 +63,7 @@ class LayerProbe:
     reasons: dict[int, str | None] = field(default_factory=dict)
     shared: bool = False
     windows: dict[int, int] = field(default_factory=dict)
-    num_heads: dict[int, int] = field(default_factory=dict)
+    calls: dict[int, AttentionCall] = field(default_factory=dict)
 
 
 @torch.inference_mode()
@@ -97,8 +118,8 @@ def layer_plan(model: PreTrainedModel) -> LayerPlan:
         # Every layer slides over the same document: up to the window they all see everything.
         scored, reach = tuple(sorted(probe.windows)), min(probe.windows.values())
         skipped = {layer: reason for layer, reason in skipped.items() if layer not in scored}
-    num_heads = {layer: probe.num_heads[layer] for layer in scored}
-    return LayerPlan(scored, skipped, reach, num_heads, _learned_positions(model))
+    num_heads = {layer: probe.calls[layer].num_heads for layer in scored}
+    return LayerPlan(scored, skipped, reach, num_heads, _learned_positions(model), probe.calls)
 
 
 def chosen_heads(plan: LayerPlan, config: LadmConfig, model_type: str) -> tuple[tuple[int, ...], dict[int, list[int]]]:
@@ -143,9 +164,12 @@ def note_layer(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
+    value: Tensor,
     mask: Tensor | None,
+    scale: float,
     kwargs: dict[str, Any],
 ) -> None:
+    """Notes one call of the attention function in a forward pass over a few tokens."""
     if query.shape[1] % key.shape[1]:
         # kernels divide the one by the other, and some take the process with them
         raise UnsupportedModelError(
@@ -162,6 +186,7 @@ def note_layer(
         # a window that the model applies through its mask alone, which a short probe does not show
         window = getattr(config, "sliding_window", None)
     causal = kwargs.get("is_causal")
+    causal = causal if causal is not None else getattr(module, "is_causal", True)
     if window is not None or kind == "sliding_attention":
         reason: str | None = f"sliding window of {window} tokens" if window is not None else "sliding window"
         if window is not None:
@@ -170,16 +195,22 @@ def note_layer(
         reason = kind.replace("_", " ")
     elif kwargs.get("position_bias") is not None:
         reason = "position bias added to the logits"
-    elif (
-        query.shape[2] != key.shape[2]
-        or mask is not None
-        or not (causal if causal is not None else getattr(module, "is_causal", True))
-    ):
+    elif query.shape[2] != key.shape[2] or mask is not None or not causal:
         reason = "not plain causal attention"
     else:
         reason = None
     probe.reasons[layer] = reason
-    probe.num_heads[layer] = query.shape[1]
+    probe.calls[layer] = AttentionCall(
+        num_heads=query.shape[1],
+        num_key_heads=key.shape[1],
+        head_dim=query.shape[3],
+        scale=scale,
+        window=probe.windows.get(layer),
+        plain=(reason is None or layer in probe.windows)
+        and causal
+        and query.shape[2:] == key.shape[2:] == value.shape[2:]
+        and all(kwargs.get(name) is None for name in ("softcap", "s_aux", "position_bias")),
+    )
 
 
 def _learned_positions(model: PreTrainedModel) -> int | None:

@@ -26,11 +26,12 @@ from torch import Tensor, nn
 from ladm_hf.calculators.calculator import Calculator
 from ladm_hf.calculators.loading import bfloat16_mlp
 from ladm_hf.ops.device import cpu_has
-from ladm_hf.scoring.llama import FAMILIES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# Models whose sums stay in float32.
+FAMILIES = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")
 # The narrowest model that gains: in narrower ones the conversions between types cost what the products save.
 MIN_WIDTH = 128
 # The trial: tokens, the most of a product's width that is multiplied, rounds, and the share of float32's time.
