@@ -4,16 +4,24 @@
 
 A family is built with few and narrow layers and scores one document of random tokens. Where it gives its attention
 weights (eager attention, `output_attentions=True`), the score is compared with one computed from these weights alone.
+Last, the fast forward pass is compared with the model's own as on a GPU, by Triton's interpreter where there is none.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import signal
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+if shutil.which("nvidia-smi") is None:
+    # Triton must know before kernels are defined
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import torch
 import transformers
@@ -24,7 +32,9 @@ from ladm_hf import LadmConfig, LadmScorer
 from ladm_hf.errors import UnsupportedModelError
 from ladm_hf.ops.scores import contextual_dependency_score
 from ladm_hf.ops.spans import SpanGrid
-from ladm_hf.scoring.llama import FAMILIES
+from ladm_hf.scoring import trial
+from ladm_hf.scoring.attention import scoring_attention
+from ladm_hf.scoring.layers import layer_plan
 
 LAYERS = 6
 TOKENS = 700
@@ -55,6 +65,13 @@ ALL_HEADS = {"num_key_value_heads": 4}
 ATTEMPTS: tuple[dict[str, Any], ...] = (
     {}, EXPERTS, EXPERTS | LATENT | ALL_HEADS, OWN | ALL_HEADS, OLD | OWN, EXPERTS | OWN | LATENT | ALL_HEADS,
 )  # fmt: skip
+# Whose configuration has no attention where nothing is said, or experts that its dense models have not.
+NAMED = {
+    "granitemoehybrid": {
+        "layer_types": ["full_attention"] * LAYERS, "num_local_experts": 0, "position_embedding_type": "rope",
+        "shared_intermediate_size": 96,
+    },
+}  # fmt: skip
 MOST_PARAMETERS = 20_000_000
 SECONDS = 60
 
@@ -99,7 +116,11 @@ def measure(name: str) -> dict[str, Any]:
 def build(name: str, options: dict[str, Any]) -> PreTrainedModel:
     """A seeded random model of a family, with weights large enough that attention is far from uniform."""
     torch.manual_seed(0)
-    given = {key: value for key, value in (TINY | options).items() if value is not None or "token" in key}
+    given = {
+        key: value
+        for key, value in (TINY | NAMED.get(name, {}) | options).items()
+        if value is not None or "token" in key
+    }
     config = AutoConfig.for_model(name, **given)
     with torch.device("meta"):
         size = sum(weight.numel() for weight in AutoModel.from_config(config).parameters())
@@ -125,7 +146,7 @@ def score(model: PreTrainedModel) -> dict[str, Any]:
     row: dict[str, Any] = {
         "scored": scored,
         "left_out": {str(layer): reason for layer, reason in scorer.skipped_layers.items()},
-        "fused": type(model.base_model).__name__ in FAMILIES,
+        "fused": is_fused(model),
     }
     if expected is not None and len(expected) > max(scored):
         wanted = torch.tensor([from_weights(expected[layer][0], len(ids)) for layer in scored])
@@ -134,6 +155,19 @@ def score(model: PreTrainedModel) -> dict[str, Any]:
         if (present := wanted > 1e-6).any():
             row["difference"] = float(((found - wanted) / wanted)[present].abs().max())
     return row
+
+
+def is_fused(model: PreTrainedModel) -> bool:
+    """Whether the fast forward pass reads the model and gives what its own does."""
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    with (
+        mock.patch.object(trial, "triton_runs_on", return_value=True),
+        # few tokens, which is what the interpreter can do; transformers' hooks, which gave the weights, stay in place
+        mock.patch.multiple(trial, TRIAL_TOKENS=8, MOST_TRIAL_TOKENS=32, has_hooks=lambda base: False),
+    ):
+        with scoring_attention(model):
+            plan = layer_plan(model)
+        return trial.decoder_forward(model, plan) is not None
 
 
 @torch.inference_mode()

@@ -22,7 +22,7 @@ def script():
     sys.path.remove(str(ROOT / "benchmarks"))
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "mamba"])
+@pytest.mark.parametrize("name", ["llama", "olmo2", "gemma2", "mamba"])
 def test_a_family_comes_to_what_is_recorded(script: ModuleType, name: str) -> None:
     found, recorded = script.measure(name), FAMILIES[name]
     for key in ("scored", "left_out", "fused", "refused"):
