@@ -32,22 +32,26 @@ class GroupWriter:
         with storage_errors(folder, path.name):
             # Arrow takes no path that is not valid Unicode, as it can be in the C locale
             self.file = open(path, "wb")  # noqa: SIM115
-            self.writer = pq.ParquetWriter(self.file, schema, compression="zstd", write_page_index=True)
+            try:
+                self.writer = pq.ParquetWriter(self.file, schema, compression="zstd", write_page_index=True)
+            except BaseException:
+                self.file.close()
+                raise
 
     def __enter__(self) -> GroupWriter:
         return self
 
     def __exit__(self, kind: Any, *error: Any) -> None:
-        if kind is None:
-            self._flush()
-            with storage_errors(self.folder, "a chunk"):
-                self.writer.close()
-                self.file.close()
-        else:
-            with contextlib.suppress(OSError):
-                self.writer.close()
-            with contextlib.suppress(OSError):
-                self.file.close()
+        try:
+            if kind is None:
+                self._flush()
+                with storage_errors(self.folder, "a chunk"):
+                    self.writer.close()
+                    self.file.close()
+        finally:
+            for each in (self.writer, self.file):
+                with contextlib.suppress(OSError):
+                    each.close()
 
     def write(self, table: pa.Table) -> None:
         if self.tables and self.bytes + table.nbytes > ROW_GROUP_BYTES:
