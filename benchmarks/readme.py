@@ -98,6 +98,19 @@ def soak(result: dict[str, Any]) -> str:
     )
 
 
+def object_storage(result: dict[str, Any]) -> str:
+    """What a run in S3 that was killed again and again, with failing requests, came to."""
+    launches = ", ".join(str(kill["launches"]) for kill in result["kills"])
+    assert result["equal_to_the_bit"]
+    return (
+        f"`benchmarks/object_storage.py soak`: a run over {result['documents']:,} documents on an S3 server of which "
+        f"{result['faults']:.0%} of the requests fail (503, connection dropped, answer lost), killed "
+        f"{len(result['kills'])} times at random moments ({launches} independent launches, each with an empty disk and "
+        f"a clock up to two minutes off) and ended with {result['last_launches']}, gave the rows of an uninterrupted "
+        "one, in order, scores equal to the bit."
+    )
+
+
 def cascade(results: list[dict[str, Any]]) -> str:
     """Recall of a selection by an expensive score where a cheap one chose what is read."""
     budgets = sorted({row["budget"] for row in results[0]["rows"]})
@@ -405,6 +418,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "text_to_score": ("text_to_score.json", text_to_score),
     "runner": ("runner.json", runner),
     "soak": ("soak.json", soak),
+    "object_storage": ("object_storage_soak_s3.json", object_storage),
     "quality": ("quality.json", render_quality),
     "quality_settings": ("quality.json", settings_markdown),
     "quality_domains": ("quality.json", domains_markdown),
