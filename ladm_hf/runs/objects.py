@@ -50,6 +50,7 @@ class RunObjects(RunOutput):
     """
 
     report_seconds: ClassVar[float | None] = BEAT
+    shared: ClassVar[bool] = True
 
     def __init__(self, storage: Storage) -> None:
         super().__init__(storage)

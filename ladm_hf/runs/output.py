@@ -43,9 +43,11 @@ class RunOutput:
         storage ([`Storage`]): where it lies.
         name (`str`): the path or URL for people, without credentials.
         report_seconds (`float`, *optional*): between two reports of a rank; `None` is the usual.
+        shared (`bool`): whether several launches may work on the run at once.
     """
 
     report_seconds: ClassVar[float | None] = None
+    shared: ClassVar[bool] = False
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -114,11 +116,13 @@ class Output(Protocol):
         name (`str`): the path or URL for people.
         storage ([`Storage`]): where it lies.
         report_seconds (`float`, *optional*): between two reports of a rank; `None` is the usual.
+        shared (`bool`): whether several launches may work on the run at once.
     """
 
     name: str
     storage: Storage
     report_seconds: ClassVar[float | None]
+    shared: ClassVar[bool]
 
     @property
     def scratch(self) -> Path:

@@ -134,12 +134,13 @@ def run_status(output_dir: str | os.PathLike[str], *, storage_options: Mapping[s
     if run is None:
         raise RunError(f"no run in {output.name}: it has no run.json")
     lock = lock_of(output)
-    alive = lock.is_alive()
     records = output.records(run)
+    complete = len(records) == run.num_chunks and output.is_published(run)
+    # a launch that shares a finished run has nothing left to do but to see that
+    alive = lock.is_alive() and not (complete and output.shared)
     reports = output.ranks()
     found = pace(run.costs, records, lock.active() if alive else ())
     fraction = min(1.0, found.done / max(1.0, sum(run.costs)))
-    complete = len(records) == run.num_chunks and output.is_published(run)
     rate = found.tokens_per_second
     if not alive and records:
         rate = sum(r["tokens"] for r in records.values()) / max(1e-9, sum(r["seconds"] for r in records.values()))

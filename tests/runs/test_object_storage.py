@@ -55,14 +55,17 @@ def test_a_killed_run_goes_on_elsewhere_with_two_launches_while_requests_fail(tm
             assert time.monotonic() < end
             time.sleep(0.05)
         kill(first)
+        kept = len(storage_at(URL).entries(".ladm/chunks"))
         others = [elsewhere(offset, *arguments) for offset in (-120.0, 120.0)]
         printed = [other.communicate(timeout=120)[0] for other in others]
         assert [other.returncode for other in others] == [0, 0], printed
-        assert "finished: 100.0 %, 8 of 8 chunks, 24 rows" in printed[0]
+        for said in printed:
+            assert "finished: 100.0 %, 8 of 8 chunks, 24 rows" in said
         assert len(run_status(URL).ranks) >= 2
         assert list(storage_at(URL).entries("data")) == [f"data/train-{n:05d}-of-00008.parquet" for n in range(8)]
         log = b"".join(storage_at(URL).read(name) or b"" for name in storage_at(URL).entries("logs"))
-        assert log.count(b"begun") >= 8
+        # what a killed launch wrote since its last report is lost
+        assert log.count(b"begun") >= 8 - kept
         assert b"secretofthetests" not in log + (storage_at(URL).read("run.json") or b"")
         scored = score_dataset(source, URL, scorer(config=CONFIG), progress=False)
         assert bits(scored) == expected(config=CONFIG)
