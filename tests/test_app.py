@@ -318,7 +318,9 @@ def test_the_keyboard_is_enough(page: Any, tmp_path: Path) -> None:
 
 
 def test_headings_go_down_one_level_at_a_time(page: Any) -> None:
-    press_score(page)
+    # what an earlier test scored is there still, and while it is scored again the page has no spans
+    if not page.locator("#spans h3").count():
+        press_score(page)
     page.wait_for_selector("#spans h3")
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map((each) => Number(each.tagName[1]))")
     assert levels == [1, 2, 2, 3, 3]

@@ -44,7 +44,7 @@ REFERENCE = {
         "ladm_hf",
         "LadmScorer ladm_score LadmConfig DocumentScore FocusMap SpanGrid register_attention",
     ),
-    "runs": ("Runs", "ladm_hf", "score_dataset run_status RunStatus prepare_dataset is_first_rank"),
+    "runs": ("Runs", "ladm_hf", "score_dataset Cascade run_status RunStatus prepare_dataset is_first_rank"),
     "selection": (
         "Selection",
         "ladm_hf",
