@@ -131,7 +131,7 @@ class RunObjects(RunOutput):
                 self._done = self.finished(run) | self._own
                 claims, listed = self.workers.claims(), time.monotonic()
                 left = [chunk for chunk in order if chunk not in self._done]
-                if not left and not self._discard(self._foreign(run)):
+                if not left and not self._discard(self._records_and_foreign(run)[1]):
                     return
                 chunk = self._free(order, claims, worker)
                 chunk = self._abandoned(left, claims, worker, log) if chunk is None else chunk
@@ -213,8 +213,13 @@ class RunObjects(RunOutput):
 
     def records(self, run: RunRecord) -> dict[int, dict[str, Any]]:
         """The records of all finished chunks; their files are not looked at."""
+        return self._records_and_foreign(run)[0]
+
+    def _records_and_foreign(self, run: RunRecord) -> tuple[dict[int, dict[str, Any]], list[int]]:
+        """The records of finished chunks, and the chunks whose record cannot be read or is of another run."""
         found = self._all_records(run)
-        return {chunk: r for chunk, r in found.items() if r is not None and r.get("run") == run.run_id}
+        own = {chunk: r for chunk, r in found.items() if r is not None and r.get("run") == run.run_id}
+        return own, [chunk for chunk in found if chunk not in own]
 
     def _all_records(self, run: RunRecord) -> dict[int, dict[str, Any] | None]:
         listed = self.storage.entries(CHUNKS)
@@ -226,10 +231,6 @@ class RunObjects(RunOutput):
             for name, content in zip(missing, pool.map(self.storage.read, missing), strict=True):
                 self._records[name] = (versions[name], parse(content))
         return {chunk: self._records[name][1] for chunk, name in there.items()}
-
-    def _foreign(self, run: RunRecord) -> list[int]:
-        """Chunks whose record cannot be read, or is of another run."""
-        return [chunk for chunk in self._all_records(run) if chunk not in self.records(run)]
 
     def _discard(self, chunks: Iterable[int]) -> bool:
         """Forgets that some chunks are finished; whether there was any."""
@@ -248,7 +249,8 @@ class RunObjects(RunOutput):
         if not self.is_published(run):
             return False
         broken = self._broken(run, say)
-        broken += [chunk for chunk in range(run.num_chunks) if chunk not in self.records(run)]
+        records = self.records(run)
+        broken += [chunk for chunk in range(run.num_chunks) if chunk not in records]
         if broken:
             say(f"{len(broken):,} chunks of the finished run are damaged and will be scored again")
             self._mark("", self._checksums())
@@ -261,7 +263,7 @@ class RunObjects(RunOutput):
     def _broken(self, run: RunRecord, say: Say) -> list[int]:
         """Chunks that have a record, but no file with its size and checksum, or the record of another run."""
         files = {**self.storage.entries("data"), **self.storage.entries(PENDING)}
-        records = self.records(run)
+        records, foreign = self._records_and_foreign(run)
         places = {chunk: self._place(run, chunk, record, files) for chunk, record in records.items()}
         known = self._checksums()
         unknown = [
@@ -275,7 +277,7 @@ class RunObjects(RunOutput):
             hashes = dict(zip(unknown, pool.map(lambda chunk: self._hash(str(places[chunk])), unknown), strict=True))
         changed = [chunk for chunk, found in hashes.items() if found != records[chunk].get("hash")]
         gone = [chunk for chunk, place in places.items() if place is None]
-        return sorted({*changed, *gone, *self._foreign(run)})
+        return sorted({*changed, *gone, *foreign})
 
     def _place(self, run: RunRecord, chunk: int, record: Mapping[str, Any], files: dict[str, Entry]) -> str | None:
         """Where the file of a record is; of several places one with its size. A listing may not have it yet."""
