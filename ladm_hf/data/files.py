@@ -27,9 +27,14 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def temporary_beside(path: Path) -> Path:
+    """A name beside a file for what is to replace it, of this thread alone."""
+    return path.with_name(f"{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
+
+
 def write_atomically(path: Path, content: str | bytes, *, sync: bool = True) -> None:
     """Writes a small file so that it is there whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
+    temporary = temporary_beside(path)
     try:
         with open(temporary, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

@@ -19,14 +19,13 @@ import contextlib
 import os
 import re
 import shutil
-import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ladm_hf.data.files import write_atomically
+from ladm_hf.data.files import temporary_beside, write_atomically
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 
@@ -106,7 +105,7 @@ class LocalFolder:
 
     def create(self, name: str, content: bytes) -> bool:
         target = self.path / name
-        temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}-{threading.get_ident()}")
+        temporary = temporary_beside(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.write_bytes(content)
@@ -121,7 +120,7 @@ class LocalFolder:
     def upload(self, file: Path, name: str) -> Entry:
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}-{threading.get_ident()}")
+        temporary = temporary_beside(target)
         shutil.copyfile(file, temporary)
         os.replace(temporary, target)
         return _entry(target)
@@ -156,7 +155,7 @@ class LocalFolder:
                 (self.path / name).parent.rmdir()
 
     def ages(self, prefix: str) -> dict[str, float]:
-        probe = self.path / prefix / f"clock.tmp-{os.getpid()}-{threading.get_ident()}"
+        probe = temporary_beside(self.path / prefix / "clock")
         try:
             probe.touch()
             now = probe.stat().st_mtime

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ladm_hf.data.hub import is_repo_name
+from ladm_hf.data.storage import is_url
 from ladm_hf.errors import ConfigError
 from ladm_hf.text import without_credentials
 from ladm_hf.version import __version__
@@ -111,7 +112,7 @@ def check_visible(data: str, output: str, model: str) -> None:
     Raises:
         ConfigError: data, output or calculator are here alone; the message says what to do.
     """
-    if "://" not in output or output.startswith("file:"):
+    if not is_url(output) or output.startswith("file:"):
         raise ConfigError(
             f"--job needs an OUTPUT that outlives the job, such as hf://buckets/owner/name/run, found {output!r}"
         )
@@ -122,7 +123,7 @@ def check_visible(data: str, output: str, model: str) -> None:
                 "out of the URL and give --secret with the variables that its client reads, such as "
                 "AWS_SECRET_ACCESS_KEY"
             )
-    remote = "://" in data and not data.startswith("file:")
+    remote = is_url(data) and not data.startswith("file:")
     if not remote and (os.path.exists(os.path.expanduser(data)) or not is_repo_name(data)):
         raise ConfigError(
             f"a job cannot see {data!r} on this machine: upload it (hf upload owner/name FOLDER --repo-type dataset, "
