@@ -59,9 +59,9 @@ def test_an_interrupted_map_goes_on_where_it_stopped(tmp_path: Path, scored: lis
     done = len(scored)
     assert done == 6
     result = data.map(scorer(journal=tmp_path), batched=True, batch_size=5, load_from_cache_file=False)
-    assert bits(result) == expected(12)
     # the third of the rows that is too short never reaches the model
-    assert len(scored) == 8 + 8
+    assert len(scored) == 8
+    assert bits(result) == expected(12)
 
 
 def test_rows_are_kept_within_a_batch(tmp_path: Path, scored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
