@@ -32,7 +32,7 @@ from ladm_hf.data.columns import documents
 from ladm_hf.ranks import Ranks
 from ladm_hf.runs.runner import run_scoring
 from ladm_hf.scoring import engine as engines
-from ladm_hf.scoring import scorer as scorers
+from ladm_hf.scoring import loader
 from ladm_hf.scoring.encoder import Encoder
 from ladm_hf.scoring.engine import Engine, Measured
 from ladm_hf.scoring.repetition import repetition
@@ -142,7 +142,7 @@ def host_run(text: Path, folder: Path, tokens: int) -> list[dict[str, Any]]:
             scorer({"text": ["a b " * 4000]})
             with (
                 patch.object(LadmScorer, "works_ahead", lambda self, rank=None, on=threads > 0: on),
-                patch.object(scorers, "host_threads", lambda number=threads: number),
+                patch.object(loader, "host_threads", lambda number=threads: number),
             ):
                 began, used = time.perf_counter(), time.process_time()
                 run_scoring(text, folder / f"host-{threads}", scorer, progress=False)

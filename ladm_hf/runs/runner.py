@@ -48,7 +48,8 @@ from ladm_hf.runs.monitor import Heartbeat
 from ladm_hf.runs.open import lock_of, output_at
 from ladm_hf.runs.output import FIRST_PASS, JSONL_FILE, Output
 from ladm_hf.runs.progress import ErrorCounts, run_status
-from ladm_hf.scoring.scorer import DTYPES, LadmScorer
+from ladm_hf.scoring.loader import DTYPES
+from ladm_hf.scoring.scorer import LadmScorer
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,17 @@ class DocumentScore:
     layer_scores: tuple[float, ...] = ()
     repetition: float = float("nan")
     signals: Mapping[str, float] = field(default_factory=dict)
+
+
+def columns(scores: list[DocumentScore], signals: Iterable[str]) -> dict[str, Any]:
+    """Scores, and signals by name, as the columns that a call gives."""
+    return {
+        "ladm_score": np.array([score.score for score in scores], dtype=np.float64),
+        "ladm_num_tokens": np.array([score.num_tokens for score in scores], dtype=np.int32),
+        "ladm_status": [score.status for score in scores],
+        "ladm_repetition": np.array([score.repetition for score in scores], dtype=np.float64),
+        **{f"ladm_{name}": np.array([score.signals[name] for score in scores], dtype=np.float64) for name in signals},
+    }
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def test_an_interrupted_map_goes_on_where_it_stopped(tmp_path: Path, scored: lis
 
 
 def test_rows_are_kept_within_a_batch(tmp_path: Path, scored: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ladm_hf.scoring.scorer.JOURNAL_CHARS", 1)
+    monkeypatch.setattr("ladm_hf.scoring.call.JOURNAL_CHARS", 1)
     data = batch(dataset(6))
     score = Engine.measure
 

@@ -19,7 +19,7 @@ from datasets.fingerprint import Hasher
 from ladm_hf import LadmConfig, LadmScorer, ladm_score
 from ladm_hf.errors import BackendError
 from ladm_hf.scoring.engine import Engine
-from ladm_hf.scoring.scorer import SCHEMA_VERSION
+from ladm_hf.scoring.identity import SCHEMA_VERSION
 
 LENGTHS = [400, 350, 900, 100, 600, 500]
 
@@ -159,7 +159,7 @@ def test_pickles_without_its_model(scorer: LadmScorer, pickler) -> None:
     data = pickler.dumps(scorer)
     assert len(data) < 3000
     copy = pickler.loads(data)
-    assert copy._loaded is None
+    assert copy._loader._loaded is None
     assert copy.identity == scorer.identity
     assert copy.score_input_ids([random_ids(400)]) == expected
 
@@ -169,7 +169,9 @@ def test_runtime_choices_travel_to_the_worker(llama_folder: Path) -> None:
         llama_folder, config=SMALL, max_batch_tokens=77, backend="naive", device="cpu", on_error="raise"
     )
     copy = pickle.loads(pickle.dumps(scorer))
-    assert (copy._max_batch_tokens, copy._backend, copy._device, copy.on_error) == (77, "naive", "cpu", "raise")
+    loader = copy._loader
+    assert (loader.max_batch_tokens, loader.backend, loader.asked_device) == (77, "naive", "cpu")
+    assert copy.on_error == "raise"
 
 
 def test_a_live_model_travels_with_its_scorer(dataset: Dataset) -> None:
@@ -203,7 +205,7 @@ def test_cuda_used_before_a_fork_gets_the_remedy(scorer: LadmScorer, monkeypatch
 
 def test_the_rank_picks_the_gpu(scorer: LadmScorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [scorer._default_device(rank) for rank in (None, 0, 1, 2, 5)] == [
+    assert [scorer._loader.device(rank) for rank in (None, 0, 1, 2, 5)] == [
         "cuda:0", "cuda:0", "cuda:1", "cuda:0", "cuda:1",
     ]  # fmt: skip
     assert scorer.dtype == "float16"
