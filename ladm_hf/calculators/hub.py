@@ -83,13 +83,11 @@ def _hub_error(error: Exception, name: str, at: str, revision: str | None) -> Ex
 
     if isinstance(error, hub.HFValidationError):
         return HubError(f"{name!r} is neither a folder here nor a Hub id ('owner/name'), nor the bundled ladm-nano")
-    if isinstance(error, hub.GatedRepoError):
-        return HubError(f"{name!r} is gated: accept its terms on its page of the Hub, then {LOG_IN}.")
     if isinstance(error, hub.RevisionNotFoundError):
         return HubError(
             f"{name!r} exists on the Hub but has no revision {revision!r}: check the branch, tag or commit."
         )
-    if isinstance(error, hub.RepositoryNotFoundError):
+    if isinstance(error, hub.RepositoryNotFoundError) and not isinstance(error, hub.GatedRepoError):
         return HubError(
             f"no model {name!r} on the Hub, nor a folder of that name here: check the name or, if it is private, "
             f"{LOG_IN}."

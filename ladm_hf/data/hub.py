@@ -36,6 +36,10 @@ def access_refused(error: BaseException, what: str) -> str | None:
         error (exception): what a client of the Hub raised, with the errors that it came from.
         what (`str`): the repository, for people.
     """
+    from huggingface_hub.errors import GatedRepoError
+
+    if any(isinstance(each, GatedRepoError) for each in chain(error)):
+        return f"{what} is gated: accept its terms on its page of the Hub, then {LOG_IN}"
     statuses = [getattr(getattr(each, "response", None), "status_code", None) for each in chain(error)]
     if 401 in statuses:
         from huggingface_hub import get_token

@@ -13,8 +13,9 @@ import fsspec
 
 from ladm_hf.data.content import register_compressions
 from ladm_hf.data.data_files import DataFiles, format_of
-from ladm_hf.data.hub import LOG_IN
+from ladm_hf.data.hub import LOG_IN, access_refused
 from ladm_hf.errors import InputError
+from ladm_hf.text import one_line
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -56,9 +57,11 @@ def splits_of_repository(
     except InputError:
         raise
     except Exception as error:  # the loader raises whatever a card, the Hub's client and the format's reader raise
-        cause = f"{type(error).__name__}: {error}"
+        cause = f"{type(error).__name__}: {one_line(str(error), 500)}"
         if is_folder:
             raise InputError(f"the data set card of {path} does not lead to its files: {cause}") from error
+        if refused := access_refused(error, f"the data set {path!r}"):
+            raise InputError(refused) from error
         raise InputError(
             f"{path!r} is neither a path here nor a data set that the Hub gives: {cause}. Check the name, its --name "
             f"and --revision and the network; for private or gated data, {LOG_IN}."
