@@ -31,7 +31,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="ladm-nano", help="calculator: a name, a folder or a Hub id")
     parser.add_argument("--signals", default="", help="other signals to write, by commas: compression,context_gain,...")
     parser.add_argument("--short-context", type=int, default=4096, help="tokens of the short context of a signal")
-    parser.add_argument("--budget", help="tokens to keep: 100M, 1e9, ...; default: publish all rows with their scores")
+    parser.add_argument(
+        "--budget", help="tokens to keep: 100M, 1e9, or 25%%; default: publish all rows with their scores"
+    )
     parser.add_argument(
         "--by", help="column of the domain to rank within, '' for none; default: domain if there is one"
     )
@@ -67,9 +69,9 @@ def main() -> None:
         LadmError,
         LadmScorer,
         is_first_rank,
+        parse_budget,
         parse_keep,
         parse_score,
-        parse_tokens,
         publish,
         score_dataset,
         select,
@@ -78,7 +80,7 @@ def main() -> None:
     work = args.work_dir or os.path.join(tempfile.gettempdir(), "ladm-" + args.output.replace("/", "--"))
     try:
         # options that cannot work are refused before the work
-        budget = parse_tokens(args.budget) if args.budget else None
+        budget = parse_budget(args.budget) if args.budget else None
         score, keep = parse_score(args.score or "ladm_score"), parse_keep(args.keep)
         local = os.path.exists(args.input)
         split = args.split or (None if local else "train")

@@ -23,7 +23,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("input", help="Hub dataset or local path with LADM scores")
     parser.add_argument("output", help="user/name to publish to")
-    parser.add_argument("--budget", required=True, help="tokens to keep: 100M, 1e9, ...")
+    parser.add_argument("--budget", required=True, help="tokens to keep: 100M, 1e9, ..., or 25%%")
     parser.add_argument("--score", action="append", help="column to rank by, or COLUMN=WEIGHT, repeated, for a blend")
     parser.add_argument("--keep", action="append", help="COLUMN=LOW:HIGH, repeated: range such as 20%%:80%% or 1.5:")
     parser.add_argument("--split", default="train")

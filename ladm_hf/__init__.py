@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ladm_hf.scoring.results import DocumentScore, FocusMap
     from ladm_hf.scoring.scorer import LadmScorer, ladm_score
     from ladm_hf.selection.compare import compare
-    from ladm_hf.selection.options import parse_tokens
+    from ladm_hf.selection.options import parse_budget, parse_tokens
     from ladm_hf.selection.result import Selection
     from ladm_hf.selection.selection import add_percentile, select
     from ladm_hf.selection.signals import parse_keep, parse_score
@@ -54,6 +54,7 @@ _HOMES = {
     "is_first_rank": "ladm_hf.ranks",
     "ladm_score": "ladm_hf.scoring.scorer",
     "pack": "ladm_hf.packing.pack",
+    "parse_budget": "ladm_hf.selection.options",
     "parse_keep": "ladm_hf.selection.signals",
     "parse_score": "ladm_hf.selection.signals",
     "parse_tokens": "ladm_hf.selection.options",
@@ -83,6 +84,7 @@ __all__ = [
     "is_first_rank",
     "ladm_score",
     "pack",
+    "parse_budget",
     "parse_keep",
     "parse_score",
     "parse_tokens",

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ladm_hf.cli.options import OptionsFile, Split, save_options
-from ladm_hf.selection.options import MAX_REPETITION
+from ladm_hf.selection.options import COMPARED, MAX_REPETITION
 
 
 def compare(
@@ -25,11 +25,11 @@ def compare(
         ),
     ] = None,
     budget: Annotated[
-        str | None,
+        str,
         typer.Option(
-            "--budget", "--budget-tokens", "-b", help="Tokens that each signal selects.", show_default="a quarter"
+            "--budget", "--budget-tokens", "-b", help="What each signal selects: tokens (1e9, 500M) or a share (10%)."
         ),
-    ] = None,
+    ] = COMPARED,
     by: Annotated[str, typer.Option(help="Column of the domain, nested with dots; '' for one.")] = "domain",
     length_bands: Annotated[
         str,

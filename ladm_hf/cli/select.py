@@ -26,7 +26,7 @@ def select(
             "--budget",
             "--budget-tokens",
             "-b",
-            help="Tokens to keep: 1073741824, 1e9, 500M or 32768*32*1024.",
+            help="Tokens to keep: 1073741824, 1e9, 500M, 32768*32*1024, or a share of the pool's (25%).",
             show_default="none; needed by exact, percent and temperature",
         ),
     ] = None,

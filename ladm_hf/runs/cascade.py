@@ -9,7 +9,6 @@ Both runs have the same chunks, so that a chunk of the second reads that of the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,7 @@ from ladm_hf.data.score_columns import (
 )
 from ladm_hf.errors import CalculatorError, ConfigError, InputError
 from ladm_hf.runs.output import Output
-from ladm_hf.selection.options import parse_tokens
+from ladm_hf.selection.options import parse_budget
 from ladm_hf.selection.read import find_column
 from ladm_hf.selection.selection import select
 
@@ -67,18 +66,7 @@ class Cascade:
     by: str | None = "domain"
 
     def __post_init__(self) -> None:
-        if self.share is None:
-            parse_tokens(str(self.keep))
-
-    @property
-    def share(self) -> float | None:
-        """The share of the tokens that goes on, in 0..1; `None` where `keep` is a number of tokens."""
-        text = str(self.keep).strip()
-        if not text.endswith("%"):
-            return None
-        if not re.fullmatch(r"\d+(\.\d+)?\s*%", text) or not 0 < float(text[:-1]) <= 100:
-            raise ConfigError(f"keep must be a share such as '20%' or tokens such as '1B', got {self.keep!r}")
-        return float(text[:-1]) / 100
+        parse_budget(self.keep)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -122,10 +110,8 @@ class Cascade:
                 parts.append(pq.ParquetFile(file).read())
         table = pa.concat_tables(parts)
         survives = np.zeros(table.num_rows, dtype=bool)
-        tokens = pc.sum(pc.filter(table[NUM_TOKENS], pc.equal(table[STATUS], "ok"))).as_py()
-        if tokens:
-            budget = parse_tokens(str(self.keep)) if self.share is None else max(1, int(self.share * tokens))
-            selection = select(from_table(table), budget_tokens=budget, by=self.by)
+        if pc.any(pc.equal(table[STATUS], "ok")).as_py():
+            selection = select(from_table(table), budget_tokens=self.keep, by=self.by)
             survives[column(selection.selected_rows.columns(["index"]), "index").to_numpy()] = True
         return survives
 

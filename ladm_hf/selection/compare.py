@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from ladm_hf.data.score_columns import NUM_TOKENS, REPETITION, SCORE
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.selection.bands import length_band
 from ladm_hf.selection.comparison import Agreement, Comparison, Disagreement
-from ladm_hf.selection.options import MAX_REPETITION, checked_options
+from ladm_hf.selection.options import COMPARED, MAX_REPETITION, budget_of, checked_options, parse_budget
 from ladm_hf.selection.pool import Pool, joined
 from ladm_hf.selection.ranking import STRATEGIES, divide, rank
 from ladm_hf.selection.read import METADATA, by_columns, open_pool, read_pool
@@ -36,15 +37,13 @@ from ladm_hf.stats import correlation_by_group
 LOWER_FIRST = (
     "ladm_repetition", "ladm_duplicate_lines", "ladm_duplicate_paragraphs", "ladm_compression", "ladm_token_loss",
 )  # fmt: skip
-# Share of the pool's tokens that is selected where no budget is given.
-SHARE = 0.25
 
 
 def compare(
     scored: Any,
     signals: Sequence[str] | Mapping[str, float] | None = None,
     *,
-    budget_tokens: int | str | None = None,
+    budget_tokens: int | str = COMPARED,
     by: str | None = "domain",
     length_bands: Sequence[int] | str | None = "auto",
     max_repetition: float | str | None = MAX_REPETITION,
@@ -59,8 +58,8 @@ def compare(
         signals (sequence of `str` or mapping, *optional*):
             At least two numeric columns; those of `ladm score` where none are given. Of repetition, compression and
             loss less is taken to be better; `"column=-1"` or `{"column": -1}` says so of another one, `1` the opposite.
-        budget_tokens (`int` or `str`, *optional*): tokens that each signal selects; a quarter of those compared by
-            default.
+        budget_tokens (`int` or `str`, *optional*, defaults to `"25%"`): tokens that each signal selects, or the share
+            of those compared.
         by (`str`, *optional*, defaults to `"domain"`): column of the domain; `None` for one.
         length_bands (`str` or sequence of `int`, *optional*, defaults to `"auto"`): bands to tell apart, half octaves
             or the token counts between them; `"off"` for none.
@@ -74,9 +73,8 @@ def compare(
         InputError: the data cannot be opened, or hold no two signals with values.
     """
     options = checked_options(
-        strategy="exact", budget_tokens=1 if budget_tokens is None else budget_tokens, length_bands=length_bands,
-        max_repetition=max_repetition,
-    )  # fmt: skip
+        strategy="exact", budget_tokens=budget_tokens, length_bands=length_bands, max_repetition=max_repetition
+    )
     named = None if signals is None else directions(signals)
     rows = open_pool(scored, split=split, signal=next(iter(named or [SCORE])))
     named = _by_columns(rows.schema, named, signals) if named else default_signals(rows.schema)
@@ -85,9 +83,13 @@ def compare(
         rows, by=by, tokens=tokens, score=next(iter(named)), signals=list(named),
         max_repetition=None if limit == "off" else limit,
     )  # fmt: skip
-    budget = None if budget_tokens is None else options["budget_tokens"]
-    text = _reader(rows, text_column)
-    return compare_pool(pool, named, budget_tokens=budget, length_bands=options["length_bands"], text=text)
+    return compare_pool(
+        pool,
+        named,
+        budget=options["budget_tokens"],
+        length_bands=options["length_bands"],
+        text=_reader(rows, text_column),
+    )
 
 
 def directions(signals: Sequence[str] | Mapping[str, float]) -> dict[str, int]:
@@ -174,10 +176,10 @@ def compare_selection(selection: Selection, text_column: str = "text") -> Compar
         value = parts[0].value(row, text_column) if row < kept else parts[1].value(row - kept, text_column)
         return value if isinstance(value, str) else None
 
-    budget = selection.budget_tokens or selection.selected_tokens or None
+    budget = selection.budget_tokens or selection.selected_tokens or parse_budget(COMPARED)
     try:
         return compare_pool(
-            joined(*pools), named, budget_tokens=budget, length_bands=selection.options["length_bands"], text=text
+            joined(*pools), named, budget=budget, length_bands=selection.options["length_bands"], text=text
         )
     except InputError:
         return None
@@ -187,7 +189,7 @@ def compare_pool(
     pool: Pool,
     signals: Mapping[str, int],
     *,
-    budget_tokens: int | None,
+    budget: int | Fraction,
     length_bands: int | list[int] | str,
     text: Callable[[int], str | None],
 ) -> Comparison:
@@ -205,18 +207,18 @@ def compare_pool(
     if not len(rows):
         raise InputError(f"no document has a value in all of {', '.join(used)}: name fewer signals")
     pool_tokens = int(pool.tokens[rows].sum())
-    budget = max(1, round(SHARE * pool_tokens)) if budget_tokens is None else budget_tokens
+    budget_tokens = budget_of(budget, pool_tokens)
     values = {name: pool.signals[name][rows] for name in used}
     percentiles, kept = {}, {}
     for name, way in used.items():
-        percentile, mask = _selected(pool, way * pool.signals[name], budget, length_bands)
+        percentile, mask = _selected(pool, way * pool.signals[name], budget_tokens, length_bands)
         percentiles[name], kept[name] = percentile[rows], mask[rows]
     return Comparison(
         signals=used,
         documents=len(rows),
         left_out=int(before.sum()) - len(rows),
         unused=[name for name in signals if name not in used],
-        budget_tokens=budget,
+        budget_tokens=budget_tokens,
         pool_tokens=pool_tokens,
         agreements=list(_agreements(pool, rows, values, kept, length_bands)),
         disagreements=list(_disagreements(pool, rows, values, percentiles, text)),

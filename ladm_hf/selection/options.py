@@ -33,6 +33,8 @@ NEEDS = {
 DIVIDES_BUDGET = ("exact", "temperature")
 # The largest `ladm_repetition` kept unless told otherwise; benchmarks/repetition.py shows what it finds.
 MAX_REPETITION = 0.4
+# What each signal selects in `compare`, unless told otherwise.
+COMPARED = "25%"
 
 
 def checked_options(
@@ -75,7 +77,7 @@ def checked_options(
         raise ConfigError(f"strategy {name!r} takes no shares: only {' and '.join(DIVIDES_BUDGET)} divide a budget")
     return {
         "strategy": name,
-        "budget_tokens": None if budget_tokens is None else _checked_budget(budget_tokens),
+        "budget_tokens": None if budget_tokens is None else parse_budget(budget_tokens),
         "shares": _checked_shares(shares) if name in DIVIDES_BUDGET else None,
         "k": None if k is None else _whole("k", k, 1),
         "min_score": None if min_score is None else _finite("min_score", min_score),
@@ -106,10 +108,6 @@ def _checked_repetition(limit: Any) -> float | str:
     if not 0 <= number <= 1:
         raise ConfigError(f"max_repetition must be a number from 0 to 1, or off, got {limit!r}")
     return number
-
-
-def _checked_budget(budget: Any) -> int:
-    return parse_tokens(budget) if isinstance(budget, str) else _whole("budget_tokens", budget, 1)
 
 
 def _whole(option: str, value: Any, least: int) -> int:
@@ -166,6 +164,31 @@ def _increasing(edges: list[int], given: Any) -> list[int]:
     if not edges or edges != sorted(set(edges)):
         raise ConfigError(f"length_bands must be token counts that increase, got {given!r}")
     return edges
+
+
+def parse_budget(budget: Any) -> int | Fraction:
+    """Reads a token budget: what [`parse_tokens`] reads, a whole number, or `"25%"`.
+
+    Returns:
+        Tokens; or as a `Fraction`, above 0 and at most 1, a share of the pool's, see [`budget_of`].
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if not isinstance(budget, str):
+        return _whole("budget_tokens", budget, 1)
+    percent = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*%", budget.strip())
+    if percent is None:
+        return parse_tokens(budget)
+    share = Fraction(percent[1]) / 100
+    if not 0 < share <= 1:
+        raise ConfigError(f"a budget in percent must be above 0 and at most 100, got {budget!r}")
+    return share
+
+
+def budget_of(budget: int | Fraction, pool_tokens: int) -> int:
+    """The tokens of a budget that may be a share of the pool's."""
+    return budget if isinstance(budget, int) else max(1, int(budget * pool_tokens))
 
 
 def parse_tokens(text: str) -> int:

@@ -35,7 +35,15 @@ from ladm_hf.arrays import Floats
 from ladm_hf.data.run_record import run_of
 from ladm_hf.data.score_columns import SCORE
 from ladm_hf.selection.notes import notes_of
-from ladm_hf.selection.options import DIVIDES_BUDGET, MAX_REPETITION, Shares, Strategy, bands_used, checked_options
+from ladm_hf.selection.options import (
+    DIVIDES_BUDGET,
+    MAX_REPETITION,
+    Shares,
+    Strategy,
+    bands_used,
+    budget_of,
+    checked_options,
+)
 from ladm_hf.selection.pool import Pool
 from ladm_hf.selection.ranking import STRATEGIES, divide, rank
 from ladm_hf.selection.read import by_columns, find_column, open_pool, read_pool
@@ -91,8 +99,9 @@ def select(
             the pool before it is ranked, with the reason `below_range: COLUMN`, `above_range: COLUMN` or, without a
             finite value, `no_value: COLUMN`.
         budget_tokens (`int` or `str`, *optional*):
-            Tokens to keep, as a number or as people write it (`"100M"`, `"1e9"`, `"32768*32*1024"`); needed by `exact`,
-            `percent` and `temperature`.
+            Tokens to keep, as a number or as people write it (`"100M"`, `"1e9"`, `"32768*32*1024"`), or as a share of
+            the tokens of all scored documents, repeated ones included (`"25%"`); needed by `exact`, `percent` and
+            `temperature`.
         by (`str`, *optional*, defaults to `"domain"`):
             Column of the domain, nested with dots (`"meta.pile_set_name"`). `None` ranks the whole pool as one.
         strategy (`str`, *optional*, defaults to `"exact"`):
@@ -146,6 +155,8 @@ def select(
     pool, options = _pool(scored, options, by=by, tokens=tokens, split=split, ties=ties)
     ties = None if ties is None else find_column(pool.rows.schema, ties)
     percentile = pool.percentiles(pool.score, options["length_bands"])
+    if options["budget_tokens"] is not None:
+        options["budget_tokens"] = budget_of(options["budget_tokens"], int(pool.tokens[pool.scored].sum()))
     strategy, budget = options["strategy"], options["budget_tokens"]
     bands = bands_used(options)
     budgets = divide(budget, options["shares"], pool) if strategy in DIVIDES_BUDGET else None

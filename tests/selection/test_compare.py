@@ -72,7 +72,7 @@ def test_the_table_is_that_of_pandas_and_scipy_and_of_selections(make: Any) -> N
     stats = pytest.importorskip("scipy.stats")
     pool = make()
     names = ["ladm_score", "ladm_repetition", "ladm_token_loss", "quality"]
-    comparison = compare(pool, names, budget_tokens=None)
+    comparison = compare(pool, names)
     frame = pool.to_pandas()
     frame = frame[frame.ladm_status.eq("ok")]
     usable = frame.dropna(subset=names)

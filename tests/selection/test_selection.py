@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ladm_hf import Selection, select
 from ladm_hf.cli.app import app
 from ladm_hf.data.columns import column
 from ladm_hf.errors import ColumnError, ConfigError, InputError
-from ladm_hf.selection.options import parse_bands, parse_shares, parse_tokens
+from ladm_hf.selection.options import parse_bands, parse_budget, parse_shares, parse_tokens
 from ladm_hf.selection.read import _domains, _token_counts
 from ladm_hf.selection.reasons import DROP_REASON
 from ladm_hf.selection.split import with_column
@@ -663,6 +664,22 @@ def test_budgets_are_read_as_people_write_them(text, tokens):
             parse_tokens(text)
     else:
         assert parse_tokens(text) == tokens
+
+
+@some
+@given(rows=pools(), percent=st.sampled_from(["25%", "0.5 %", "100%", "33.3%"]))
+def test_a_budget_in_percent_is_that_share_of_the_scored_tokens(rows: list[Row], percent: str) -> None:
+    whole = tokens_of([row for group in scored(rows).values() for row in group])
+    tokens = max(1, int(Fraction(percent.rstrip("% ")) / 100 * whole))
+    shared, counted = (select(dataset_of(rows), budget_tokens=budget) for budget in (percent, tokens))
+    assert shared.budget_tokens == shared.options["budget_tokens"] == tokens
+    assert shared.selected[:] == counted.selected[:]
+
+
+@pytest.mark.parametrize("text", ["0%", "100.1%", "-5%", "%", "five%", "25%%"])
+def test_a_share_that_no_pool_has_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="budget"):
+        parse_budget(text)
 
 
 @pytest.mark.parametrize("text", ["", "many", "-5", "0", "1.5", "1e-3", "5*", "1e999", "0x10"])
