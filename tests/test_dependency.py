@@ -167,7 +167,8 @@ def test_windows_are_taken_at_each_length_that_a_document_fills_and_whole_once(b
 
 def test_scores_and_losses_are_written_once_for_each_document_and_length(benchmark, tmp_path, capsys):
     from ladm_hf.training.documents import TokenizedDocument
-    from ladm_hf.training.recipe import Architecture, Recipe, build_model
+    from ladm_hf.training.model import build_model
+    from ladm_hf.training.recipe import Architecture, Recipe
     from ladm_hf.training.tokenizer import train_tokenizer
 
     shape = Architecture(

@@ -49,7 +49,7 @@ FILES = {
     "selection": "bands commands compare comparison folder notes options percentile pool ranking read reasons result "
     "selection signals split table",
     "training": "averaging batches calibration contrasts degenerate documents expansion figures heads labelled library "
-    "mix objective perturbations plots pools recipe search templates tokenizer windows",
+    "mix model objective perturbations plots pools recipe search templates tokenizer trainer windows",
 }
 # Everything in these; the rest of the package may load torch.
 FREE_OF_TORCH = [

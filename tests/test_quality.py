@@ -15,7 +15,8 @@ from conftest import ROOT
 
 from ladm_hf.training.documents import TokenizedDocument
 from ladm_hf.training.labelled import LabelledWindow
-from ladm_hf.training.recipe import Architecture, Recipe, build_model
+from ladm_hf.training.model import build_model
+from ladm_hf.training.recipe import Architecture, Recipe
 from ladm_hf.training.tokenizer import train_tokenizer
 
 

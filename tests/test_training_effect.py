@@ -25,7 +25,8 @@ from benchmarks.training_effect.packing import packed
 from benchmarks.training_effect.probes import CITIES, NAMES, WORDS
 from benchmarks.training_effect.report import markdown
 from benchmarks.training_effect.store import Stream, Windows, pack, unpack
-from ladm_hf.training.recipe import Architecture, Recipe, build_model
+from ladm_hf.training.model import build_model
+from ladm_hf.training.recipe import Architecture, Recipe
 from ladm_hf.training.tokenizer import train_tokenizer
 
 LETTERS = [f"{a}{b}" for a in "bcdfgklmnprst" for b in "aeiou"]

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from ladm_hf.training.labelled import labelled_windows
     from ladm_hf.training.library import library_documents
     from ladm_hf.training.mix import WindowMix
-    from ladm_hf.training.recipe import PAPER, Architecture, Recipe, train_calculator
+    from ladm_hf.training.recipe import PAPER, Architecture, Recipe
     from ladm_hf.training.tokenizer import train_tokenizer
+    from ladm_hf.training.trainer import train_calculator
     from ladm_hf.training.windows import WindowDataset
 
 _HOMES = {
@@ -38,7 +39,7 @@ _HOMES = {
     "library_documents": "library",
     "load_documents": "documents",
     "tokenize_documents": "documents",
-    "train_calculator": "recipe",
+    "train_calculator": "trainer",
     "train_tokenizer": "tokenizer",
     "write_calibration": "calibration",
 }

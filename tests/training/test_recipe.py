@@ -13,8 +13,10 @@ from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.training.batches import Curriculum
 from ladm_hf.training.documents import TokenizedDocument
 from ladm_hf.training.mix import KINDS, WindowMix
-from ladm_hf.training.recipe import PAPER, Architecture, Recipe, build_model, train_calculator
+from ladm_hf.training.model import build_model
+from ladm_hf.training.recipe import PAPER, Architecture, Recipe
 from ladm_hf.training.tokenizer import train_tokenizer
+from ladm_hf.training.trainer import train_calculator
 from ladm_hf.training.windows import WindowDataset
 
 TINY = Architecture(
