@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ladm_hf.cli import checks, compare, pack, publish, score, select, train
+from ladm_hf.cli import calibrate, checks, compare, pack, publish, score, select, train
 from ladm_hf.cli.terminal import plain_warnings, unfailing_output
 from ladm_hf.errors import LadmError
 from ladm_hf.ranks import tell_launcher
@@ -30,7 +30,7 @@ EXAMPLES: dict[Callable[..., Any], str] = {
     pack.pack: "ladm pack selected/ packed/ --tokenizer Qwen/Qwen3-0.6B --length 32768",
     publish.publish: "ladm publish selected/ user/pool-1b --license cc-by-4.0",
     train.train_calculator: "ladm train-calculator 'corpus/*.parquet' --base ladm-nano --output mine --held-out 0.12",
-    train.calibrate: "ladm calibrate mine 'corpus/*.parquet' --held-out 0.12",
+    calibrate.calibrate: "ladm calibrate mine 'corpus/*.parquet' --held-out 0.12",
     checks.env: "ladm env",
     checks.reproduce: "ladm reproduce --rows 8",
 }

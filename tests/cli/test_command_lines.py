@@ -16,8 +16,9 @@ from ladm_hf import build_card, publish, select
 from ladm_hf.cli import publish as publish_command
 from ladm_hf.cli import score as score_command
 from ladm_hf.cli.app import EXAMPLES, app
+from ladm_hf.cli.calibrate import calibrate
 from ladm_hf.cli.score import rerun_command
-from ladm_hf.cli.train import calibrate, next_command
+from ladm_hf.cli.train import next_command
 from ladm_hf.errors import PublishError
 from ladm_hf.publishing.retry import RetryPolicy
 from ladm_hf.selection.options import parse_bands, parse_shares, parse_tokens
