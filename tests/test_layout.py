@@ -35,8 +35,8 @@ FILES = {
     "checks": "demo environment reproduce",
     "cli": "app calibrate checks compare job_options jobs options pack publish score select terminal train",
     "data": "arrow_types columns content data_files files hub inference json_lines loaded object_store open parquet "
-    "repositories row_files rows run_record schemas score_columns shards sources storable storage streams temporary "
-    "writer",
+    "repositories results row_files rows run_record schemas score_columns shards sources storable storage streams "
+    "temporary writer",
     "integrations": "datatrove evaluate ray_data",
     "ops": "blockwise causal chunked device distant fused hopper naive pointwise rms_norm scores spans tiled windowed",
     "packing": "best_fit documents formats minimum_slack mixture pack record sequences tokenizer",

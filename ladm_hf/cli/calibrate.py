@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ladm_hf.cli.options import Device, Dtype, OptionsFile, Seed, TextColumn
+from ladm_hf.cli.options import Device, Dtype, OptionsFile, Seed, TextColumn, local_folder
 from ladm_hf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +27,13 @@ def calibrate(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for ladm_config.json.", show_default="MODEL, where it is a folder")
+        Path | None,
+        typer.Option(
+            help="Folder for ladm_config.json.",
+            show_default="MODEL, where it is a folder",
+            parser=local_folder,
+            metavar="FOLDER",
+        ),
     ] = None,
     degenerate: Annotated[
         list[str] | None,

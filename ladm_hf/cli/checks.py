@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ladm_hf.cli.options import Device, Dtype, Model, OptionsFile, save_options
+from ladm_hf.cli.options import Device, Dtype, Model, OptionsFile, local_folder, save_options
 
 
 def env() -> None:
@@ -22,7 +22,10 @@ def env() -> None:
 
 def demo(
     context: typer.Context,
-    output: Annotated[Path, typer.Option(help="Folder for the figures and the scored data.")] = Path("ladm-demo"),
+    output: Annotated[
+        Path,
+        typer.Option(help="Folder for the figures and the scored data.", parser=local_folder, metavar="FOLDER"),
+    ] = Path("ladm-demo"),
     documents: Annotated[int, typer.Option(min=4, help="Documents of each kind.")] = 12,
     model: Model = "ladm-nano",
     options: OptionsFile = None,

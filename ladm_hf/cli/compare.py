@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ladm_hf.cli.options import OptionsFile, Split, save_options
+from ladm_hf.cli.options import OUTPUT, OptionsFile, Split, save_options, shown_place
 from ladm_hf.selection.options import COMPARED, MAX_REPETITION
 
 
@@ -14,9 +14,11 @@ def compare(
     context: typer.Context,
     scored: Annotated[
         str,
-        typer.Argument(help="Scored rows: the folder of `ladm score`, parquet, JSON lines, or a Hub id."),
+        typer.Argument(help="Scored rows: the folder or URL of `ladm score`, parquet, JSON lines, or a Hub id."),
     ],
-    output: Annotated[str, typer.Argument(help="Folder for the page, the figure and the tables.")] = "ladm-comparison",
+    output: Annotated[
+        str, typer.Argument(help=f"{OUTPUT} for the page, the figure and the tables.")
+    ] = "ladm-comparison",
     signal: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,9 +49,11 @@ def compare(
     options: OptionsFile = None,
 ) -> None:
     """Compare signals: rank correlations, overlap of what they select, and the documents they disagree about."""
+    from ladm_hf.data.results import result_at
     from ladm_hf.report.comparison import write_comparison
     from ladm_hf.selection.compare import compare as compare_signals
 
+    result_at(output, "compare")
     comparison = compare_signals(
         scored,
         signal,
@@ -63,5 +67,5 @@ def compare(
     )
     print(comparison.summary())
     page = write_comparison(comparison, output, title=title)
-    save_options(context, page.parent)
-    print(f"\nWritten to {page}, with agreements.csv, comparison.json and figures/ beside it")
+    save_options(context, output)
+    print(f"\nWritten to {shown_place(page)}, with agreements.csv, comparison.json and figures/ beside it")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ladm_hf.cli.options import JOB
+from ladm_hf.data.storage import is_url
 from ladm_hf.errors import ConfigError, LadmError, ResumeError
 from ladm_hf.runs.job_spec import (
     COMMAND_VARIABLE,
@@ -108,7 +109,7 @@ def show_jobs(output: str, namespace: str | None) -> bool:
     """Shows the jobs of a run, if there are any and a token to ask for them; says whether there are."""
     from huggingface_hub import get_token
 
-    if "://" not in output or get_token() is None:
+    if not is_url(output) or get_token() is None:
         return False
     try:
         jobs = RunJobs(output, namespace)

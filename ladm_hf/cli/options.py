@@ -7,6 +7,7 @@ is written beside its result as `options.yaml`, so that `--options` repeats it.
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,8 +15,9 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 
-from ladm_hf.data.files import OPTIONS_FILE, write_atomically
-from ladm_hf.data.storage import Storage
+from ladm_hf.data.files import OPTIONS_FILE
+from ladm_hf.data.object_store import storage_at
+from ladm_hf.data.storage import is_url
 from ladm_hf.errors import ConfigError, StorageError
 from ladm_hf.text import range_text, without_credentials
 
@@ -35,6 +37,7 @@ Schedule = Literal["linear", "cosine", "constant"]
 SpecialTokens = Literal["eos", "bos", "bos+eos", "none"]
 Strategy = Literal["exact", "percent", "top-k", "bottom-k", "threshold", "temperature"]
 
+OUTPUT = "Folder, or URL (s3://, hf://buckets/, ...)"
 DATA = "Parquet, JSON lines or CSV (path, glob or URL), a save_to_disk folder, or a Hub id."
 Input = Annotated[str, typer.Argument(help=DATA)]
 TrainingData = Annotated[list[str], typer.Argument(help="Documents: files, a folder or a Hub id; needs a text column.")]
@@ -52,6 +55,16 @@ Device = Annotated[
     str | None, typer.Option(help="cuda, cpu, mps, ...", show_default="each process's own GPU, else the CPU")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+
+
+def local_folder(text: str) -> Path:
+    """The folder of an output that is not written to a URL."""
+    if is_url(text):
+        raise typer.BadParameter(
+            f"this command writes to a folder of this machine, found {without_credentials(text)}: give a folder, and "
+            "copy it there afterwards"
+        )
+    return Path(text)
 
 
 def _load(context: typer.Context, path: Path | None) -> Path | None:
@@ -130,16 +143,18 @@ def options_text(context: typer.Context) -> str:
     return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10_000)
 
 
-def save_options(context: typer.Context, folder: Path | Storage) -> None:
-    """Writes `options.yaml` beside a result, which stays a result where that fails."""
+def save_options(context: typer.Context, output: str | os.PathLike[str]) -> None:
+    """Writes `options.yaml` beside a result, in a folder or at a URL, which stays a result where that fails."""
+    storage = storage_at(output)
     try:
-        if isinstance(folder, Path):
-            write_atomically(folder / OPTIONS_FILE, options_text(context), sync=False)
-        else:
-            folder.put(OPTIONS_FILE, options_text(context).encode())
+        storage.put(OPTIONS_FILE, options_text(context).encode())
     except (OSError, StorageError) as error:
-        where = folder if isinstance(folder, Path) else folder.name
-        print(f"ladm: {where}/{OPTIONS_FILE} cannot be written: {error}", file=sys.stderr)
+        print(f"ladm: {storage.name}/{OPTIONS_FILE} cannot be written: {error}", file=sys.stderr)
+
+
+def shown_place(output: str | os.PathLike[str]) -> str:
+    """A folder or URL for people."""
+    return without_credentials(os.fspath(output))
 
 
 def _plain(value: Any) -> Any:

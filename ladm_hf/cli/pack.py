@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from ladm_hf.cli.options import OptionsFile, PackBoundaries, PackFormat, Seed, SpecialTokens, Split, save_options
+from ladm_hf.cli.options import (
+    OUTPUT,
+    OptionsFile,
+    PackBoundaries,
+    PackFormat,
+    Seed,
+    SpecialTokens,
+    Split,
+    save_options,
+    shown_place,
+)
 
 
 def pack(
@@ -14,11 +24,11 @@ def pack(
     selected: Annotated[
         str,
         typer.Argument(
-            help="Documents to train on: the folder of `ladm select` or `ladm score`, parquet or JSON lines (path, "
-            "glob or URL), a save_to_disk folder, or a Hub id."
+            help="Documents to train on: the folder or URL of `ladm select` or `ladm score`, parquet or JSON lines "
+            "(path, glob or URL), a save_to_disk folder, or a Hub id."
         ),
     ],
-    output: Annotated[str, typer.Argument(help="Folder for the packed data.")],
+    output: Annotated[str, typer.Argument(help=f"{OUTPUT} for the packed data.")],
     tokenizer: Annotated[
         str,
         typer.Option(help="Tokenizer of the model to train: its Hub id or folder. No weights are downloaded."),
@@ -85,8 +95,6 @@ def pack(
     options: OptionsFile = None,
 ) -> None:
     """Pack documents into sequences of one length for a trainer. Writes data/ and pack.json."""
-    from pathlib import Path
-
     from ladm_hf.packing.pack import pack as pack_documents
 
     record = pack_documents(
@@ -111,7 +119,6 @@ def pack(
         num_proc=num_proc,
         overwrite=overwrite,
     )
-    folder = Path(record.folder or output)
-    save_options(context, folder)
+    save_options(context, output)
     print(record.summary())
-    print(f"\nWritten to {folder}: data/ ({record.format}), pack.json")
+    print(f"\nWritten to {shown_place(output)}: data/ ({record.format}), pack.json")

@@ -10,7 +10,10 @@ from ladm_hf.cli.options import OptionsFile
 
 
 def publish(
-    output: Annotated[str, typer.Argument(help="Folder of `ladm select` or `ladm score`, or any folder of parquet.")],
+    output: Annotated[
+        str,
+        typer.Argument(help="Folder or URL of `ladm select`, `ladm score` or `ladm pack`, or any folder of parquet."),
+    ],
     repo_id: Annotated[str, typer.Argument(help="user/name of the dataset on the Hub.")],
     public: Annotated[bool, typer.Option("--public", help="Visible to everybody; private otherwise.")] = False,
     pr: Annotated[bool, typer.Option("--pr", help="Open a pull request instead of committing to main.")] = False,

@@ -395,7 +395,7 @@ def prepare(
         num_proc=num_proc,
         progress=None,
     )
-    save_options(context, prepared.storage)
+    save_options(context, output)
     rows = prepared.num_rows()
     print(f"{rows:,} rows in {prepared.storage.name}/data")
     if not rows:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ladm_hf.cli.options import OptionsFile, Seed, Split, Strategy, save_options
+from ladm_hf.cli.options import OUTPUT, OptionsFile, Seed, Split, Strategy, save_options, shown_place
 from ladm_hf.data.score_columns import SCORE
 from ladm_hf.selection.options import MAX_REPETITION
 
@@ -17,9 +16,9 @@ def select(
     context: typer.Context,
     scored: Annotated[
         str,
-        typer.Argument(help="Scored rows: the folder of `ladm score`, parquet, JSON lines, or a Hub id."),
+        typer.Argument(help="Scored rows: the folder or URL of `ladm score`, parquet, JSON lines, or a Hub id."),
     ],
-    output: Annotated[str, typer.Argument(help="Folder for the selection.")],
+    output: Annotated[str, typer.Argument(help=f"{OUTPUT} for the selection.")],
     budget: Annotated[
         str | None,
         typer.Option(
@@ -135,19 +134,19 @@ def select(
         ties=ties,
         split=split,
     )
-    folder = selection.save(output, dropped="all" if dropped_text else "scores", overwrite=overwrite)
-    save_options(context, folder)
+    selection.save(output, dropped="all" if dropped_text else "scores", overwrite=overwrite)
+    save_options(context, output)
     print(selection.summary())
     if replaced:
         print(f"\nReplaced {replaced}.")
-    print(f"\nWritten to {folder}: data/ (kept), dropped/ (with reasons), selection.json")
+    print(f"\nWritten to {shown_place(output)}: data/ (kept), dropped/ (with reasons), selection.json")
 
 
 def report(
     context: typer.Context,
-    selection: Annotated[str, typer.Argument(help="Folder of a selection, written by `ladm select`.")],
+    selection: Annotated[str, typer.Argument(help="Folder or URL of a selection, written by `ladm select`.")],
     output: Annotated[
-        str | None, typer.Argument(help="Folder for the report.", show_default="SELECTION/report")
+        str | None, typer.Argument(help=f"{OUTPUT} for the report.", show_default="SELECTION/report")
     ] = None,
     heat_maps: Annotated[
         bool,
@@ -164,6 +163,7 @@ def report(
     options: OptionsFile = None,
 ) -> None:
     """Draw a selection: figures as PNG, and index.html, one page that needs no other file."""
+    from ladm_hf.data.results import place_in
     from ladm_hf.errors import LadmError
     from ladm_hf.report.heat_maps import scorer_of_run
     from ladm_hf.report.page import report as write_report
@@ -178,13 +178,14 @@ def report(
             reason = f"No focus maps: {error}."
             print(f"ladm: {reason}", file=sys.stderr)
     known = loaded.run and loaded.run.identity.get("text_column")
+    place = output or place_in(selection, "report")
     page = write_report(
         loaded,
-        output or Path(selection) / "report",
+        place,
         scorer=scorer,
         no_scorer=reason,
         text_column=text_column or known or "text",
         title=title,
     )
-    save_options(context, page.parent)
-    print(f"Written to {page}")
+    save_options(context, place)
+    print(f"Written to {shown_place(page)}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ladm_hf.cli.calibrate import calibrate
-from ladm_hf.cli.options import OptionsFile, Schedule, Seed, TextColumn, TrainingData, save_options
+from ladm_hf.cli.options import OptionsFile, Schedule, Seed, TextColumn, TrainingData, local_folder, save_options
 from ladm_hf.errors import ConfigError
 from ladm_hf.text import command_line
 
@@ -44,7 +44,12 @@ def _recipe(name: str, help: str, **options: Any) -> Any:
 def train_calculator(
     context: typer.Context,
     data: TrainingData,
-    output: Annotated[Path, typer.Option(help="Folder for the calculator, its record and checkpoints.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for the calculator, its record and checkpoints.", parser=local_folder, metavar="FOLDER"
+        ),
+    ],
     base: Annotated[
         str | None,
         typer.Option(help="Model to start from: ladm-nano, a folder or a Hub id.", show_default="none: from scratch"),

@@ -14,10 +14,12 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ladm_hf.data.content import COMPRESSIONS, format_in, register_compressions
-from ladm_hf.data.files import OPTIONS_FILE
+from ladm_hf.data.files import OPTIONS_FILE, storage_errors
+from ladm_hf.data.object_store import storage_at
 from ladm_hf.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,20 @@ class DataFiles:
     def urls(self) -> list[str]:
         """The paths as anything that knows fsspec takes them."""
         return list(self.paths) if self.is_local else [self.fs.unstrip_protocol(path) for path in self.paths]
+
+    def copy_here(self, path: str, file: Path) -> Path:
+        """One of the files on this machine: itself, or a copy that is made under the given name.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        if self.is_local:
+            return Path(path)
+        folder, _, name = self.fs.unstrip_protocol(path).rpartition("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with storage_errors(file.parent, "a copy of what is published"):
+            storage_at(folder).download(name, file)
+        return file
 
 
 def files_of_folder(fs: Any, root: str) -> dict[str, DataFiles]:

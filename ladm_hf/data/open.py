@@ -21,13 +21,15 @@ import pyarrow as pa
 from ladm_hf.data.arrow_types import loadable_schemas
 from ladm_hf.data.columns import conform
 from ladm_hf.data.content import explain, format_in, known_content, read_unpacked_head
-from ladm_hf.data.data_files import DataFiles, files_of_folder, format_of, load_with_datasets, splits_of
+from ladm_hf.data.data_files import RESULTS, DataFiles, files_of_folder, format_of, load_with_datasets, splits_of
 from ladm_hf.data.hub import is_repo_name
 from ladm_hf.data.json_lines import JsonLinesSource
 from ladm_hf.data.parquet import ParquetSource
 from ladm_hf.data.repositories import has_configs, splits_of_repository
+from ladm_hf.data.results import UNFINISHED
 from ladm_hf.data.row_files import row_reader
 from ladm_hf.data.sources import DatasetSource, Source
+from ladm_hf.data.storage import is_url
 from ladm_hf.data.streams import StreamSource
 from ladm_hf.errors import InputError
 from ladm_hf.text import without_credentials
@@ -155,16 +157,18 @@ READERS: dict[str, Any] = {"parquet": ParquetSource, "json": JsonLinesSource}
 
 def _at_path(path: str, split: str | None, name: str | None, revision: str | None) -> dict[str, Split]:
     local = Path(path).expanduser()
-    if "://" not in path and not local.exists() and not any(c in path for c in _MAGIC):
+    if not is_url(path) and not local.exists() and not any(c in path for c in _MAGIC):
         # the oldest data sets of the Hub have no owner
         if is_repo_name(path) and not format_of(path):
             return _in_repository(path, name, revision)
         raise InputError(f"no file, folder or glob {path!r} here; a Hub data set is 'owner/name'")
-    url = path if "://" in path else str(local)
+    url = path if is_url(path) else str(local)
     at = _HUB_URL.match(path)
     hub = {"id": at[1], "revision": at[2]} if at else None
     try:
         fs, root = fsspec.url_to_fs(url)
+        # what was listed in this process before may have been written since
+        fs.invalidate_cache()
         if fs.isdir(root):
             return _in_folder(fs, root, url, name, hub)
         if fs.exists(root) or not any(c in root for c in _MAGIC):
@@ -238,6 +242,8 @@ def _in_folder(fs: Any, root: str, url: str, name: str | None, hub: Any) -> dict
         return _saved(url)
     if fs.exists(f"{root}/.ladm/prepare.json"):
         raise InputError(f"`ladm prepare` has not finished {url}: give it the same arguments again")
+    if fs.exists(f"{root}/{UNFINISHED}") and not any(fs.exists(f"{root}/{record}") for record in RESULTS):
+        raise InputError(f"{without_credentials(url)} is a result that is not finished: give its command again")
     if fs.exists(f"{root}/run.json") and not _is_finished(fs, root):
         raise InputError(
             f"the scoring run in {url} has not finished: give `ladm score` the same arguments to resume it"

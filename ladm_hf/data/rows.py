@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +21,13 @@ import pyarrow.compute as pc
 from ladm_hf.arrays import Bools
 from ladm_hf.data.columns import nested_type, pick, root_column, to_objects
 from ladm_hf.data.open import find_data, from_table, source_of
-from ladm_hf.data.shards import write_shards, write_tables
+from ladm_hf.data.results import read_record
+from ladm_hf.data.shards import dataset_parts, named, table_parts
 from ladm_hf.data.sources import MAX_TABLE_ROWS, Source
 from ladm_hf.data.storable import storable_features, to_storable
 from ladm_hf.data.temporary import temporary_folder
 from ladm_hf.errors import ColumnError, InputError
+from ladm_hf.text import without_credentials
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -72,13 +75,17 @@ class DatasetRows:
         self, folder: Path, split: str, shard_bytes: int | None = None, without: Sequence[str] = ()
     ) -> list[Path]:
         """Writes parquet files `split-00000-of-00002.parquet` and returns them in order."""
+        return named(self.parts(folder, shard_bytes, without), split)
+
+    def parts(self, folder: Path, shard_bytes: int | None = None, without: Sequence[str] = ()) -> Iterator[Path]:
+        """Writes parquet files and hands on each when it is finished."""
         dataset = self._dataset.remove_columns(list(without)) if without else self._dataset
         features = storable_features(dataset.features, "the data set")
         if features == dataset.features:
-            return write_shards(dataset, split, folder, shard_bytes)
+            return dataset_parts(dataset, folder, shard_bytes)
         schema = features.arrow_schema
         tables = (to_storable(table, schema) for table in dataset.with_format("arrow").iter(MAX_TABLE_ROWS))
-        return write_tables(tables, schema, split, folder, shard_bytes)
+        return table_parts(tables, schema, folder, shard_bytes)
 
     def long_columns(self, row_bytes: int) -> list[str]:
         """Columns that are nested, or hold more bytes a row than that."""
@@ -233,10 +240,14 @@ class SourceRows:
         self, folder: Path, split: str, shard_bytes: int | None = None, without: Sequence[str] = ()
     ) -> list[Path]:
         """Writes parquet files `split-00000-of-00002.parquet` and returns them in order."""
+        return named(self.parts(folder, shard_bytes, without), split)
+
+    def parts(self, folder: Path, shard_bytes: int | None = None, without: Sequence[str] = ()) -> Iterator[Path]:
+        """Writes parquet files and hands on each when it is finished."""
         names = [name for name in self.schema.names if name not in without]
         fields = [self.schema.field(name) for name in names]
         schema = pa.schema(fields, metadata=_features(self.schema, fields, pa.schema([])))
-        return write_tables((table.select(names) for table in self.tables(names)), schema, split, folder, shard_bytes)
+        return table_parts((table.select(names) for table in self.tables(names)), schema, folder, shard_bytes)
 
     def long_columns(self, row_bytes: int) -> list[str]:
         """Columns that are nested, or hold more bytes a row than that in the first rows."""
@@ -344,14 +355,14 @@ def refuse_stream(data: Any) -> None:
 
 
 def refuse_selection(data: Any, mark: str) -> None:
-    """Refuses the folder of a selection, which is no pool of scored rows.
+    """Refuses a selection, which is no pool of scored rows.
 
     Raises:
-        InputError: the folder holds the file `mark`.
+        InputError: the folder or URL holds the file `mark`.
     """
-    if isinstance(data, (str, Path)) and (Path(data).expanduser() / mark).is_file():
-        path = Path(data).expanduser()
+    if read_record(data, mark) is not None:
+        place = without_credentials(os.fspath(data)).rstrip("/")
         raise InputError(
-            f"{path} is a selection, not a scored pool: give the pool it was made from, or {path / 'data'} for the "
-            "rows it kept alone"
+            f"{place} is a selection, not a scored pool: give the pool it was made from, or {place}/data for the rows "
+            "it kept alone"
         )

@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -21,26 +21,30 @@ SHARD_NAME = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}\.parquet")
 SHARD_BYTES = 500_000_000
 
 
-def by_split(files: list[Path]) -> dict[str, Any]:
-    """Files called `split-00000-of-00002.parquet` belong to that split, if all are called so; else all are `train`."""
-    names = [SHARD_NAME.fullmatch(file.name) for file in files]
-    splits: dict[str, Any] = {}
-    for file, name in zip(files, names, strict=True):
-        splits.setdefault(name["split"] if name and all(names) else "train", []).append(file)
-    return splits
+def named(parts: Iterable[Path], split: str) -> list[Path]:
+    """Gives finished parts of a split, in one folder, their names, once it is known how many there are."""
+    files = list(parts)
+    names = shard_names(split, len(files))
+    return [file.rename(file.with_name(name)) for file, name in zip(files, names, strict=True)]
 
 
-def write_shards(dataset: Dataset, split: str, folder: Path, shard_bytes: int | None = None) -> list[Path]:
-    """Writes parquet files of about `shard_bytes` before compression each; returns them in order, one at least."""
+def shard_names(split: str, count: int) -> list[str]:
+    """The names of the files of a split."""
+    return [f"{split}-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
+
+
+def dataset_parts(dataset: Dataset, folder: Path, shard_bytes: int | None = None) -> Iterator[Path]:
+    """Writes parquet files of about `shard_bytes` before compression each, one at least; each is handed on when it is
+    finished."""
     folder.mkdir(parents=True, exist_ok=True)
     # An index mapping (after select, shuffle or filter) leaves the table at its full size.
     bytes_here = dataset.data.nbytes * dataset.num_rows / max(1, dataset.data.num_rows)
     count = max(1, min(dataset.num_rows, -(-int(bytes_here) // (shard_bytes or SHARD_BYTES))))
-    files = [folder / f"{split}-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
-    with without_bars():
-        for i, file in enumerate(files):
-            dataset.shard(count, i, contiguous=True).to_parquet(file)
-    return files
+    for i in range(count):
+        part = _part(folder, i)
+        with without_bars():
+            dataset.shard(count, i, contiguous=True).to_parquet(part)
+        yield part
 
 
 @contextlib.contextmanager
@@ -58,28 +62,26 @@ def without_bars() -> Iterator[None]:
             enable_progress_bars()
 
 
-def write_tables(
-    tables: Iterable[pa.Table], schema: pa.Schema, split: str, folder: Path, shard_bytes: int | None = None
-) -> list[Path]:
-    """Writes tables, as they come, into parquet files of about `shard_bytes` before compression each."""
+def table_parts(
+    tables: Iterable[pa.Table], schema: pa.Schema, folder: Path, shard_bytes: int | None = None
+) -> Iterator[Path]:
+    """Writes tables, as they come, into parquet files of about `shard_bytes` before compression each, one at least;
+    each is handed on when it is finished."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts: list[Path] = []
-    writer: GroupWriter | None = None
-    written = 0
-    try:
-        for table in itertools.chain([schema.empty_table()], tables):
-            if writer is None or written >= (shard_bytes or SHARD_BYTES):
-                if writer is not None:
-                    writer.__exit__(None)
-                parts.append(folder / f".{split}-{len(parts):05d}.parquet")
-                writer, written = GroupWriter(parts[-1], schema, folder), 0
-            if table.num_rows:
-                writer.write(table)
-            written += table.nbytes
-    except BaseException as error:
-        if writer is not None:
-            writer.__exit__(type(error))
-        raise
-    assert writer is not None
-    writer.__exit__(None)
-    return [part.rename(folder / f"{split}-{i:05d}-of-{len(parts):05d}.parquet") for i, part in enumerate(parts)]
+    rest = iter(tables)
+    table = next(rest, None)
+    for i in itertools.count():
+        part, written = _part(folder, i), 0
+        with GroupWriter(part, schema, folder) as writer:
+            while table is not None and written < (shard_bytes or SHARD_BYTES):
+                if table.num_rows:
+                    writer.write(table)
+                written += table.nbytes
+                table = next(rest, None)
+        yield part
+        if table is None:
+            return
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f".part-{number:05d}.parquet"

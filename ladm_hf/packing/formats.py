@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ladm_hf.data.files import storage_errors
-from ladm_hf.data.shards import write_tables
+from ladm_hf.data.shards import table_parts
 from ladm_hf.errors import MissingExtraError
 from ladm_hf.packing.sequences import PackedSequence
 from ladm_hf.packing.tokenizer import TargetTokenizer
@@ -51,14 +51,14 @@ def window(format: Format, length: int) -> int:
 
 def write_parquet(
     sequences: Iterable[PackedSequence], folder: Path, tokenizer: TargetTokenizer, length: int, boundaries: Boundaries
-) -> list[Path]:
-    """Writes `train-00000-of-00002.parquet` and so on, with the columns that `boundaries` stands for."""
+) -> Iterator[Path]:
+    """Writes parquet files with the columns that `boundaries` stands for."""
     columns = COLUMNS[boundaries]
     schema = pa.schema([(name, pa.list_(pa.int32())) for name in columns])
     if boundaries == "position_ids":
         sequences = (sequence.padded(length, tokenizer.pad_token_id) for sequence in sequences)
     tables = (_table(batch, schema) for batch in _batches(sequences, max(1, _TABLE_TOKENS // length)))
-    return write_tables(tables, schema, "train", folder)
+    return table_parts(tables, schema, folder)
 
 
 def _batches(sequences: Iterable[PackedSequence], size: int) -> Iterator[list[PackedSequence]]:
@@ -78,7 +78,7 @@ def _table(batch: list[PackedSequence], schema: pa.Schema) -> pa.Table:
 
 def write_nanotron(
     sequences: Iterable[PackedSequence], folder: Path, tokenizer: TargetTokenizer, length: int
-) -> list[Path]:
+) -> Iterator[Path]:
     """Writes `00000_packed.ds` and so on by datatrove, with the ends of the documents beside them (`.ds.index`)."""
     file_of = _datatrove("tokenizer", "TokenizedFile")
 
@@ -101,7 +101,7 @@ def write_nanotron(
 
 def write_megatron(
     sequences: Iterable[PackedSequence], folder: Path, tokenizer: TargetTokenizer, length: int
-) -> list[Path]:
+) -> Iterator[Path]:
     """Writes `00000_packed.bin` and `.idx` and so on by datatrove; Megatron's documents are the sequences."""
     file_of = _datatrove("megatron_tokenizer", "MegatronTokenizedFile")
 
@@ -117,21 +117,27 @@ def _write_files(
     folder: Path,
     opened: Callable[[int], Any],
     write: Callable[[Any, PackedSequence], None],
-) -> list[Path]:
-    with storage_errors(folder, "token files"):
-        folder.mkdir(parents=True, exist_ok=True)
-        file, number, tokens = opened(0), 0, 0
-    for sequence in sequences:
+) -> Iterator[Path]:
+    """Writes token files, one after the other; each is handed on, with those beside it, when it is finished."""
+    known: set[Path] = set()
+    rest = iter(sequences)
+    sequence = next(rest, None)
+    for number in itertools.count():
         with storage_errors(folder, "token files"):
-            if tokens >= FILE_TOKENS:
-                file.close()
-                number, tokens = number + 1, 0
-                file = opened(number)
-            write(file, sequence)
-        tokens += len(sequence.input_ids)
-    with storage_errors(folder, "token files"):
-        file.close()
-    return sorted(folder.iterdir())
+            folder.mkdir(parents=True, exist_ok=True)
+            file, tokens = opened(number), 0
+        while sequence is not None and tokens < FILE_TOKENS:
+            with storage_errors(folder, "token files"):
+                write(file, sequence)
+            tokens += len(sequence.input_ids)
+            sequence = next(rest, None)
+        with storage_errors(folder, "token files"):
+            file.close()
+            finished = sorted({*folder.iterdir()} - known)
+        known.update(finished)
+        yield from finished
+        if sequence is None:
+            return
 
 
 def check_installed(format: Format) -> None:

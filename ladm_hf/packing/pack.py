@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -19,11 +18,12 @@ from typing import TYPE_CHECKING, Any, get_args
 from tqdm.auto import tqdm
 
 from ladm_hf.data.data_files import PACK_FILE, SELECTION_FILE
-from ladm_hf.data.files import storage_errors
 from ladm_hf.data.open import open_source
+from ladm_hf.data.results import check_free as check_place
+from ladm_hf.data.results import new_result, place_in, read_record, result_at
 from ladm_hf.data.run_record import RunRecord, run_of
 from ladm_hf.data.score_columns import SCORE
-from ladm_hf.data.temporary import temporary_folder
+from ladm_hf.data.storage import Storage
 from ladm_hf.errors import ConfigError, InputError
 from ladm_hf.packing.documents import Documents
 from ladm_hf.packing.formats import (
@@ -42,7 +42,7 @@ from ladm_hf.packing.tokenizer import SpecialTokens, TargetTokenizer, find_token
 from ladm_hf.selection.commands import select_call, select_command
 from ladm_hf.selection.result import Selection
 from ladm_hf.selection.signals import range_words, score_words
-from ladm_hf.text import command_line
+from ladm_hf.text import command_line, without_credentials
 from ladm_hf.version import __version__
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def pack(
 
     Args:
         selected ([`Selection`], `Dataset`, `str` or path):
-            The documents to train on: a folder of `ladm select` or `ladm score`, or whatever can be scored: parquet,
-            JSON lines, a folder of `save_to_disk`, a Hub id.
-        output (`str` or path): folder of the result: `data/` and `pack.json`.
+            The documents to train on: a folder or URL of `ladm select` or `ladm score`, or whatever can be scored:
+            parquet, JSON lines, a folder of `save_to_disk`, a Hub id.
+        output (`str` or path): folder of the result, or its URL: `data/` and `pack.json`.
         tokenizer (`str`, path or `PreTrainedTokenizerBase`):
             The tokenizer of the model to train: its Hub id (no weights are downloaded), folder, or itself.
         tokenizer_revision (`str`, *optional*): branch, tag or commit of a Hub id.
@@ -138,8 +138,8 @@ def pack(
     if short is None and short_share != 0.3:
         raise ConfigError(f"short_share={short_share}, but there are no short documents: give them by --short (short=)")
     check_installed(format)
-    folder = Path(output).expanduser()
-    check_free(folder, overwrite=overwrite)
+    storage = result_at(output, "pack")
+    check_free(storage, overwrite=overwrite)
     target = find_tokenizer(tokenizer, revision=tokenizer_revision, special_tokens=special_tokens)
     options["tokenizer"] = target.name
     data, run, selection = _opened(selected)
@@ -158,10 +158,9 @@ def pack(
     stored = window(format, length)
     mixture = Mixture(documents, extra, short_share, stored)
     sequences = _Counted(pack_sequences(mixture, stored, buffer_tokens=buffer_tokens, seed=seed), estimate, progress)
-    with storage_errors(folder, "the result"):
-        folder.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(".pack-", folder) as work:
-        _write(sequences, work / "data", target, length, format, boundaries)
+    with new_result(storage, ".pack-") as result:
+        split = "train" if format == "parquet" else None
+        result.add("data", lambda folder: _written(sequences, folder, target, length, format, boundaries), split)
         if not sequences.count:
             raise InputError(f"{documents.source.name} holds no document to pack{_reasons(documents)}")
         record = PackRecord(
@@ -171,11 +170,10 @@ def pack(
             selected=_taken(documents, mixture.selected_counts, True),
             short=_taken(extra, mixture.short_counts, mixture.used_up) if extra else None,
             short_share=short_share if extra else None, selection=selection, run=run.facts() if run else None,
-            command=command_line("pack", pack, [_shown(selected, "SELECTED"), os.fspath(output)], options),
-            version=__version__, folder=str(folder),
+            command=command_line("pack", pack, [_shown(selected, "SELECTED"), _shown(output, "")], options),
+            version=__version__, folder=storage.name,
         )  # fmt: skip
-        record.save(work)
-        _put_in_place(work, folder)
+        result.finish(PACK_FILE, record.to_json())
     for note in record.notes():
         logger.warning("%s", note)
     return record
@@ -220,32 +218,27 @@ def _check_options(
         )
 
 
-def check_free(folder: Path, *, overwrite: bool) -> None:
-    """Refuses a folder that packed data must not be written to.
+def check_free(storage: Storage, *, overwrite: bool) -> None:
+    """Refuses a place that packed data must not be written to.
 
     Raises:
         InputError: it holds packed data, which `overwrite` does not allow to replace, or other data.
     """
-    if not (folder / PACK_FILE).exists():
-        if folder.is_file() or (folder / "data").exists():
-            place = folder if folder.is_file() else folder / "data"
-            raise InputError(f"{place} is there already and was not written by `ladm pack`: choose another folder")
-    elif not overwrite:
+    if check_place(storage, PACK_FILE, ("data",), "`ladm pack`") is not None and not overwrite:
         raise InputError(
-            f"{folder} holds packed data: choose another folder, or replace them with --overwrite (overwrite=True)"
+            f"{storage.name} holds packed data: choose another folder, or replace them with --overwrite "
+            "(overwrite=True)"
         )
 
 
 def _opened(data: Any) -> tuple[Any, RunRecord | None, dict[str, Any] | None]:
     """What is to be read, the record of its run, and what its selection was."""
-    if isinstance(data, (str, os.PathLike)) and "://" not in os.fspath(data):
-        path = Path(data).expanduser()
-        if (path / PACK_FILE).is_file():
-            raise InputError(f"{path} is packed already: give the documents that it was made from")
-        if (path / SELECTION_FILE).is_file():
-            return path / "data", *_chosen(Selection.load(path))
     if isinstance(data, Selection):
         return data.selected, *_chosen(data)
+    if read_record(data, PACK_FILE) is not None:
+        raise InputError(f"{_shown(data, '')} is packed already: give the documents that it was made from")
+    if read_record(data, SELECTION_FILE) is not None:
+        return place_in(data, "data"), *_chosen(Selection.load(data))
     return data, run_of(data), None
 
 
@@ -260,30 +253,18 @@ def _chosen(selection: Selection) -> tuple[RunRecord | None, dict[str, Any]]:
     return selection.run, {name: value for name, value in facts.items() if value is not None}
 
 
-def _write(
+def _written(
     sequences: Iterable[PackedSequence],
     folder: Path,
     tokenizer: TargetTokenizer,
     length: int,
     format: Format,
     boundaries: Boundaries,
-) -> None:
+) -> Iterator[Path]:
     if format == "parquet":
-        write_parquet(sequences, folder, tokenizer, length, boundaries)
-    elif format == "nanotron":
-        write_nanotron(sequences, folder, tokenizer, length)
-    else:
-        write_megatron(sequences, folder, tokenizer, length)
-
-
-def _put_in_place(work: Path, folder: Path) -> None:
-    """The record goes last: where it is, the data are whole."""
-    with storage_errors(folder, "the result"):
-        (folder / PACK_FILE).unlink(missing_ok=True)
-        if (folder / "data").exists():
-            shutil.rmtree(folder / "data")
-        os.replace(work / "data", folder / "data")
-        os.replace(work / PACK_FILE, folder / PACK_FILE)
+        return write_parquet(sequences, folder, tokenizer, length, boundaries)
+    write = write_nanotron if format == "nanotron" else write_megatron
+    return write(sequences, folder, tokenizer, length)
 
 
 def _taken(documents: Documents, counts: Counts, used_up: bool) -> PackedSource:
@@ -300,5 +281,7 @@ def _reasons(documents: Documents) -> str:
 
 
 def _shown(data: Any, otherwise: str) -> str | None:
-    """The path or Hub id of some data, a word for those in memory."""
-    return os.fspath(data) if isinstance(data, (str, os.PathLike)) else None if data is None else otherwise
+    """The path, URL or Hub id of some data, without credentials, a word for those in memory."""
+    if isinstance(data, (str, os.PathLike)):
+        return without_credentials(os.fspath(data))
+    return None if data is None else otherwise

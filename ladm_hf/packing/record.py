@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ladm_hf.data.data_files import PACK_FILE
-from ladm_hf.data.files import write_atomically
+from ladm_hf.data.results import place_in, read_record
 from ladm_hf.errors import InputError
-from ladm_hf.text import count, counted, local_name
+from ladm_hf.text import count, counted, local_name, without_credentials
 
 _FORMAT = 1
 
@@ -61,7 +61,7 @@ class PackRecord:
         run (`dict`, *optional*): what a card shows of the scoring run.
         command (`str`): the command that does the same.
         version (`str`): of this package.
-        folder (`str`, *optional*): where it lies.
+        folder (`str`, *optional*): where it lies, a folder or a URL.
     """
 
     format: str
@@ -166,25 +166,28 @@ class PackRecord:
             )
         return "\n".join(lines)
 
-    def save(self, folder: Path) -> None:
-        """Writes `pack.json` into a folder, whole or not at all."""
+    def to_json(self) -> str:
+        """The content of `pack.json`."""
         values = dataclasses.asdict(self)
         del values["folder"]
         values = {"pack_format": _FORMAT, "ladm_hf_version": values.pop("version"), **values}
         computed = ("documents", "tokens", "cut_documents", "padding_share", "short_share_reached")
         values |= {name: getattr(self, name) for name in computed}
-        write_atomically(folder / PACK_FILE, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def load(cls, folder: str | Path) -> PackRecord:
-        """Reads the record of a folder that [`pack`] wrote.
+    def load(cls, folder: str | os.PathLike[str]) -> PackRecord:
+        """Reads the record of what [`pack`] wrote to a folder or URL.
 
         Raises:
             InputError: there is none, or one that this version does not read.
         """
-        file = Path(folder).expanduser() / PACK_FILE
+        place = without_credentials(str(place_in(folder)))
+        content = read_record(folder, PACK_FILE)
+        if content is None:
+            raise InputError(f"{place} holds no {PACK_FILE}: expected a folder or URL that `ladm pack` wrote")
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = json.loads(content)
             if not isinstance(values, Mapping) or values.get("pack_format") != _FORMAT:
                 raise ValueError(f"it is not in format {_FORMAT}, the one this version reads")
             names = {each.name for each in dataclasses.fields(cls)} - {"folder", "version"}
@@ -192,8 +195,6 @@ class PackRecord:
             for name in ("selected", "short"):
                 if found[name] is not None:
                     found[name] = PackedSource(**found[name])
-            return cls(**found, version=values["ladm_hf_version"], folder=str(file.parent))
-        except FileNotFoundError as error:
-            raise InputError(f"{file.parent} holds no {PACK_FILE}: expected a folder that `ladm pack` wrote") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file} cannot be read ({error}): pack again") from error
+            return cls(**found, version=values["ladm_hf_version"], folder=place)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{place}/{PACK_FILE} cannot be read ({error}): pack again") from error

@@ -10,15 +10,17 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ladm_hf.data.data_files import PACK_FILE, SELECTION_FILE, DataFiles
 from ladm_hf.data.open import find_splits, source_of
+from ladm_hf.data.results import place_in, read_record
 from ladm_hf.data.rows import AnyRows, DatasetRows, refuse_stream, rows_of_source
 from ladm_hf.data.run_record import RunRecord, run_facts, run_of
-from ladm_hf.data.shards import SHARD_BYTES, SHARD_NAME, by_split
+from ladm_hf.data.shards import SHARD_BYTES, SHARD_NAME, shard_names
 from ladm_hf.errors import ConfigError, InputError, MissingExtraError
 from ladm_hf.packing.record import PackRecord
 from ladm_hf.publishing.card_block import Figure
@@ -37,6 +39,8 @@ MANIFEST = "ladm_manifest.json"
 ASSETS = "assets"
 _SPLIT = re.compile(r"\w+(\.\w+)*")
 _CONFIG = re.compile(r"[\w.-]+")
+# Files downloaded at the same time.
+_DOWNLOADS = 4
 # Stands for hashes in a manifest of which only the size is wanted.
 _NOT_HASHED = ("0" * 64, "0" * 40)
 
@@ -124,8 +128,8 @@ def make_bundle(
     """Lays out `source` as files; new ones are written into the folder `work`.
 
     Args:
-        source: a [`Selection`] or the folder of one, the folder of `ladm pack` (parquet), or whatever can be scored,
-            see [`find_splits`]: the folder of `ladm score`, parquet, JSON lines, a folder of `save_to_disk`, a
+        source: a [`Selection`] or the folder or URL of one, that of `ladm pack` (parquet), or whatever can be scored,
+            see [`find_splits`]: that of `ladm score`, parquet, JSON lines, a folder of `save_to_disk`, a
             `Dataset`, a `DatasetDict`, a Hub id.
         work (`Path`): an empty folder.
         config_name (`str`, *optional*, defaults to `"default"`): configuration of the published rows.
@@ -155,11 +159,18 @@ def make_bundle(
     for split, part in parts.items():
         if not _SPLIT.fullmatch(split):
             raise ConfigError(f"split {split!r} cannot be published: use letters, digits, '_' and '.' in between")
-        shards = part if isinstance(part, list) else part.write(work / data_dir, split, shard_bytes)
-        files.update(
-            {f"{data_dir}/{split}-{i:05d}-of-{len(shards):05d}.parquet": file for i, file in enumerate(shards)}
-        )
-    check({path: file.stat().st_size for path, file in files.items()})
+        if not isinstance(part, DataFiles):
+            files.update(_in_repository(data_dir, split, part.write(work / data_dir, split, shard_bytes)))
+    as_they_are = {
+        path: (part, file)
+        for split, part in parts.items() if isinstance(part, DataFiles)
+        for path, file in _in_repository(data_dir, split, part.paths).items()
+    }  # fmt: skip
+    sizes = {path: part.fs.size(file) for path, (part, file) in as_they_are.items()}
+    check({path: file.stat().st_size for path, file in files.items()} | sizes)
+    with ThreadPoolExecutor(_DOWNLOADS) as pool:
+        local = pool.map(lambda path: as_they_are[path][0].copy_here(as_they_are[path][1], work / path), as_they_are)
+        files.update(zip(as_they_are, local, strict=True))
     info = _parquet_info(files, list(parts))
     shown = []
     for file, alt, caption in _drawn(selection, work) if figures is None else figures:
@@ -172,6 +183,11 @@ def make_bundle(
     bundle.files[MANIFEST] = work / MANIFEST
     bundle.sizes[MANIFEST] = len(_manifest(bundle).encode())
     return bundle
+
+
+def _in_repository(folder: str, split: str, files: Sequence[Any]) -> dict[str, Any]:
+    """The files of a split by their paths in the repository."""
+    return {f"{folder}/{name}": file for name, file in zip(shard_names(split, len(files)), files, strict=True)}
 
 
 def _without_places(selection: Selection | None) -> Selection | None:
@@ -193,34 +209,32 @@ def _with_source(run: Mapping[str, Any], source: str | None) -> dict[str, Any]:
 
 def _opened(
     source: Any,
-) -> tuple[dict[str, list[Path] | AnyRows], Selection | None, RunRecord | dict[str, Any] | None]:
-    """Splits (each rows, or parquet files as they are), the selection, and the run record."""
+) -> tuple[dict[str, DataFiles | AnyRows], Selection | None, RunRecord | dict[str, Any] | None]:
+    """Splits (each rows, or parquet files to publish as they are), the selection, and the run record."""
     from datasets import Dataset
 
     from ladm_hf.selection.result import Selection
 
     if isinstance(source, Selection):
         return {"train": source.selected_rows}, source, source.run
-    if isinstance(source, (str, Path)) and (Path(source).expanduser() / SELECTION_FILE).is_file():
-        folder = Path(source).expanduser()
-        selection = Selection.load(folder)
-        return dict(by_split(sorted((folder / "data").glob("*.parquet")))), selection, selection.run
+    selection = None if read_record(source, SELECTION_FILE) is None else Selection.load(source)
     refuse_stream(source)
-    run = _packing(source) or run_of(source)
-    parts: dict[str, list[Path] | AnyRows] = {}
-    for name, split in find_splits(source).items():
+    run = (selection and selection.run) or _packing(source) or run_of(source)
+    parts: dict[str, DataFiles | AnyRows] = {}
+    for name, split in find_splits(source if selection is None else place_in(source, "data")).items():
         if isinstance(split.content, Dataset):
             parts[name] = DatasetRows(split.content)
-        elif isinstance(split.content, DataFiles) and _as_they_are(split.content, split.name):
-            parts[name] = [Path(path) for path in split.content.paths]
+        elif isinstance(split.content, DataFiles) and _as_they_are(split.content, split.name, run or selection):
+            parts[name] = split.content
         else:
             parts[name] = rows_of_source(source_of(split), ("ladm_score", "metadata.ladm_score"))
-    return parts, None, run
+    return parts, selection, run
 
 
-def _as_they_are(files: DataFiles, name: str) -> bool:
-    """Whether the files of a split can be published without being written again."""
-    if not files.is_local or files.format != "parquet":
+def _as_they_are(files: DataFiles, name: str, record: Any) -> bool:
+    """Whether the files of a split can be published without being written again: on this machine, or of a result of
+    ours elsewhere, all of whose files have the same columns."""
+    if not (files.is_local or record) or files.format != "parquet":
         return False
     if len(files.paths) > FOLDER_FILES:
         logger.warning(
@@ -233,7 +247,7 @@ def _as_they_are(files: DataFiles, name: str) -> bool:
 
 def _packing(source: Any) -> dict[str, Any] | None:
     """The facts of packed data."""
-    if not isinstance(source, (str, Path)) or not (Path(source).expanduser() / PACK_FILE).is_file():
+    if read_record(source, PACK_FILE) is None:
         return None
     record = PackRecord.load(source)
     if record.format != "parquet":

@@ -25,7 +25,7 @@ from ladm_hf.publishing.repository import Repository
 from ladm_hf.publishing.retry import RetryPolicy, hub_retries
 from ladm_hf.publishing.verify import check_commit
 from ladm_hf.ranks import is_first_rank
-from ladm_hf.text import command_line, redacted
+from ladm_hf.text import command_line, redacted, without_credentials
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -63,7 +63,8 @@ def publish(
 
     Args:
         source (`Dataset`, `DatasetDict`, [`Selection`] or path):
-            What to publish; a path is a folder of `ladm score`, `ladm select` or `save_to_disk`, or with parquet files.
+            What to publish; a path is a folder or URL of `ladm score`, `ladm select` or `ladm pack`, a folder of
+            `save_to_disk`, or one with parquet files.
         repo_id (`str`):
             `user/name` of the dataset on the Hub; it is created if it does not exist.
         private (`bool`, *optional*, defaults to `True`):
@@ -119,7 +120,7 @@ def publish(
     again = "call publish() again with the same arguments"
     if isinstance(source, (str, Path)) and run is None and command is None and not figures:
         # fmt: off
-        again = command_line("publish", publish, [source, repo_id], {
+        again = command_line("publish", publish, [without_credentials(str(source)), repo_id], {
             "private": private, "create_pr": create_pr, "revision": revision, "tag": tag, "config_name": config_name,
             "commit_message": commit_message, "source_dataset": source_dataset, "language": language,
             "license": license, "pretty_name": pretty_name, "figures": figures is None, "read_back": read_back,

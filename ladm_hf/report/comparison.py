@@ -11,9 +11,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.csv
 
-from ladm_hf.errors import InputError
+from ladm_hf.data.results import place_in, result_at, write_report
 from ladm_hf.report.matrix import signal_matrix
 from ladm_hf.report.parts import Picture, draw, opening, render
 from ladm_hf.report.tables import MAX_ROWS, Table, correlation
@@ -23,22 +24,22 @@ from ladm_hf.text import one_line
 
 def write_comparison(
     comparison: Comparison, output: str | os.PathLike[str], *, title: str = "LADM signals compared"
-) -> Path:
+) -> Path | str:
     """Writes the page of a comparison, which needs no other file, its figure, and its table as CSV and JSON.
 
     Args:
         comparison ([`Comparison`]): from [`compare`].
-        output (`str` or path): folder; its other files are left alone.
+        output (`str` or path): folder or URL; its other files are left alone.
         title (`str`, *optional*): title of the page.
 
     Returns:
-        `Path` of `index.html`.
+        `Path` or URL of `index.html`.
 
     Raises:
-        InputError: the output cannot be written.
+        InputError, StorageError: the output cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
-    output = Path(output).expanduser()
+    result_at(output, "compare")
     shown = comparison_section(comparison)
     page = render("comparison_template.html", title=title, comparison=shown)
     values = {
@@ -51,15 +52,16 @@ def write_comparison(
     for each in values["disagreements"]:
         # the texts are the data's
         del each["text"]
-    try:
-        (output / "figures").mkdir(parents=True, exist_ok=True)
-        (output / "figures" / "signal_matrix.png").write_bytes(shown["figure"].png)
-        pyarrow.csv.write_csv(comparison.table(), str(output / "agreements.csv"))
-        (output / "comparison.json").write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
-        (output / "index.html").write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"the comparison cannot be written to {output}: {error}") from error
-    return output / "index.html"
+    table = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(comparison.table(), table)
+    files: dict[str, bytes | str] = {
+        "figures/signal_matrix.png": shown["figure"].png,
+        "agreements.csv": table.getvalue().to_pybytes(),
+        "comparison.json": json.dumps(values, indent=1, ensure_ascii=False),
+        "index.html": page,
+    }
+    write_report(output, files, "compare")
+    return place_in(output, "index.html")
 
 
 def comparison_section(comparison: Comparison) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ladm_hf.data.columns import decoded
-from ladm_hf.errors import InputError
+from ladm_hf.data.results import place_in, result_at, write_report
 from ladm_hf.report import plots, tables
 from ladm_hf.report.comparison import comparison_section
 from ladm_hf.report.heat_maps import draw_heat_maps
@@ -40,12 +40,12 @@ def report(
     no_scorer: str = "",
     text_column: str = "text",
     title: str = "LADM selection report",
-) -> Path:
+) -> Path | str:
     """Writes figures and one self-contained HTML page about a selection.
 
     Args:
-        selection ([`Selection`], `str` or path): a selection, or the folder of one.
-        output (`str` or path): folder for `index.html` and `figures/*.png`. Its other files are left alone.
+        selection ([`Selection`], `str` or path): a selection, or the folder or URL of one.
+        output (`str` or path): folder or URL for `index.html` and `figures/*.png`. Its other files are left alone.
         scorer ([`LadmScorer`], *optional*):
             The calculator for the focus maps of the best and the worst document; without it there are none. Two
             forward passes: a minute or so on a CPU for documents of 32k tokens. Where its score is not the data's, no
@@ -55,15 +55,15 @@ def report(
         title (`str`, *optional*): title of the page.
 
     Returns:
-        `Path` of `index.html`.
+        `Path` or URL of `index.html`.
 
     Raises:
-        InputError: the folder holds no selection, or the output cannot be written.
+        InputError, StorageError: the folder holds no selection, or the output cannot be written.
         MissingExtraError: matplotlib is not installed.
     """
     if not isinstance(selection, Selection):
         selection = Selection.load(selection)
-    output = Path(output).expanduser()
+    result_at(output, "report")
     chosen = _documents(selection, text_column)
     figures = _selection_figures(selection)
     drawn, no_heat_maps = draw_heat_maps(scorer, chosen)
@@ -86,14 +86,10 @@ def report(
         reasons=tables.reasons_table(selection),
         options=json.dumps(selection.options, indent=2, ensure_ascii=False),
     )
-    try:
-        (output / "figures").mkdir(parents=True, exist_ok=True)
-        for figure in [*figures, *heat_maps, *([comparison["figure"]] if comparison else [])]:
-            (output / "figures" / f"{figure.name}.png").write_bytes(figure.png)
-        (output / "index.html").write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"the report cannot be written to {output}: {error}") from error
-    return output / "index.html"
+    drawn_all = [*figures, *heat_maps, *([comparison["figure"]] if comparison else [])]
+    files: dict[str, bytes | str] = {f"figures/{figure.name}.png": figure.png for figure in drawn_all}
+    write_report(output, {**files, "index.html": page}, "report")
+    return place_in(output, "index.html")
 
 
 def _selection_figures(selection: Selection) -> list[Picture]:

@@ -30,7 +30,7 @@ from typing import Any
 
 from ladm_hf.data.files import OPTIONS_FILE, hash_file, storage_errors, sync_folder, write_atomically
 from ladm_hf.data.run_record import RUN_FILE, RunRecord
-from ladm_hf.data.storage import LocalFolder
+from ladm_hf.data.storage import LocalFolder, is_url
 from ladm_hf.errors import RunError
 from ladm_hf.runs.output import JSONL_FILE, PENDING, RunOutput, Say, Write, silent
 
@@ -45,7 +45,7 @@ class RunFolder(RunOutput):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        if "://" in os.fspath(path):
+        if is_url(path):
             raise RunError(f"expected a folder, found the URL {os.fspath(path)!r}")
         folder = LocalFolder(Path(path))
         super().__init__(folder)

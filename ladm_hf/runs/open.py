@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from ladm_hf.data.object_store import storage_at
+from ladm_hf.data.results import refuse_repository
 from ladm_hf.data.storage import is_url
 from ladm_hf.errors import ConfigError
 from ladm_hf.runs.folder import RunFolder
@@ -27,11 +27,7 @@ def output_at(path: str | os.PathLike[str], options: Mapping[str, Any] | None = 
         ConfigError, MissingExtraError: nothing can be written there.
     """
     if is_url(path):
-        if re.match(r"hf://(?!buckets/)", os.fspath(path)):
-            raise ConfigError(
-                f"{os.fspath(path)} is a repository, which takes a commit for every object, and the Hub limits commits "
-                "by the hour: write to hf://buckets/OWNER/BUCKET/PATH, then `ladm publish` from there"
-            )
+        refuse_repository(path, "score")
         return RunObjects(storage_at(path, options))
     if options:
         raise ConfigError(f"storage_options are for URLs, and {os.fspath(path)!r} is a folder: leave them out")

@@ -20,6 +20,7 @@ import xxhash
 
 from ladm_hf.data.files import storage_errors
 from ladm_hf.data.object_store import PARALLEL, storage_at
+from ladm_hf.data.results import refuse_repository
 from ladm_hf.data.storage import LocalFolder, Storage, is_url
 from ladm_hf.data.temporary import remove_abandoned, temporary_folder
 from ladm_hf.errors import RunError
@@ -153,4 +154,5 @@ class PreparedObjects:
 
 def prepared_at(path: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Prepared:
     """The output of `ladm prepare` at a path or URL."""
+    refuse_repository(path, "prepare")
     return PreparedObjects(os.fspath(path), options) if is_url(path) else PreparedFolder(LocalFolder(Path(path)))

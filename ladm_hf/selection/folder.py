@@ -1,23 +1,24 @@
-"""The folder of a selection: `data/`, `dropped/` and, last, `selection.json`."""
+"""The folder of a selection, or its URL: `data/`, `dropped/` and, last, `selection.json`."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import fsspec
 
 from ladm_hf.data.data_files import SELECTION_FILE
+from ladm_hf.data.object_store import storage_at
 from ladm_hf.data.parquet import ParquetSource
+from ladm_hf.data.results import check_free as check_place
+from ladm_hf.data.results import new_result, result_at
 from ladm_hf.data.rows import AnyRows, rows_of_source
 from ladm_hf.data.run_record import RunRecord
 from ladm_hf.data.score_columns import SCORE
-from ladm_hf.data.temporary import temporary_folder
+from ladm_hf.data.storage import Storage, is_url
 from ladm_hf.errors import InputError
 from ladm_hf.selection.signals import score_column
 from ladm_hf.selection.table import BandTally, DomainTally
@@ -31,7 +32,7 @@ class Saved:
     """What the folder of a selection holds.
 
     Attributes:
-        folder (`Path`): where it is.
+        folder (`str`): where it is, without credentials.
         selected_rows, dropped_rows ([`SourceRows`]): the rows of `data/` and of `dropped/`.
         table, strata (`list`): the tables by domain and by length band.
         options (`dict`): the arguments of [`select`].
@@ -39,7 +40,7 @@ class Saved:
         values (`dict`): all of `selection.json`.
     """
 
-    folder: Path
+    folder: str
     selected_rows: AnyRows
     dropped_rows: AnyRows
     table: list[DomainTally]
@@ -57,11 +58,11 @@ def write_folder(
     *,
     without: Sequence[str] = (),
     overwrite: bool = False,
-) -> Path:
+) -> None:
     """Writes beside what is there, then puts it in place.
 
     Args:
-        folder (`str` or path): where to; its other files are left alone.
+        folder (`str` or path): where to, a folder or a URL; its other files are left alone.
         selected, dropped ([`DatasetRows`] or [`SourceRows`]): the rows.
         values (mapping): what `selection.json` holds.
         without (sequence of `str`): columns that the dropped rows are written without.
@@ -70,23 +71,16 @@ def write_folder(
     Raises:
         InputError: the folder holds a selection, or other data under one of those names, or cannot be written.
     """
-    folder = Path(folder).expanduser()
     check_free(folder, overwrite=overwrite)
     text = json.dumps({"format": _FORMAT, "ladm_hf_version": __version__, **values}, indent=2, ensure_ascii=False)
+    storage = result_at(folder, "select")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with temporary_folder(".selection-", folder) as work:
-            selected.write(work / "data", "train")
-            dropped.write(work / "dropped", "dropped", without=without)
-            (work / SELECTION_FILE).write_text(text + "\n", encoding="utf-8")
-            for name in ("data", "dropped"):
-                if (folder / name).exists():
-                    shutil.rmtree(folder / name)
-                os.replace(work / name, folder / name)
-            os.replace(work / SELECTION_FILE, folder / SELECTION_FILE)
+        with new_result(storage, ".selection-") as result:
+            result.add("data", selected.parts, "train")
+            result.add("dropped", lambda work: dropped.parts(work, without=without), "dropped")
+            result.finish(SELECTION_FILE, text + "\n")
     except OSError as error:
-        raise InputError(f"the selection cannot be written to {folder}: {error}") from error
-    return folder
+        raise InputError(f"the selection cannot be written to {storage.name}: {error}") from error
 
 
 def read_folder(folder: str | os.PathLike[str]) -> Saved:
@@ -95,49 +89,49 @@ def read_folder(folder: str | os.PathLike[str]) -> Saved:
     Raises:
         InputError: it is not such a folder, or a part of it is missing.
     """
-    folder = Path(folder).expanduser()
-    values = _values(folder)
+    storage = storage_at(folder) if is_url(folder) else result_at(folder, "select")
+    values = _values(storage)
     # version 0.1.0 had no bands unless they were asked for, no rule against repetition, and another name for the score
     options = dict(values["options"])
     old = {"length_bands": "off", "max_repetition": "off", "score": options.pop("score_column", SCORE)}
     options |= {name: value for name, value in old.items() if name not in options}
     rows: dict[str, AnyRows] = {}
     for name in ("data", "dropped"):
-        files = sorted(str(file) for file in (folder / name).glob("*.parquet"))
+        files = [each for each in sorted(storage.entries(name)) if each.endswith(".parquet") and each.count("/") == 1]
         if not files:
-            raise InputError(f"{folder / name} holds no parquet file: select again")
-        source = ParquetSource(fsspec.filesystem("file"), files, str(folder))
-        rows[name] = rows_of_source(source, (score_column(options["score"]),))
+            raise InputError(f"{storage.name}/{name} holds no parquet file: select again")
+        fs, _, paths = fsspec.get_fs_token_paths(storage.urls(files), expand=False)
+        rows[name] = rows_of_source(ParquetSource(fs, paths, storage.name), (score_column(options["score"]),))
     return Saved(
-        folder=folder,
+        folder=storage.name,
         selected_rows=rows["data"],
         dropped_rows=rows["dropped"],
         table=[DomainTally.from_dict(row) for row in values["table"]],
         strata=[BandTally.from_dict(row) for row in values["strata"]],
         options=options,
-        run=RunRecord.from_dict(values["run"], folder / SELECTION_FILE) if values.get("run") else None,
+        run=RunRecord.from_dict(values["run"], f"{storage.name}/{SELECTION_FILE}") if values.get("run") else None,
         values=values,
     )
 
 
-def _values(folder: Path) -> dict[str, Any]:
-    try:
-        values = json.loads((folder / SELECTION_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+def _values(storage: Storage) -> dict[str, Any]:
+    name, content = f"{storage.name}/{SELECTION_FILE}", storage.read(SELECTION_FILE)
+    if content is None:
         raise InputError(
-            f"{folder} holds no {SELECTION_FILE}: expected a folder written by `ladm select` (Selection.save)"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{folder / SELECTION_FILE} is not valid JSON: {error}; select again") from error
-    if not isinstance(values, dict) or values.get("format") != _FORMAT:
-        raise InputError(
-            f"{folder / SELECTION_FILE} is not in format {_FORMAT}, the one this version reads: select again"
+            f"{storage.name} holds no {SELECTION_FILE}: expected a folder or URL written by `ladm select` "
+            "(Selection.save)"
         )
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{name} is not valid JSON: {error}; select again") from error
+    if not isinstance(values, dict) or values.get("format") != _FORMAT:
+        raise InputError(f"{name} is not in format {_FORMAT}, the one this version reads: select again")
     return values
 
 
 def check_free(folder: str | os.PathLike[str], *, overwrite: bool = False) -> str:
-    """Refuses a folder that a selection must not be written to.
+    """Refuses a folder or URL that a selection must not be written to.
 
     Args:
         folder (`str` or path): where to.
@@ -147,26 +141,23 @@ def check_free(folder: str | os.PathLike[str], *, overwrite: bool = False) -> st
         `str`: what would be replaced, in words; empty where nothing would.
 
     Raises:
-        InputError: the folder holds a selection, or other data under one of a selection's names.
+        InputError: it holds a selection, or other data under one of a selection's names.
+        ConfigError: it is a repository of the Hub.
     """
-    folder = Path(folder).expanduser()
-    if not (folder / SELECTION_FILE).exists():
-        for name in ("data", "dropped"):
-            if (folder / name).exists():
-                raise InputError(
-                    f"{folder / name} is there already and was not written by a selection: choose another folder"
-                )
+    storage = result_at(folder, "select")
+    content = check_place(storage, SELECTION_FILE, ("data", "dropped"), "a selection")
+    if content is None:
         return ""
     try:
-        values = json.loads((folder / SELECTION_FILE).read_text(encoding="utf-8"))
+        values = json.loads(content)
         budget = f" to a budget of {values['budget_tokens']:,} tokens" if values["budget_tokens"] else ""
         what = f"a selection by {values['strategy']}{budget} that keeps {values['selected_tokens']:,} tokens"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         what = "a selection that cannot be read"
-    if (folder / "report" / "index.html").is_file():
+    if storage.entry("report/index.html") is not None:
         what += "; the report beside it describes that one"
     if not overwrite:
         raise InputError(
-            f"{folder} holds {what}: choose another folder, or replace it with --overwrite (overwrite=True)"
+            f"{storage.name} holds {what}: choose another folder, or replace it with --overwrite (overwrite=True)"
         )
     return what

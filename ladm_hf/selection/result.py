@@ -16,6 +16,7 @@ from ladm_hf.data.columns import column
 from ladm_hf.data.rows import AnyRows
 from ladm_hf.data.run_record import RunRecord
 from ladm_hf.data.score_columns import NUM_TOKENS, STATUS
+from ladm_hf.data.storage import is_url
 from ladm_hf.errors import ConfigError
 from ladm_hf.selection.folder import read_folder, write_folder
 from ladm_hf.selection.read import find_column, read_pool
@@ -50,8 +51,8 @@ class Selection:
         options (`dict`): the arguments of [`select`] that give this selection again.
         notes (`list[str]`): what a reader should know, in sentences.
         run ([`RunRecord`], *optional*): the `run.json` of the scoring run, where the pool was its folder.
-        pool (`str`, *optional*): path or Hub id of the scored rows, as it was given.
-        folder (`str`, *optional*): the folder it was loaded from.
+        pool (`str`, *optional*): path, URL or Hub id of the scored rows, as it was given, without credentials.
+        folder (`str`, *optional*): the folder or URL it was loaded from.
     """
 
     selected_rows: AnyRows
@@ -164,11 +165,11 @@ class Selection:
 
     def save(
         self, folder: str | os.PathLike[str], *, dropped: Literal["all", "scores"] = "all", overwrite: bool = False
-    ) -> Path:
-        """Writes the selection to a folder that `load_dataset`, [`Selection.load`], `ladm report` and `ladm publish`
-        read.
+    ) -> Path | str:
+        """Writes the selection to a folder, or a URL of any protocol that fsspec knows, that `load_dataset`,
+        [`Selection.load`], `ladm report` and `ladm publish` read.
 
-        The folder gets `data/train-*.parquet` (the rows kept), `dropped/dropped-*.parquet` and, last,
+        It gets `data/train-*.parquet` (the rows kept), `dropped/dropped-*.parquet` and, last,
         `selection.json`. Other files are left alone.
 
         Args:
@@ -179,21 +180,26 @@ class Selection:
 
             overwrite (`bool`, *optional*, defaults to `False`): replace a selection that the folder holds.
 
+        Returns:
+            `Path` of the folder, or the URL.
+
         Raises:
             InputError: the folder holds a selection, or other data under one of those names.
+            StorageError: it cannot be written.
         """
         if dropped not in ("all", "scores"):
             raise ConfigError(f"dropped must be 'all' or 'scores', got {dropped!r}")
         long = [] if dropped == "all" else self.dropped_rows.long_columns(_LONG_BYTES)
         needed = self._needed_columns()
         without = [name for name in long if name not in needed]
-        return write_folder(
+        write_folder(
             folder, self.selected_rows, self.dropped_rows, self._values(), without=without, overwrite=overwrite
         )
+        return os.fspath(folder) if is_url(folder) else Path(folder).expanduser()
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Selection:
-        """Reads a folder that [`Selection.save`] wrote.
+        """Reads what [`Selection.save`] wrote to a folder or URL.
 
         Raises:
             InputError: it is not such a folder, or a part of it is missing.
@@ -201,7 +207,7 @@ class Selection:
         saved = read_folder(folder)
         return cls(
             selected_rows=saved.selected_rows, dropped_rows=saved.dropped_rows, table=saved.table, strata=saved.strata,
-            options=saved.options, run=saved.run, pool=saved.values.get("pool"), folder=str(saved.folder),
+            options=saved.options, run=saved.run, pool=saved.values.get("pool"), folder=saved.folder,
             **{name: saved.values[name] for name in _PLAIN_FIELDS},
         )  # fmt: skip
 

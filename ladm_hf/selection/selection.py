@@ -52,6 +52,7 @@ from ladm_hf.selection.result import Selection
 from ladm_hf.selection.signals import BLEND, PERCENTILE, Keep, Score, columns_of
 from ladm_hf.selection.split import split_rows, with_column
 from ladm_hf.selection.table import band_table, domain_table
+from ladm_hf.text import without_credentials
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -185,7 +186,7 @@ def select(
         percent=percent,
         options={name: value for name, value in options.items() if value is not None},
         run=run,
-        pool=os.fspath(scored) if isinstance(scored, (str, os.PathLike)) else None,
+        pool=without_credentials(os.fspath(scored)) if isinstance(scored, (str, os.PathLike)) else None,
     )
     selection.notes.extend(notes_of(selection))
     return selection

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from ladm_hf import config
 from ladm_hf.cli import options, train
 from ladm_hf.cli.app import EXAMPLES, app
+from ladm_hf.data import storage
 from ladm_hf.scoring import call, loader
 from ladm_hf.selection import options as selection_options
 
@@ -140,7 +141,7 @@ def test_options_that_cannot_be_written_lose_no_result(tmp_path: Path, monkeypat
     def refuse(*arguments: object, **given: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(options, "write_atomically", refuse)
+    monkeypatch.setattr(storage, "write_atomically", refuse)
     done = runner.invoke(app, ["select", rows(tmp_path), str(tmp_path / "out"), "--budget", "6000", "--by", ""])
     assert done.exit_code == 0, done.output
     assert "options.yaml cannot be written: " in done.output

@@ -11,7 +11,7 @@ from datasets import Dataset
 from datasets.utils import are_progress_bars_disabled
 
 from ladm_hf.data.loaded import load_files
-from ladm_hf.data.shards import write_shards
+from ladm_hf.data.rows import DatasetRows
 
 
 class GonePipe(io.StringIO):
@@ -31,6 +31,6 @@ def test_a_result_is_written_and_loaded_where_standard_error_went_away(
     )
     rows = Dataset.from_dict({"text": ["one", "two"]})
     monkeypatch.setattr(sys, "stderr", GonePipe())
-    files = write_shards(rows, "train", tmp_path / "data")
+    files = DatasetRows(rows).write(tmp_path / "data", "train")
     assert load_files(files, "train")["text"][:] == ["one", "two"]
     assert not are_progress_bars_disabled()

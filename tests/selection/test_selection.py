@@ -629,7 +629,7 @@ def test_other_peoples_folders_and_broken_selections_are_refused(tmp_path):
     with pytest.raises(InputError, match="not written by a selection"):
         selection.save(tmp_path / "scores")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written to"):
+    with pytest.raises(InputError, match="file is there already and was not written by a selection"):
         selection.save(tmp_path / "file")
     with pytest.raises(ConfigError, match="dropped must be"):
         selection.save(tmp_path / "new", dropped="some")
