@@ -19,12 +19,13 @@ file count, nor can a file of an earlier run.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from ladm_hf.data.run_record import RUN_FILE, RunRecord
 from ladm_hf.data.storage import LocalFolder, is_url
 from ladm_hf.errors import RunError
 from ladm_hf.runs.output import JSONL_FILE, PENDING, RunOutput, Say, Write, silent
+from ladm_hf.runs.uploads import Staged
 
 _CHUNK_NAME = re.compile(r"\w+-\d{5}-of-\d{5}\.parquet")
 
@@ -199,37 +201,36 @@ class RunFolder(RunOutput):
         except (OSError, KeyError):
             return False
 
-    def finish(
-        self, run: RunRecord, chunk: int, write: Callable[[Path], dict[str, Any]], *, attempt: str
-    ) -> dict[str, Any]:
-        """Writes a chunk so that it is there whole or not at all, and returns its record.
-
-        Args:
-            write: writes the given file and returns the chunk's figures for the record.
-            attempt (`str`): part of the temporary name, different for each writer.
-
-        Raises:
-            StorageError: the file system refused; nothing half-written is left.
-        """
+    def stage(self, run: RunRecord, chunk: int, write: Callable[[Path], dict[str, Any]], *, attempt: str) -> Staged:
+        """Writes a chunk under a temporary name, which [`Staged.finish`] changes."""
         target = self.pending / self.chunk_name(run, chunk)
         temporary = target.with_name(f"{target.name}.tmp-{attempt}")
-        try:
-            figures = write(temporary)
-            with storage_errors(self.path, f"chunk {chunk}"):
-                with open(temporary, "rb") as file:
-                    os.fsync(file.fileno())
-                record = {
-                    **figures,
-                    "run": run.run_id,
-                    "size": temporary.stat().st_size,
-                    "hash": hash_file(temporary),
-                }
-                write_atomically(self.hidden / "chunks" / f"{chunk:05d}.json", json.dumps(record))
-                os.replace(temporary, target)
-                sync_folder(self.pending)
-        finally:
+
+        def discard() -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+        try:
+            figures = write(temporary)
+        except BaseException:
+            discard()
+            raise
+        return Staged(functools.partial(self._place, run, chunk, temporary, figures), discard)
+
+    def _place(self, run: RunRecord, chunk: int, temporary: Path, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """Records the file of a chunk and gives it its name."""
+        with storage_errors(self.path, f"chunk {chunk}"):
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            record = {
+                **figures,
+                "run": run.run_id,
+                "size": temporary.stat().st_size,
+                "hash": hash_file(temporary),
+            }
+            write_atomically(self.hidden / "chunks" / f"{chunk:05d}.json", json.dumps(record))
+            os.replace(temporary, self.pending / self.chunk_name(run, chunk))
+            sync_folder(self.pending)
         return record
 
     def claim(self, launch: str, chunk: int) -> bool:

@@ -46,6 +46,8 @@ class Heartbeat:
         self.chunk = -1
         # Of this launch: estimated tokens and scored tokens of finished rows, and of these the chunk at hand.
         self.done, self.tokens, self.chunks, self.cost = 0.0, 0, 0, 0.0
+        # scored chunks that are not recorded yet
+        self.uploading: set[int] = set()
         self.parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self.log(
             f"launch {launch}: rank {ranks.index} of {ranks.world}, process {os.getpid()} on {socket.gethostname()}"
@@ -67,8 +69,9 @@ class Heartbeat:
                 self.report()
                 if self.lock is not None:
                     self.lost = self.lost or not self.lock.held()
-                    with contextlib.suppress(StorageError):
-                        self.show()
+                    if self.bar.show:
+                        with contextlib.suppress(StorageError):
+                            self.show()
 
     def check(self) -> None:
         """Stops the work where another launch has taken the run over."""
@@ -86,12 +89,18 @@ class Heartbeat:
         self.done += cost
         self.tokens += tokens
 
-    def end_chunk(self, record: dict[str, Any]) -> None:
-        self.chunks += 1
+    def end_chunk(self) -> None:
+        """All rows of the chunk at hand are scored."""
         # the rows of a chunk add up to its cost in parts only where it was known row by row
         self.done += max(0.0, self.run.costs[self.chunk] - self.cost)
-        self.log(f"chunk {self.chunk} finished: {json.dumps(record)}")
+        self.uploading.add(self.chunk)
         self.chunk, self.cost, self.state = -1, 0.0, "between chunks"
+
+    def record_chunk(self, chunk: int, record: dict[str, Any]) -> None:
+        """A scored chunk counts."""
+        self.chunks += 1
+        self.uploading.discard(chunk)
+        self.log(f"chunk {chunk} finished: {json.dumps(record)}")
 
     def report(self) -> None:
         values = {
@@ -101,7 +110,7 @@ class Heartbeat:
             "launch": self.launch,
             "began": self.began,
             "chunk": self.chunk,
-            "cost": self.cost,
+            "cost": self.cost + sum(self.run.costs[chunk] for chunk in list(self.uploading)),
             "done": self.done,
             "tokens": self.tokens,
             "chunks": self.chunks,

@@ -15,7 +15,10 @@ What this process wrote is known from the answers, not from listings, which may 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import random
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,6 +34,7 @@ from ladm_hf.data.storage import Entry, Storage
 from ladm_hf.data.temporary import temporary_folder
 from ladm_hf.errors import RunError, StorageError
 from ladm_hf.runs.output import CHUNKS, CLAIMS, JSONL_FILE, PENDING, RunOutput, Say, Write, parse, silent
+from ladm_hf.runs.uploads import Staged
 from ladm_hf.runs.workers import BEAT, LEASE, Workers, worker_name
 
 FINISHED_FILE = ".ladm/finished.json"
@@ -38,6 +42,8 @@ FINISHED_FILE = ".ladm/finished.json"
 TEMPORARY = "ladm-chunk-"
 # Seconds for which a listing of what others have taken or finished is good enough.
 LISTING_SECONDS = 10.0
+# Seconds, at most, between two looks at what others are doing, where nothing is left but that: the first and the last.
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 30.0
 # Requests at the same time.
 PARALLEL = 16
 
@@ -51,6 +57,7 @@ class RunObjects(RunOutput):
 
     report_seconds: ClassVar[float | None] = BEAT
     shared: ClassVar[bool] = True
+    uploads: ClassVar[bool] = True
 
     def __init__(self, storage: Storage) -> None:
         super().__init__(storage)
@@ -62,6 +69,8 @@ class RunObjects(RunOutput):
         self._done: set[int] = set()
         self._own: set[int] = set()
         self._taken: set[int] = set()
+        # set when this process has recorded a chunk
+        self._recorded = threading.Event()
         self._log = ""
         self._logged = 0
 
@@ -118,7 +127,7 @@ class RunObjects(RunOutput):
         first = zlib.crc32(worker.encode()) % max(1, run.num_chunks)
         order = [*range(first, run.num_chunks), *range(first)]
         claims: dict[int, int] = {}
-        listed = -LISTING_SECONDS
+        listed, pause = -LISTING_SECONDS, min(FIRST_PAUSE, LEASE / 10)
         while True:
             check()
             if time.monotonic() - listed >= LISTING_SECONDS:
@@ -128,6 +137,8 @@ class RunObjects(RunOutput):
             # nobody can have finished what nobody had claimed, where a claim lets one in
             is_new = chunk is not None and self.storage.exclusive
             if chunk is None:
+                self._recorded.clear()
+                before = len(self._done)
                 self._done = self.finished(run) | self._own
                 claims, listed = self.workers.claims(), time.monotonic()
                 left = [chunk for chunk in order if chunk not in self._done]
@@ -135,13 +146,22 @@ class RunObjects(RunOutput):
                     return
                 chunk = self._free(order, claims, worker)
                 chunk = self._abandoned(left, claims, worker, log) if chunk is None else chunk
+                if len(self._done) > before:
+                    pause = min(FIRST_PAUSE, LEASE / 10)
             if chunk is None:
-                time.sleep(min(2.0, LEASE / 10))
+                self._wait(pause * random.uniform(0.5, 1.0), check)
+                pause = min(2 * pause, LONGEST_PAUSE, LEASE / 3)
             elif is_new or self.record(chunk) is None:
                 self._taken.add(chunk)
                 yield chunk
             else:
                 self._done.add(chunk)
+
+    def _wait(self, seconds: float, check: Callable[[], None]) -> None:
+        """Waits for a while, or until this process has recorded a chunk."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self._recorded.wait(min(1.0, left)):
+            check()
 
     def _free(self, order: Iterable[int], claims: dict[int, int], worker: str) -> int | None:
         """Takes the first chunk that nobody has."""
@@ -157,8 +177,8 @@ class RunObjects(RunOutput):
         self.workers.look()
         dead: dict[str, bool] = {worker: True}
         for chunk in left:
-            if chunk in self._taken:
-                # its rows are read ahead of the scores of an earlier one
+            if chunk in self._taken or chunk in self._own:
+                # its rows are read ahead of the scores of an earlier one, or it is being uploaded
                 continue
             holder = self.workers.holder(chunk, claims[chunk]) if chunk in claims else worker
             if holder not in dead:
@@ -170,30 +190,31 @@ class RunObjects(RunOutput):
                     return chunk
         return None
 
-    def finish(
-        self, run: RunRecord, chunk: int, write: Callable[[Path], dict[str, Any]], *, attempt: str
-    ) -> dict[str, Any]:
-        """Writes a chunk to this machine's disk and uploads it; the record of the chunk that counts.
-
-        Args:
-            write: writes the given file and returns the chunk's figures for the record.
-            attempt (`str`): not needed here.
+    def stage(self, run: RunRecord, chunk: int, write: Callable[[Path], dict[str, Any]], *, attempt: str) -> Staged:
+        """Writes a chunk to this machine's disk, whence [`Staged.finish`] uploads it.
 
         Raises:
-            StorageError: the disk is full, or the store refuses or stays silent.
+            StorageError: the disk is full; from `finish`, the store refuses or stays silent.
         """
-        with temporary_folder(TEMPORARY) as folder:
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(temporary_folder(TEMPORARY))
             file = folder / self.chunk_name(run, chunk)
             figures = write(file)
-            digest, size = hash_file(file), file.stat().st_size
-            name = f"{PENDING}/{file.stem}-{digest}.parquet"
-            entry = self.storage.upload(file, name)
+            finish = functools.partial(self._upload, run, chunk, file, figures)
+            return Staged(finish, stack.pop_all().close)
+
+    def _upload(self, run: RunRecord, chunk: int, file: Path, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """Uploads the file of a chunk; the record of the one that counts."""
+        digest, size = hash_file(file), file.stat().st_size
+        name = f"{PENDING}/{file.stem}-{digest}.parquet"
+        entry = self.storage.upload(file, name)
         record = {
             **figures, "run": run.run_id, "size": size, "hash": digest, "file": name, "checksum": entry.checksum,
         }  # fmt: skip
         counts = self._record(run, chunk, json.dumps(record).encode())
         self._own.add(chunk)
         self._taken.discard(chunk)
+        self._recorded.set()
         return counts
 
     def _record(self, run: RunRecord, chunk: int, content: bytes) -> dict[str, Any]:
@@ -318,25 +339,9 @@ class RunObjects(RunOutput):
     def publish(self, run: RunRecord) -> None:
         """Copies the chunks that count to their places in `data/`, and marks it as whole."""
         records = self.records(run)
-        present, known = self.storage.entries("data"), self._checksums()
-
-        def copy(chunk: int) -> tuple[str, str | None]:
-            record, target = records[chunk], f"data/{self.chunk_name(run, chunk)}"
-            entry = present.get(target)
-            if entry is None or not _is_known(record, entry, known.get(target)):
-                source = str(record.get("file") or f"{PENDING}/{self.chunk_name(run, chunk)}")
-                if self.storage.entry(source) is not None:
-                    self.storage.copy(source, target)
-                    entry = self.storage.entry(target)
-                elif entry is None or self._hash(target) != record["hash"]:
-                    raise StorageError(f"{self.name}/{source} is gone: run the same command again")
-            if entry is None or entry.size != record["size"]:
-                raise StorageError(f"{self.name}/{target} is not what was written: run the same command again")
-            return target, entry.checksum
-
+        targets = {chunk: f"data/{self.chunk_name(run, chunk)}" for chunk in range(run.num_chunks)}
         try:
-            with ThreadPoolExecutor(PARALLEL) as pool:
-                checksums = dict(pool.map(copy, range(run.num_chunks)))
+            checksums = self._copy_to_data(records, targets)
         except StorageError:
             # another launch was faster and has swept up
             if self.is_published(run):
@@ -345,6 +350,38 @@ class RunObjects(RunOutput):
         self._mark(run.run_id, checksums)
         for prefix in (PENDING, CLAIMS):
             self.storage.delete(self.storage.entries(prefix))
+
+    def _copy_to_data(
+        self, records: Mapping[int, Mapping[str, Any]], targets: Mapping[int, str]
+    ) -> dict[str, str | None]:
+        """Copies the files of records to their places, where they are not there yet; the store's checksums by place."""
+        known, there = self._checksums(), {**self.storage.entries("data"), **self.storage.entries(PENDING)}
+
+        def copy(chunk: int) -> bool:
+            record, target = records[chunk], targets[chunk]
+            if target in there and _is_known(record, there[target], known.get(target)):
+                return False
+            source = str(record.get("file") or target.replace("data", PENDING, 1))
+            if source in there or self.storage.entry(source) is not None:
+                self.storage.copy(source, target)
+                return True
+            if target not in there or self._hash(target) != record["hash"]:
+                raise StorageError(f"{self.name}/{source} is gone: run the same command again")
+            return False
+
+        def check(chunk: int) -> tuple[str, str | None]:
+            target = targets[chunk]
+            # a listing may still tell of what was there before, or of nothing
+            entry = now[target] if target in now and target not in there else self.storage.entry(target)
+            if entry is None or entry.size != records[chunk]["size"]:
+                raise StorageError(f"{self.name}/{target} is not what was written: run the same command again")
+            return target, entry.checksum
+
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            copied = dict(zip(targets, pool.map(copy, targets), strict=True))
+            now = self.storage.entries("data") if any(copied.values()) else {}
+            found = dict(pool.map(check, [chunk for chunk in targets if copied[chunk]]))
+        return {target: found[target] if copied[chunk] else there[target].checksum for chunk, target in targets.items()}
 
     def _mark(self, run_id: str, checksums: Mapping[str, str | None]) -> None:
         """Says of which run data/ is whole, and the store's checksums of its files."""

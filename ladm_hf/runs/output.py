@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Protocol
 from ladm_hf.data.run_record import RUN_FILE, RunRecord
 from ladm_hf.data.storage import Storage
 from ladm_hf.errors import StorageError
+from ladm_hf.runs.uploads import Staged
 
 CHUNKS, PENDING, CLAIMS, RANKS = (f".ladm/{name}" for name in ("chunks", "data", "claims", "ranks"))
 JSONL_FILE = "scores.jsonl"
@@ -44,10 +45,12 @@ class RunOutput:
         name (`str`): the path or URL for people, without credentials.
         report_seconds (`float`, *optional*): between two reports of a rank; `None` is the usual.
         shared (`bool`): whether several launches may work on the run at once.
+        uploads (`bool`): whether a finished chunk takes requests to count, which may be made while the next is scored.
     """
 
     report_seconds: ClassVar[float | None] = None
     shared: ClassVar[bool] = False
+    uploads: ClassVar[bool] = False
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -80,6 +83,24 @@ class RunOutput:
     def record(self, chunk: int) -> dict[str, Any] | None:
         """The record of a finished chunk, whose file may still be missing or broken."""
         return parse(self.storage.read(f"{CHUNKS}/{chunk:05d}.json"))
+
+    def finish(
+        self: Output, run: RunRecord, chunk: int, write: Callable[[Path], dict[str, Any]], *, attempt: str
+    ) -> dict[str, Any]:
+        """Writes a chunk so that it is there whole or not at all, and returns the record of the one that counts.
+
+        Args:
+            write: writes the given file and returns the chunk's figures for the record.
+            attempt (`str`): different for each writer.
+
+        Raises:
+            StorageError: the file system refused, or the store; nothing half-written is left.
+        """
+        staged = self.stage(run, chunk, write, attempt=attempt)
+        try:
+            return staged.finish()
+        finally:
+            staged.discard()
 
     def _report(self, name: str, values: Mapping[str, Any]) -> None:
         """Tells what a rank is doing. A full disk or a silent store does not stop it."""
@@ -117,12 +138,14 @@ class Output(Protocol):
         storage ([`Storage`]): where it lies.
         report_seconds (`float`, *optional*): between two reports of a rank; `None` is the usual.
         shared (`bool`): whether several launches may work on the run at once.
+        uploads (`bool`): whether a finished chunk takes requests to count, which may be made while the next is scored.
     """
 
     name: str
     storage: Storage
     report_seconds: ClassVar[float | None]
     shared: ClassVar[bool]
+    uploads: ClassVar[bool]
 
     @property
     def scratch(self) -> Path:
@@ -159,8 +182,13 @@ class Output(Protocol):
             log: takes lines for the log.
         """
 
-    def finish(self, run: RunRecord, chunk: int, write: Callable[[Path], dict[str, Any]], *, attempt: str) -> Any:
-        """Writes a chunk so that it is there whole or not at all, and returns its record."""
+    def stage(self, run: RunRecord, chunk: int, write: Callable[[Path], dict[str, Any]], *, attempt: str) -> Staged:
+        """Writes a chunk to a file that does not count yet.
+
+        Args:
+            write: writes the given file and returns the chunk's figures for the record.
+            attempt (`str`): different for each writer.
+        """
 
     def finished(self, run: RunRecord) -> set[int]:
         """Finished chunks, looked at only by name."""

@@ -48,6 +48,7 @@ from ladm_hf.runs.monitor import Heartbeat
 from ladm_hf.runs.open import lock_of, output_at
 from ladm_hf.runs.output import FIRST_PASS, JSONL_FILE, Output
 from ladm_hf.runs.progress import ErrorCounts, run_status
+from ladm_hf.runs.uploads import Staged, Uploads
 from ladm_hf.scoring.loader import DTYPES
 from ladm_hf.scoring.scorer import LadmScorer
 
@@ -287,13 +288,21 @@ class _Launch:
         self.source_schema = self.schema = pa.schema([])
         self.column = ""
         self.part_tokens = FIRST_PART_TOKENS
-        self.heart: Heartbeat | None = None
+        self._heart: Heartbeat | None = None
+        self.uploads = Uploads(output.uploads)
+        self.left = False
 
     @property
     def run(self) -> RunRecord:
         """The record of the run, once it has begun."""
         assert self.record is not None
         return self.record
+
+    @property
+    def heart(self) -> Heartbeat:
+        """The signs of life, once the run has begun."""
+        assert self._heart is not None
+        return self._heart
 
     @property
     def row_starts(self) -> tuple[int, ...]:
@@ -319,7 +328,7 @@ class _Launch:
         self.source_schema = self.run.schema
         self.column = document_column(self.source_schema, _candidates(self.scorer))
         self.schema = output_schema(self.source_schema, self.run.scores_only, self.run.score_columns, self._kept())
-        self.heart = Heartbeat(self.output, self.run, self.launch, self.ranks, self.lock, self.progress)
+        self._heart = Heartbeat(self.output, self.run, self.launch, self.ranks, self.lock, self.progress)
         self.heart.start()
         return True
 
@@ -439,16 +448,42 @@ class _Launch:
 
     def work(self) -> None:
         """Takes chunks until none is left."""
-        assert self.heart is not None
         items: Generator[Any, None, None] = self._take_chunks()
         if self._works_ahead():
             items = ahead(items, PARTS_AHEAD)
-        with contextlib.closing(items):
+        attempt = f"{self.launch}-{self.ranks.index}"
+        with self.uploads, contextlib.closing(items), self._leaving():
             for chunk in items:
                 self.heart.begin_chunk(chunk)
                 write = functools.partial(self._score_chunk, chunk, iter(items.__next__, None))
-                record = self.output.finish(self.run, chunk, write, attempt=f"{self.launch}-{self.ranks.index}")
-                self.heart.end_chunk(record)
+                staged = self.output.stage(self.run, chunk, write, attempt=attempt)
+                self.heart.end_chunk()
+                self.uploads.add(staged, functools.partial(self._record, chunk))
+
+    def _record(self, chunk: int, staged: Staged) -> None:
+        """Has a scored chunk count, unless another launch has taken the run over."""
+        self.heart.check()
+        self.heart.record_chunk(chunk, staged.finish())
+
+    @contextlib.contextmanager
+    def _leaving(self) -> Iterator[None]:
+        """Ends the search for further chunks with the work, and says what an interrupted launch still waits for."""
+        try:
+            yield
+        except BaseException as error:
+            self.left = True
+            if self.uploads.left and isinstance(error, (KeyboardInterrupt, SystemExit)):
+                self._say(
+                    f"uploading {self.uploads.left} scored chunks before the end: press Ctrl-C again to lose them"
+                )
+            raise
+
+    def _check(self) -> None:
+        """Raises where no further chunk may be taken."""
+        self.heart.check()
+        self.uploads.check()
+        if self.left:
+            raise RunError("the launch has ended")
 
     def _works_ahead(self) -> bool:
         """Whether a thread reads and tokenises while a device scores; never for a scorer with a call of its own."""
@@ -456,15 +491,13 @@ class _Launch:
 
     def _take_chunks(self) -> Generator[int | _Part | None, None, None]:
         """The chunks that this rank takes: of each its number, its parts and, at its end, `None`."""
-        assert self.heart is not None
-        for chunk in self.output.take(self.run, self.launch, self.ranks.index, self.heart.check, self.heart.log):
+        for chunk in self.output.take(self.run, self.launch, self.ranks.index, self._check, self.heart.log):
             yield chunk
             yield from self._parts(chunk)
             yield None
 
     def _score_chunk(self, chunk: int, parts: Iterator[_Part], path: Path) -> dict[str, Any]:
         """Scores the parts of a chunk into a parquet file."""
-        assert self.heart is not None
         began = time.monotonic()
         rows = tokens = 0
         statuses: collections.Counter[str] = collections.Counter()
@@ -564,7 +597,6 @@ class _Launch:
 
     def assemble(self, jsonl: bool) -> None:
         """Turns the finished chunks into the dataset, on rank 0, once every rank has finished."""
-        assert self.heart is not None
         self.heart.log("no chunk left, waiting for the other ranks")
         self.ranks.wait()
         self.ranks.share(lambda: self._assemble(jsonl))
@@ -585,8 +617,8 @@ class _Launch:
 
     def end(self, error: BaseException | None) -> None:
         """Stops the signs of life, lets go of the lock and, where work is left, says how to resume."""
-        if self.heart is not None:
-            self.heart.end(error)
+        if self._heart is not None:
+            self._heart.end(error)
         if self.lock is None:
             return
         mine = self.lock.held()
@@ -597,8 +629,8 @@ class _Launch:
             self._say(f"to resume: {self.command}")
 
     def _say(self, message: str) -> None:
-        if self.heart is not None:
-            self.heart.bar.say(message)
+        if self._heart is not None:
+            self._heart.bar.say(message)
         elif self.progress is not False:
             print(f"ladm: {message}", file=sys.stderr, flush=True)
 

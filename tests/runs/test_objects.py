@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from collections.abc import Iterator
@@ -139,6 +140,28 @@ def test_the_chunk_of_a_worker_that_gives_signs_of_life_is_waited_for(url: str, 
         finish(waiting, chunk)
     assert slow not in taken
     assert len(looks) >= 30
+
+
+def test_who_waits_for_others_looks_less_and_less_often(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, waiting = output(url), output(url)
+    taken = list(itertools.islice(chunks(busy, "busy"), 3))
+    busy.storage.put(f"{RANKS}/busy-00000.json", json.dumps({"state": "at chunk", "machine": "elsewhere"}).encode())
+    waits: list[float] = []
+
+    def wait(self: RunObjects, seconds: float, check: Any) -> None:
+        waits.append(seconds)
+        if len(waits) == 8:
+            finish(busy, taken[0])
+        if len(waits) == 9:
+            for chunk in taken[1:]:
+                finish(busy, chunk)
+
+    monkeypatch.setattr(RunObjects, "_wait", wait)
+    assert not list(chunks(waiting, "waiting"))
+    assert waits[0] <= 2
+    assert all(15 <= seconds <= 30 for seconds in waits[5:8])
+    # something has happened: more may happen soon
+    assert waits[8] <= 2
 
 
 def test_of_two_results_of_a_chunk_the_first_counts_also_when_the_other_comes_after_the_end(url: str) -> None:

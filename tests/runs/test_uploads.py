@@ -1,0 +1,191 @@
+"""Finished chunks are uploaded while the next one is scored, and none of them is lost by the way a launch ends."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from launches import GEOMETRY, dataset, rows
+
+from ladm_hf import LadmScorer, run_status, score_dataset
+from ladm_hf.data.object_store import ObjectStore
+from ladm_hf.errors import RowError, StorageError
+from ladm_hf.runs.runner import run_scoring
+from ladm_hf.runs.uploads import Staged, Uploads
+
+SECONDS = 20.0
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    url = f"memory://{uuid.uuid4().hex}/run"
+    yield url
+    fs, root = fsspec.url_to_fs(url)
+    if fs.exists(root):
+        fs.rm(root, recursive=True)
+
+
+class Lengths(LadmScorer):
+    """Scores by length, in no time, and does something at one of its calls, counted from 1."""
+
+    def __init__(self, number: int = 0, act: Any = None) -> None:
+        super().__init__(config=GEOMETRY)
+        self.calls, self.number, self.act = 0, number, act
+
+    def __call__(self, batch: Any, rank: int | None = None, *others: Any) -> dict[str, Any]:
+        self.calls += 1
+        if self.calls == self.number:
+            self.act()
+        lengths = np.array([len(text) for text in batch["text"]])
+        return {
+            "ladm_score": lengths / 7, "ladm_num_tokens": lengths.astype(np.int32),
+            "ladm_status": ["ok"] * len(lengths), "ladm_repetition": np.zeros(len(lengths)),
+        }  # fmt: skip
+
+
+def scores(url: str, scorer: LadmScorer | None = None, **options: Any) -> list[float]:
+    options = {"num_chunks": 6, "progress": False, **options}
+    found: list[float] = score_dataset(dataset(), url, scorer or Lengths(), **options)["ladm_score"]
+    return list(found)
+
+
+EXPECTED = [len(row["text"]) / 7 for row in rows()]
+
+
+def slow_uploads(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Two events: the first upload has begun, and it may end."""
+    begun, may_end = threading.Event(), threading.Event()
+    upload = ObjectStore.upload
+
+    def wait(self: ObjectStore, file: Path, name: str) -> Any:
+        begun.set()
+        assert may_end.wait(SECONDS)
+        return upload(self, file, name)
+
+    monkeypatch.setattr(ObjectStore, "upload", wait)
+    return begun, may_end
+
+
+def test_a_chunk_is_scored_while_the_one_before_it_is_uploaded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_end = slow_uploads(monkeypatch)
+
+    def see() -> None:
+        assert begun.wait(SECONDS)
+        may_end.set()
+
+    assert scores(url, Lengths(2, see)) == EXPECTED
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), RowError("a bad row")])
+def test_a_launch_that_is_ended_keeps_what_is_being_uploaded(
+    url: str, error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun, may_end = slow_uploads(monkeypatch)
+
+    def leave() -> None:
+        assert begun.wait(SECONDS)
+        threading.Timer(0.3, may_end.set).start()
+        raise error
+
+    with pytest.raises(type(error)):
+        scores(url, Lengths(2, leave), progress=None)
+    assert run_status(url).chunks_done == 1
+    said = capsys.readouterr().err
+    assert ("uploading 1 scored chunks before the end: press Ctrl-C again to lose them" in said) == (
+        not isinstance(error, RowError)
+    )
+    monkeypatch.undo()
+    assert scores(url) == EXPECTED
+
+
+def test_an_upload_that_fails_ends_the_launch_and_leaves_nothing_behind(
+    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def refuse(self: ObjectStore, file: Path, name: str) -> Any:
+        raise StorageError("the store is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ObjectStore, "upload", refuse)
+        with pytest.raises(StorageError, match="the store is full"):
+            scores(url)
+    assert not list(tmp_path.glob("ladm-chunk-*"))
+    assert run_status(url).chunks_done == 0
+    assert scores(url) == EXPECTED
+
+
+def test_chunks_count_in_the_order_in_which_they_were_scored_and_one_waits_at_most() -> None:
+    waiting: list[int] = []
+    finished: list[int] = []
+    gate = threading.Semaphore(0)
+
+    def finish(chunk: int, staged: Staged) -> None:
+        assert gate.acquire(timeout=SECONDS)
+        waiting.append(uploads.left)
+        finished.append(chunk)
+
+    with Uploads(beside=True) as uploads:
+        for chunk in range(5):
+            gate.release()
+            uploads.add(Staged(dict, lambda: None), lambda staged, chunk=chunk: finish(chunk, staged))
+    assert finished == [0, 1, 2, 3, 4]
+    assert max(waiting) <= 2
+
+
+def test_after_a_failure_no_later_chunk_counts_and_each_is_discarded() -> None:
+    discarded: list[int] = []
+    finished: list[int] = []
+
+    def finish(chunk: int) -> None:
+        if chunk == 1:
+            raise StorageError("silence")
+        finished.append(chunk)
+
+    def add_five() -> None:
+        with Uploads(beside=True) as uploads:
+            for chunk in range(5):
+                staged = Staged(dict, lambda chunk=chunk: discarded.append(chunk))
+                uploads.add(staged, lambda _, chunk=chunk: finish(chunk))
+
+    with pytest.raises(StorageError, match="silence"):
+        add_five()
+    assert finished == [0]
+    assert discarded == list(range(len(discarded)))
+    assert len(discarded) in (2, 3)
+
+
+def test_a_chunk_in_s3_costs_ten_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
+    from s3 import BUCKET, S3
+
+    call = s3fs.S3FileSystem._call_s3
+    requests: collections.Counter[str] = collections.Counter()
+
+    async def count(self: Any, method: str, *arguments: Any, **options: Any) -> Any:
+        requests[method] += 1
+        return await call(self, method, *arguments, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", count)
+    counts = []
+    with S3():
+        for chunks in (4, 12):
+            requests.clear()
+            run_scoring(dataset(), f"s3://{BUCKET}/{chunks}", Lengths(), chunks=chunks, progress=False)
+            counts.append(requests.copy())
+    few, many = counts
+    # how often others are looked for depends on the time alone
+    for each in counts:
+        del each["list_objects_v2"]
+    # put: the claim, the file, its record; head: the file, twice, once to copy it, and the record before it is read
+    assert {name: number / 8 for name, number in (many - few).items()} == {
+        "put_object": 3, "head_object": 3, "get_object": 1, "copy_object": 1, "delete_object": 2,
+    }  # fmt: skip
