@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator
 
 from ladm_hf.text import one_line
+
+# How many threads are sending without bars, and whether there will be bars again after the last.
+_lock = threading.Lock()
+_senders = 0
+_had_bars = False
 
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
@@ -52,6 +59,33 @@ def access_refused(error: BaseException, what: str) -> str | None:
             return f"the Hub takes no more data for {what} (403): {one_line(said, 300)}"
         return f"the Hub refuses access to {what} (403): {LOG_IN}, with a token that has the right to it"
     return None
+
+
+@contextlib.contextmanager
+def without_upload_bars() -> Iterator[None]:
+    """Without `huggingface_hub`'s bars for each upload, unless HF_HUB_DISABLE_PROGRESS_BARS asks for them; for the time
+    of a `with` block, in any number of threads at once."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    global _senders, _had_bars
+    with _lock:
+        _senders += 1
+        if _senders == 1:
+            _had_bars = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not are_progress_bars_disabled()
+            if _had_bars:
+                disable_progress_bars()
+    try:
+        yield
+    finally:
+        with _lock:
+            _senders -= 1
+            if _senders == 0 and _had_bars:
+                enable_progress_bars()
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

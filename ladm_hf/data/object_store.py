@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from ladm_hf.data.hub import chain
+from ladm_hf.data.hub import chain, without_upload_bars
 from ladm_hf.data.storage import Entry, LocalFolder, Storage, is_url
 from ladm_hf.errors import ConfigError, MissingExtraError, StorageError
 from ladm_hf.text import one_line, without_credentials
@@ -46,6 +46,8 @@ _EXISTS = 412
 _FINAL = (errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOENT, errno.ENOSYS, errno.ENAMETOOLONG, errno.EROFS)
 # What libraries of stores raise where a connection breaks; errors of other libraries are no reason to try again.
 _CLIENTS = ("aiohttp", "azure", "google", "httpcore", "httpx", "httpx2", "requests", "urllib3")
+# How many parts of a path name the bucket.
+_BUCKET_PARTS = {"s3": 1, "s3a": 1, "gs": 1, "gcs": 1, "az": 1, "abfs": 1, "abfss": 1, "hf": 3}
 # Names of a secret among the options of a file system.
 _SECRET = ("secret", "key", "token", "password", "sas", "credential")
 # Fields of fsspec's `info()` that are a checksum of the content, and those that change with a write.
@@ -71,6 +73,7 @@ class ObjectStore:
         self.name = self._shown(url.rstrip("/"))
         self._open = functools.partial(_file_system, url, dict(options), self.name)
         self._first, root = self._open()
+        self._protocol = url.partition("://")[0]
         self._local = threading.local()
         self.root = root.rstrip("/")
         self._answered = False
@@ -97,6 +100,21 @@ class ObjectStore:
         return self._exclusive is not False
 
     # Verbs
+
+    def check(self) -> None:
+        parts = _BUCKET_PARTS.get(self._protocol)
+        if parts is None:
+            return
+        bucket = "/".join(self.root.split("/")[:parts])
+
+        def look() -> None:
+            try:
+                self._fresh("").info(bucket)
+            except PermissionError:
+                # who may read below a prefix need not be let see the bucket
+                return
+
+        self._send("read", look)
 
     def read(self, name: str) -> bytes | None:
         def read() -> bytes | None:
@@ -229,7 +247,8 @@ class ObjectStore:
         began = time.monotonic()
         for attempt in range(1_000):
             try:
-                answer = send()
+                with without_upload_bars() if self._protocol == "hf" else contextlib.nullcontext():
+                    answer = send()
             except Exception as error:
                 if conditional and (isinstance(error, FileExistsError) or status_of(error) == _EXISTS):
                     self._exclusive, self._answered = self.exclusive, True
@@ -250,7 +269,10 @@ class ObjectStore:
     def _refusal(self, what: str, error: Exception) -> str:
         reason = self._reason(error)
         if isinstance(error, FileNotFoundError):
-            return f"cannot {what} in {self.name}: there is no such bucket ({reason}): create it, or correct the URL"
+            return (
+                f"cannot {what} in {self.name}: there is no such bucket ({reason}): create it, correct the URL, or "
+                "check that the credentials may see it"
+            )
         if isinstance(error, PermissionError) or status_of(error) in (401, 403) or "credentials" in reason.lower():
             return (
                 f"cannot {what} in {self.name}: access is refused ({reason}): check the credentials, by the variables "

@@ -2,6 +2,7 @@
 
 Both offer the same verbs. Names are relative to the root, with slashes. An object is there whole or not at all:
 
+    check()                 raises where there is no such bucket
     read(name)              its bytes, None where there is none
     put(name, content)      writes it, over another of that name
     create(name, content)   writes it unless there is one: True for exactly one of several writers, see `exclusive`
@@ -61,6 +62,7 @@ class Storage(Protocol):
 
     @property
     def exclusive(self) -> bool: ...
+    def check(self) -> None: ...
     def read(self, name: str) -> bytes | None: ...
     def put(self, name: str, content: bytes, *, retry: bool = True) -> None: ...
     def create(self, name: str, content: bytes) -> bool: ...
@@ -92,6 +94,9 @@ class LocalFolder:
     def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path.expanduser().absolute()
         self.name = name or str(self.path)
+
+    def check(self) -> None:
+        """Nothing: a folder is made when something is written."""
 
     def read(self, name: str) -> bytes | None:
         try:

@@ -123,7 +123,7 @@ def run_status(output_dir: str | os.PathLike[str], *, storage_options: Mapping[s
 
     Raises:
         RunError: there is no run.
-        StorageError: the store refuses or stays silent.
+        StorageError: there is no such bucket; the store refuses or stays silent.
     """
     output = output_at(output_dir, storage_options)
     run = output.load()
@@ -132,6 +132,7 @@ def run_status(output_dir: str | os.PathLike[str], *, storage_options: Mapping[s
         found_first = run_status(first, storage_options=storage_options)
         return dataclasses.replace(found_first, first_pass=True, state=found_first.state.replace("finished", "stopped"))
     if run is None:
+        output.storage.check()
         raise RunError(f"no run in {output.name}: it has no run.json")
     lock = lock_of(output)
     records = output.records(run)

@@ -71,23 +71,43 @@ def test_a_killed_run_goes_on_elsewhere_with_two_launches_while_requests_fail(tm
         assert bits(scored) == expected(config=CONFIG)
 
 
-def test_a_run_in_a_bucket_of_the_hub(fake_hub: FakeHub) -> None:
-    from huggingface_hub import HfApi
+def test_a_run_in_a_bucket_of_the_hub(
+    fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import are_progress_bars_disabled, tqdm
 
+    # as for most users
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", None)
+    monkeypatch.setattr(sys.modules[tqdm.__module__], "HF_HUB_DISABLE_PROGRESS_BARS", None)
     HfApi().create_bucket("tester/scored")
     url = "hf://buckets/tester/scored/run"
     assert bits(score_dataset(dataset(), url, scorer(), num_chunks=6, progress=False)) == expected()
+    assert not capfd.readouterr().err
+    assert not are_progress_bars_disabled()
     fake_hub.faults({"match": "/batch", "kind": "503"}, {"match": "GET /buckets/", "kind": "drop", "times": 2})
     assert bits(score_dataset(dataset(), url, scorer(), progress=False)) == expected()
     assert run_status(url).state == "finished"
     with pytest.raises(LadmError, match="hf://buckets/tester/none/run: there is no such bucket"):
         score_dataset(dataset(), "hf://buckets/tester/none/run", scorer(), progress=False)
+    with pytest.raises(LadmError, match="hf://buckets/tester/none/run: there is no such bucket"):
+        run_status("hf://buckets/tester/none/run")
+    with pytest.raises(LadmError, match="no run in hf://buckets/tester/scored/other"):
+        run_status("hf://buckets/tester/scored/other")
+    fake_hub.faults({"match": "/buckets/", "kind": "403", "times": -1})
+    with pytest.raises(LadmError, match="access is refused"):
+        run_status(url)
+    fake_hub.faults()
 
 
 def test_what_a_store_refuses_is_told_in_one_line_without_credentials(s3: S3) -> None:
     with pytest.raises(LadmError, match="s3://nowhere/run: there is no such bucket") as missing:
         score_dataset(dataset(3), "s3://nowhere/run", scorer(), progress=False)
     assert "\n" not in str(missing.value)
+    with pytest.raises(LadmError, match="s3://nowhere/run: there is no such bucket"):
+        run_status("s3://nowhere/run")
+    with pytest.raises(LadmError, match=f"no run in s3://{BUCKET}/none"):
+        run_status(f"s3://{BUCKET}/none")
     options = {"endpoint_url": "http://127.0.0.1:9", "key": "AKIAMINEMINE", "secret": "mysecretvalue"}
     assert bits(score_dataset(dataset(3), URL, scorer(), progress=False, storage_options={"endpoint_url": s3.endpoint}))
     store = storage_at("s3://user:mypassword@bucket/run", options)
