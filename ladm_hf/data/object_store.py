@@ -90,14 +90,20 @@ class ObjectStore:
 
     @property
     def exclusive(self) -> bool:
-        if self._exclusive is None:
-            # what fsspec offers where a store has none looks first and writes then
-            kind = type(self._first)
-            put = getattr(kind, "_pipe_file", None) or kind.pipe_file
-            own = put.__qualname__.split(".")[0] not in ("AbstractFileSystem", "AsyncFileSystem")
-            if not own or "mode" not in inspect.signature(put).parameters:
-                self._exclusive = False
+        if self._exclusive is None and not self._condition:
+            self._exclusive = False
         return self._exclusive is not False
+
+    @functools.cached_property
+    def _condition(self) -> dict[str, Any]:
+        """The option of a conditional put; none where the store has no such put."""
+        kind = type(self._first)
+        put = getattr(kind, "_pipe_file", None) or kind.pipe_file
+        # what fsspec offers where a store has none looks first and writes then
+        if put.__qualname__.split(".")[0] in ("AbstractFileSystem", "AsyncFileSystem"):
+            return {}
+        options = inspect.signature(put).parameters
+        return {"mode": "create"} if "mode" in options else {"overwrite": False} if "overwrite" in options else {}
 
     # Verbs
 
@@ -141,7 +147,7 @@ class ObjectStore:
         return self._exclusive or self.read(name) == content
 
     def _put_new(self, name: str, content: bytes) -> None:
-        self.fs.pipe_file(self._path(name), content, mode="create")
+        self.fs.pipe_file(self._path(name), content, **self._condition)
 
     def _refuses_a_second(self, name: str, content: bytes) -> bool:
         """Whether the store minds the condition, which some take without a word."""
@@ -255,7 +261,8 @@ class ObjectStore:
                     raise _Exists from error
                 limit = RETRY_SECONDS if self._answered else FIRST_RETRY_SECONDS
                 wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempt, 10)) * random.random()
-                if not is_transient(error):
+                # huggingface_hub looks up a folder that another client has made since it listed the one above
+                if not is_transient(error) and not (self._protocol == "hf" and isinstance(error, KeyError)):
                     raise StorageError(self._refusal(what, error)) from None
                 if not retry or time.monotonic() - began + wait > limit:
                     raise StorageError(self._silence(what, error, time.monotonic() - began)) from None
@@ -379,6 +386,9 @@ def _secrets_in(options: Any) -> list[str]:
 
 def _entry(info: Mapping[str, Any]) -> Entry:
     checksum = next((str(info[name]) for name in _CHECKSUMS if info.get(name)), None)
+    md5 = (info.get("content_settings") or {}).get("content_md5")
+    if md5:
+        checksum = bytes(md5).hex()
     versions = [str(info[name]) for name in _VERSIONS if info.get(name)]
     return Entry(int(info.get("size") or 0), checksum, "/".join([*([checksum] if checksum else []), *versions]))
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from launches import OPTIONS, ROOT, bits, dataset, environment, expected, kill, parquet, scorer
@@ -74,7 +75,7 @@ def test_a_killed_run_goes_on_elsewhere_with_two_launches_while_requests_fail(tm
 def test_a_run_in_a_bucket_of_the_hub(
     fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi, HfFileSystem, constants
     from huggingface_hub.utils import are_progress_bars_disabled, tqdm
 
     # as for most users
@@ -88,6 +89,17 @@ def test_a_run_in_a_bucket_of_the_hub(
     fake_hub.faults({"match": "/batch", "kind": "503"}, {"match": "GET /buckets/", "kind": "drop", "times": 2})
     assert bits(score_dataset(dataset(), url, scorer(), progress=False)) == expected()
     assert run_status(url).state == "finished"
+    find, calls = HfFileSystem.find, []
+
+    def race(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyError("a folder that was made meanwhile")
+        return find(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HfFileSystem, "find", race)
+        assert len(storage_at(url).entries("data")) == 6
     with pytest.raises(LadmError, match="hf://buckets/tester/none/run: there is no such bucket"):
         score_dataset(dataset(), "hf://buckets/tester/none/run", scorer(), progress=False)
     with pytest.raises(LadmError, match="hf://buckets/tester/none/run: there is no such bucket"):
