@@ -28,6 +28,7 @@ from ladm_hf.data.run_record import RunRecord, run_id
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 SMALL = LadmConfig(span_length=16, max_length=2048)
+READS_EMPTY_FIXED_SIZE_LISTS = int(pa.__version__.split(".")[0]) >= 26
 ABLATIONS = {"No": None, "no_std": "no_std", "no_len_weight": "no_length_weight"}
 
 

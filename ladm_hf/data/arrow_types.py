@@ -5,12 +5,14 @@ list view                      -> list
 string view, binary view       -> large string, large binary: few of Arrow's functions take views
 decimal of 32 or 64 bits       -> decimal of 128 bits
 uuid, tensors, other extensions -> their storage, booleans of 8 bits -> booleans
+binary of a fixed size         -> binary, before datasets 5.1
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +57,8 @@ def loadable_type(kind: pa.DataType) -> pa.DataType:
         return _VIEWS[kind.value_type]
     if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
         return pa.decimal128(kind.precision, kind.scale)
+    if pa.types.is_fixed_size_binary(kind) and not _holds_fixed_size_binary():
+        return pa.binary()
     if pa.types.is_map(kind):
         entry = [("key", loadable_type(kind.key_type)), ("value", loadable_type(kind.item_type))]
         return pa.list_(pa.struct(entry))
@@ -100,6 +104,17 @@ def _converted(array: pa.Array, kind: pa.DataType) -> pa.Array:
     offsets = pa.array(np.concatenate([[0], ends]), offset)
     items = _converted(array.flatten(), kind.value_type)
     return made.from_arrays(offsets, items, type=kind, mask=array.is_null())
+
+
+@cache
+def _holds_fixed_size_binary() -> bool:
+    from datasets import Features
+
+    try:
+        Features.from_arrow_schema(pa.schema([("x", pa.binary(1))]))
+    except ValueError:
+        return False
+    return True
 
 
 def _item(kind: pa.DataType) -> pa.Field:

@@ -75,10 +75,11 @@ def _rows_of(found: Split, layout: dict[str, Any], size: int, fingerprint: str) 
 
 
 def load_files(files: Sequence[Path], split: str) -> Dataset:
-    """Parquet files as one data set, also where they hold no row, which `load_dataset` does not take."""
+    """Parquet files as one data set, also where some hold no row (`load_dataset` fails on them before datasets 5.1)."""
     from datasets import Dataset, load_dataset
 
-    if not any(pq.read_metadata(file).num_rows for file in files):
+    filled = [file for file in files if pq.read_metadata(file).num_rows]
+    if not filled:
         return Dataset(pq.read_table(files[0]))
     with without_bars():
-        return load_dataset("parquet", data_files={split: [glob.escape(str(file)) for file in files]}, split=split)
+        return load_dataset("parquet", data_files={split: [glob.escape(str(file)) for file in filled]}, split=split)

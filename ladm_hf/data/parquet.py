@@ -139,4 +139,9 @@ class ParquetSource(FileSource):
         try:
             return next(batches, None)
         except (OSError, pa.ArrowException) as error:
+            if "all lists to be of size" in str(error):
+                raise InputError(
+                    f"{path} has empty values in a column of lists of a fixed size ({error}), which pyarrow "
+                    f"{pa.__version__} cannot read: install pyarrow 26 or write lists of any size"
+                ) from error
             raise InputError(f"{path} is damaged ({error}): download or write it again") from error

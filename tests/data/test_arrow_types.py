@@ -20,6 +20,8 @@ from ladm_hf.data.open import find_data, from_table, open_source
 
 ENTRIES = pa.list_(pa.struct([("key", pa.string()), ("value", pa.int64())]))
 ID = uuid.UUID(int=7).bytes
+# binary of a fixed size where `datasets` holds it
+STORED_ID = loadable_type(pa.binary(16))
 UUIDS = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([ID, None], pa.binary(16)))
 CASES: dict[str, tuple[pa.Array, pa.DataType, list[Any]]] = {
     "map": (
@@ -48,8 +50,8 @@ CASES: dict[str, tuple[pa.Array, pa.DataType, list[Any]]] = {
         pa.decimal128(5, 2),
         [decimal.Decimal("1.10"), None],
     ),
-    "uuid": (UUIDS, pa.binary(16), [ID, None]),
-    "uuids": (pa.ListArray.from_arrays([0, 1, 2], UUIDS), pa.list_(pa.binary(16)), [[ID], [None]]),
+    "uuid": (UUIDS, STORED_ID, [ID, None]),
+    "uuids": (pa.ListArray.from_arrays([0, 1, 2], UUIDS), pa.list_(STORED_ID), [[ID], [None]]),
     "bool8": (pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, None], pa.int8())), pa.bool_(), [True, None]),
     "tensor": (
         pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(8).reshape(2, 2, 2)),
@@ -80,7 +82,7 @@ def test_values_keep_what_they_are_in_a_type_that_datasets_knows(name: str) -> N
     "kind",
     [
         pa.string(), pa.null(), pa.decimal256(50, 2), pa.timestamp("ns", "Europe/Berlin"), pa.json_(), pa.float16(),
-        pa.dictionary(pa.int8(), pa.string()), pa.list_(pa.struct([("a", pa.date32())])), pa.binary(4),
+        pa.dictionary(pa.int8(), pa.string()), pa.list_(pa.struct([("a", pa.date32())])),
     ],
     ids=str,
 )  # fmt: skip
@@ -88,11 +90,19 @@ def test_types_that_datasets_knows_stay(kind: pa.DataType) -> None:
     assert loadable_type(kind) == kind
 
 
+def parquet_holds(array: pa.Array) -> bool:
+    """Not categories of views, and list views only since pyarrow 25."""
+    try:
+        pq.write_table(pa.table({"x": array}), pa.BufferOutputStream())
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
+
+
 def test_files_with_such_columns_are_read_as_what_can_be_loaded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # parquet has no categories of views
-    cases = {name: case for name, case in CASES.items() if not pa.types.is_dictionary(case[0].type)}
+    cases = {name: case for name, case in CASES.items() if parquet_holds(case[0])}
     columns = {name: array for name, (array, _, _) in cases.items()}
     pq.write_table(pa.table({"text": ["a", "b"], **columns}), tmp_path / "pool.parquet")
     source = open_source(tmp_path)
@@ -102,7 +112,7 @@ def test_files_with_such_columns_are_read_as_what_can_be_loaded(
         assert pa.types.is_nested(kind) or table[name].type == kind
         assert table[name].to_pylist() == values
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert any(m.startswith("column 'uuid' of") and "fixed_size_binary[16]" in m for m in told)
+    assert any(m.startswith("column 'uuid' of") and str(STORED_ID) in m for m in told)
     assert not any("'string view'" in message for message in told)
     pq.write_table(table, tmp_path / "again.parquet")
     assert Dataset.from_parquet(str(tmp_path / "again.parquet"), cache_dir=str(tmp_path / "cache")).num_rows == 2

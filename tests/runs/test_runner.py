@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import run_record
+from conftest import READS_EMPTY_FIXED_SIZE_LISTS, run_record
 from datasets import ClassLabel, Dataset, load_dataset
 from launches import GEOMETRY, bits, dataset, document, expected, parquet, result, rows, scorer
 
@@ -143,7 +143,24 @@ def test_a_poisoned_row_in_every_batch_costs_only_itself(tmp_path: Path) -> None
     assert statuses[3] == statuses[20] == "error: bytes"
 
 
-@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.large_list(pa.int32()), pa.list_(pa.int64(), 200)])
+FIXED_SIZE = pa.list_(pa.int64(), 200)
+
+
+@pytest.mark.skipif(READS_EMPTY_FIXED_SIZE_LISTS, reason="pyarrow reads them")
+def test_an_empty_list_of_fixed_size_that_pyarrow_cannot_read_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"input_ids": pa.array([list(range(200)), None], FIXED_SIZE)}), tmp_path / "in.parquet")
+    with pytest.raises(InputError, match="in.parquet has empty values in a column of lists.*install pyarrow 26"):
+        score_dataset(tmp_path / "in.parquet", tmp_path / "out", scorer(), progress=False)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.int64()),
+        pa.large_list(pa.int32()),
+        pytest.param(FIXED_SIZE, marks=pytest.mark.skipif(not READS_EMPTY_FIXED_SIZE_LISTS, reason="needs pyarrow 26")),
+    ],
+)
 def test_token_ids_are_scored_where_there_is_no_text(tmp_path: Path, kind: pa.DataType) -> None:
     ids = [list(range(n, n + 200)) for n in range(3)]
     pq.write_table(
