@@ -117,7 +117,8 @@ def test_a_broken_config_is_a_calculator_error(llama_folder) -> None:
 def test_a_calculator_without_tokenizer_scores_ids_and_says_so_for_text(llama_folder) -> None:
     scorer = LadmScorer(llama_folder, config=SMALL)
     assert scorer.score_input_ids([random_ids(400)])[0].status == "ok"
-    with pytest.raises(CalculatorError, match="no tokenizer.*input_ids"):
+    # transformers 5.0 makes an empty tokenizer where there is none
+    with pytest.raises(CalculatorError, match="(no tokenizer|same token id for all words).*input_ids"):
         scorer.score_texts(["some text " * 500])
     live = LadmScorer(tiny_model(), config=SMALL)
     with pytest.raises(CalculatorError, match="no tokenizer"):

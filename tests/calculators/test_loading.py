@@ -249,7 +249,8 @@ def test_a_tokenizer_that_is_built_otherwise_than_stored_is_told(nano: Path, cap
     assert not caplog.text
     config = json.loads((nano / "tokenizer_config.json").read_text())
     (nano / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": "Qwen2Tokenizer"}))
-    resolve(nano).load_tokenizer()
+    if type(resolve(nano).load_tokenizer()).__name__ != "Qwen2Tokenizer":
+        pytest.skip("this transformers takes the tokenizer that is stored")
     assert "built as a Qwen2Tokenizer, cuts text otherwise than its tokenizer.json" in caplog.text
 
 
