@@ -46,9 +46,12 @@ def correlation_with_length(score: Floats, tokens: Ints, codes: npt.NDArray[np.i
 
 def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
     """Spearman's rank correlation, in -1..1; NaN for fewer than 2 values or where all are alike."""
+    values = np.asarray(x)
+    if len(values) < 2:
+        return math.nan
     # pandas' own method="spearman" needs SciPy
     with np.errstate(invalid="ignore"):  # older pandas lets NumPy warn of values that are all alike
-        return float(pd.Series(np.asarray(x)).rank().corr(pd.Series(np.asarray(y)).rank()))
+        return float(pd.Series(values).rank().corr(pd.Series(np.asarray(y)).rank()))
 
 
 def _correlation(score: Floats, tokens: Ints) -> float:
