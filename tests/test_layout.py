@@ -44,8 +44,9 @@ FILES = {
     "report": "comparison focus_plot heat_maps matrix page parts plots style tables",
     "runs": "ahead cascade chunks estimate flavors folder job_spec jobs jsonl lock monitor objects open output prepare "
     "prepared prepared_files progress runner speeds uploads workers",
-    "scoring": "architecture attention batching call decoder encoder engine focus_map identity inputs journal layers "
-    "loader losses precision recorder repetition results rows runtime scorer text_signals trial",
+    "scoring": "architecture attention batching call decoder encoder engine focus_map forms identity inputs journal "
+    "layers loader losses observation precision product reading recorder repetition results rows runtime scorer "
+    "text_signals trial",
     "selection": "bands commands compare comparison folder notes options percentile pool ranking read reasons result "
     "selection signals split table",
     "training": "averaging batches calibration contrasts degenerate documents expansion figures heads labelled library "

@@ -36,14 +36,17 @@ def add_rms_norm_(total: Tensor, x: Tensor, norm: RmsNorm) -> None:
     _launch_rms_norm(x, norm, total, add=True)
 
 
-def rotate_(heads: Tensor, cos: Tensor, sin: Tensor, norm: RmsNorm | None = None) -> None:
+def rotate_(heads: Tensor, cos: Tensor, sin: Tensor, norm: RmsNorm | None = None, *, neighbours: bool = False) -> None:
     """Applies the rotary embedding to every head of every token, in place.
 
     Args:
         heads (`Tensor` `[N, heads, D]`): queries or keys of `N = B T` tokens; `D` is contiguous.
         cos, sin (`Tensor` `[T, E]`): of every position. The first `E` of the `D` dimensions are rotated; where `cos`
             has another dtype than the heads, rounding comes after the sum of the two products, not before.
+            In each half of the `E` is the angle of each pair; those of one position serve all.
         norm ([`RmsNorm`], *optional*): of each head, before the rotation.
+        neighbours (`bool`, *optional*, defaults to `False`): whether dimensions `2 i` and `2 i + 1` are turned
+            together; else `i` and `i + E / 2`.
     """
     tokens, count, dim = heads.shape
     half, rest = cos.shape[1] // 2, dim - cos.shape[1]
@@ -53,7 +56,7 @@ def rotate_(heads: Tensor, cos: Tensor, sin: Tensor, norm: RmsNorm | None = None
         heads, cos, sin, weight, heads.stride(0), heads.stride(1), cos.stride(0), cos.shape[0], count, eps, offset,
         HALF=half, REST=rest, BLOCK_HEADS=block, BLOCK_HALF=triton.next_power_of_2(half),
         BLOCK_REST=triton.next_power_of_2(max(rest, 1)), ROUNDS=cos.dtype == heads.dtype, HAS_NORM=norm is not None,
-        ROUNDS_FIRST=norm is not None and norm.rounds_first, num_warps=4,
+        ROUNDS_FIRST=norm is not None and norm.rounds_first, NEIGHBOURS=neighbours, num_warps=4,
     )  # fmt: skip
 
 
@@ -108,7 +111,7 @@ def _rotate_kernel(
     heads_ptr, cos_ptr, sin_ptr, weight_ptr, stride_token, stride_head, stride_position, positions, count, eps, offset,
     HALF: tl.constexpr, REST: tl.constexpr,  # noqa: N803
     BLOCK_HEADS: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_REST: tl.constexpr,  # noqa: N803
-    ROUNDS: tl.constexpr, HAS_NORM: tl.constexpr, ROUNDS_FIRST: tl.constexpr,  # noqa: N803
+    ROUNDS: tl.constexpr, HAS_NORM: tl.constexpr, ROUNDS_FIRST: tl.constexpr, NEIGHBOURS: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     token = tl.program_id(0)
     head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)
@@ -116,9 +119,11 @@ def _rotate_kernel(
     valid = half < HALF
     inside = (head < count)[:, None] & valid[None, :]
     rows = heads_ptr + token.to(tl.int64) * stride_token + head[:, None] * stride_head
-    low_ptrs = rows + half[None, :]
-    stored = tl.load(low_ptrs, mask=inside, other=0.0)
-    low, high = stored.to(tl.float32), tl.load(low_ptrs + HALF, mask=inside, other=0.0).to(tl.float32)
+    # where the two of a pair are
+    first = 2 * half if NEIGHBOURS else half
+    second = first + (1 if NEIGHBOURS else HALF)
+    stored = tl.load(rows + first[None, :], mask=inside, other=0.0)
+    low, high = stored.to(tl.float32), tl.load(rows + second[None, :], mask=inside, other=0.0).to(tl.float32)
     if HAS_NORM:
         squares = tl.sum(low * low, 1) + tl.sum(high * high, 1)
         if REST > 0:
@@ -128,8 +133,8 @@ def _rotate_kernel(
             rest = tl.load(rest_ptrs, mask=rest_inside, other=0.0).to(tl.float32)
             squares += tl.sum(rest * rest, 1)
         inverse = tl.rsqrt(squares / (2 * HALF + REST) + eps)[:, None]
-        weight_low = tl.load(weight_ptr + half, mask=valid, other=0.0).to(tl.float32)[None, :] + offset
-        weight_high = tl.load(weight_ptr + HALF + half, mask=valid, other=0.0).to(tl.float32)[None, :] + offset
+        weight_low = tl.load(weight_ptr + first, mask=valid, other=0.0).to(tl.float32)[None, :] + offset
+        weight_high = tl.load(weight_ptr + second, mask=valid, other=0.0).to(tl.float32)[None, :] + offset
         low = _weighted(low * inverse, weight_low, stored, ROUNDS_FIRST)
         high = _weighted(high * inverse, weight_high, stored, ROUNDS_FIRST)
         if REST > 0:
@@ -145,8 +150,8 @@ def _rotate_kernel(
     if ROUNDS:
         a, b = a.to(stored.dtype).to(tl.float32), b.to(stored.dtype).to(tl.float32)
         c, d = c.to(stored.dtype).to(tl.float32), d.to(stored.dtype).to(tl.float32)
-    tl.store(low_ptrs, (a - b).to(stored.dtype), mask=inside)
-    tl.store(low_ptrs + HALF, (c + d).to(stored.dtype), mask=inside)
+    tl.store(rows + first[None, :], (a - b).to(stored.dtype), mask=inside)
+    tl.store(rows + second[None, :], (c + d).to(stored.dtype), mask=inside)
 
 
 @triton.jit

@@ -20,7 +20,8 @@ process. Both leave products and residuals apart, the wide intermediate and the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +30,11 @@ from ladm_hf.ops.causal import causal_attention
 from ladm_hf.ops.device import launches_on
 from ladm_hf.ops.rms_norm import RmsNorm
 from ladm_hf.ops.windowed import windowed_attention
-from ladm_hf.scoring.architecture import Attention, Layer, Mlp, read_decoder
+from ladm_hf.scoring.architecture import Angles, Attention, Layer, Mlp, Norm
 from ladm_hf.scoring.attention import focused_attention
 from ladm_hf.scoring.layers import LayerPlan
+from ladm_hf.scoring.product import Product, side_by_side
+from ladm_hf.scoring.reading import read_decoder
 from ladm_hf.scoring.recorder import NoRecorder, Recorder
 
 if TYPE_CHECKING:
@@ -39,21 +42,6 @@ if TYPE_CHECKING:
 
 # Tokens that go through an MLP at once.
 MLP_BLOCK = 16_384
-
-# Cosines and sines of every position, `[T, E]` each, by the type of layers.
-Angles = dict[str, tuple[Tensor, Tensor]]
-
-
-class _Product(NamedTuple):
-    """Linear layers of one input as one: their weights and biases side by side."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor, rows: int | None = None) -> Tensor:
-        """The first outputs of `[N, C]`, or all."""
-        bias = None if self.bias is None else self.bias[:rows]
-        return nn.functional.linear(x, self.weight[:rows], bias)
 
 
 class DecoderForward:
@@ -69,8 +57,8 @@ class DecoderForward:
         # products of queries, keys and values, where a layer has them, and of gate and up
         self.products = [
             (
-                _side_by_side(layer.mixer.qkv) if isinstance(layer.mixer, Attention) else None,
-                _side_by_side(layer.mlp.gate_up),
+                side_by_side(layer.mixer.qkv) if isinstance(layer.mixer, Attention) else None,
+                side_by_side(layer.mlp.gate_up) if isinstance(layer.mlp, Mlp) else None,
             )
             for layer in self.decoder.layers
         ]
@@ -94,21 +82,22 @@ class DecoderForward:
             return self._run(input_ids, recorder, positions)
 
     def _run(self, input_ids: Tensor, recorder: Recorder, positions: Tensor | None) -> Tensor | None:
-        from ladm_hf.ops import pointwise
-
         shape = input_ids.shape
         if positions is None:
             positions = torch.arange(shape[1], device=input_ids.device)
         embedded = self.decoder.embedding(input_ids)
         if self.decoder.embedding_multiplier != 1.0:
             embedded = embedded * self.decoder.embedding_multiplier
-        angles = self._angles(embedded, positions)
+        angles = {} if self.decoder.rotary is None else self.decoder.rotary(embedded, positions)
         # [B T, C]
         hidden = embedded.flatten(0, 1)
         for index, (layer, (qkv, gate_up)) in enumerate(zip(self.decoder.layers, self.products, strict=True)):
+            # what the MLP reads where it does not wait for the mixer
+            source = hidden.clone() if layer.parallel else hidden
             normed = _normed(hidden, layer.before_mixer)
             if qkv is None:
-                _mix_otherwise(hidden, layer, normed.view(*shape, -1))
+                assert isinstance(layer.mixer, nn.Module)
+                _add_module(hidden, layer.mixer, normed.view(*shape, -1), layer.after_mixer, layer.multiplier)
             else:
                 assert isinstance(layer.mixer, Attention)
                 product = qkv(normed, _wanted_rows(index, layer.mixer, recorder))
@@ -119,22 +108,19 @@ class DecoderForward:
                 _add(hidden, heads, layer.mixer.out, layer.after_mixer, layer.multiplier)
                 del heads
             del normed
-            _add_mlp(hidden, layer, gate_up)
-        return pointwise.rms_norm(hidden, self.decoder.norm).view(*shape, -1)
-
-    def _angles(self, embedded: Tensor, positions: Tensor) -> Angles:
-        rotary = self.decoder.rotary
-        if rotary is None:
-            return {}
-        found = {
-            kind: rotary(embedded, positions[None], *([kind] if kind else [])) for kind in self.decoder.rotary_types
-        }
-        return {kind: (cos[0], sin[0]) for kind, (cos, sin) in found.items()}
+            if gate_up is None:
+                assert isinstance(layer.mlp, nn.Module)
+                x = _normed(source, layer.before_mlp).view(*shape, -1)
+                _add_module(hidden, layer.mlp, x, layer.after_mlp, layer.multiplier)
+                del x
+            else:
+                _add_mlp(hidden, source, layer, gate_up)
+        return _normed(hidden, self.decoder.norm).view(*shape, -1)
 
 
 def _wanted_rows(index: int, attention: Attention, recorder: Recorder) -> int | None:
     """Outputs of the product that are wanted: no values where nothing comes after the queries and keys."""
-    ends = recorder.is_last(index) and not recorder.to_the_end
+    ends = recorder.is_last(index) and not recorder.to_the_end and not attention.by_head
     return attention.query_rows + attention.key_rows if ends else None
 
 
@@ -149,7 +135,7 @@ def _attend(
 ) -> Tensor | None:
     """The heads' outputs `[B T, H D]`, or `None` where the recorder wants nothing more than queries and keys."""
     call = attention.call
-    queries, gate, keys = _queries_and_keys(attention, product, angles, positions)
+    queries, gate, keys, values = _heads(attention, product, angles, positions)
     # [B, H, T, D]
     q, k = (heads.unflatten(0, shape).transpose(1, 2) for heads in (queries, keys))
     last = recorder.is_last(index)
@@ -157,7 +143,6 @@ def _attend(
         recorder.record(index, q, k, call.scale, None, None)
         if not recorder.to_the_end:
             return None
-    values = product[:, attention.query_rows + attention.key_rows :].unflatten(1, (call.num_key_heads, -1))
     v = values.unflatten(0, shape).transpose(1, 2)
     if call.window is not None:
         output = windowed_attention(q, k, v, call.scale, call.window)
@@ -168,36 +153,49 @@ def _attend(
     return (heads if gate is None else heads * gate.sigmoid()).flatten(1)
 
 
-def _queries_and_keys(
+def _heads(
     attention: Attention, product: Tensor, angles: Angles, positions: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Queries `[B T, H, D]`, their gates and keys `[B T, Hkv, D]`, normed and rotated, views into their product."""
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Queries `[B T, H, D]`, their gates, keys and values `[B T, Hkv, D]`, normed and rotated, views of the product."""
     from ladm_hf.ops import pointwise
 
-    call, rows = attention.call, attention.query_rows
-    all_queries, all_keys = product[:, :rows], product[:, rows : rows + attention.key_rows]
-    if attention.norms is not None and attention.across_heads:
-        pointwise.rms_norm_(all_queries, attention.norms[0])
-        pointwise.rms_norm_(all_keys, attention.norms[1])
-    queries = all_queries.unflatten(1, (call.num_heads, -1))
-    gate = queries[..., call.head_dim :] if attention.gated else None
-    queries, keys = queries[..., : call.head_dim], all_keys.unflatten(1, (call.num_key_heads, -1))
-    norms = (None, None) if attention.norms is None or attention.across_heads else attention.norms
-    if attention.rotary is not None or norms != (None, None):
-        cos, sin = angles[attention.rotary] if attention.rotary is not None else _no_rotation(queries, len(positions))
-        pointwise.rotate_(queries, cos, sin, norms[0])
-        pointwise.rotate_(keys, cos, sin, norms[1])
+    dim = attention.call.head_dim
+    queries, keys, values = attention.split(product)
+    gate = queries[..., dim:] if attention.gated else None
+    queries = queries[..., :dim]
+    if attention.norms_last:
+        _rotate(attention, queries, keys, angles, (None, None))
+    norms = attention.norms or (None, None)
+    if attention.across_heads:
+        for heads, norm in zip((queries, keys), norms, strict=True):
+            assert norm is not None
+            pointwise.rms_norm_(heads.flatten(1), norm)
+        norms = (None, None)
+    if not attention.norms_last:
+        _rotate(attention, queries, keys, angles, norms)
+    elif norms != (None, None):
+        _rotate(replace(attention, rotation=None), queries, keys, angles, norms)
     if attention.growth is not None:
         beta, step = attention.growth
         growth = (1 + beta * torch.log(1 + torch.floor(positions / step))).to(queries.dtype)
         queries.unflatten(0, (-1, len(positions))).mul_(growth[:, None, None])
-    return queries, gate, keys
+    return queries, gate, keys, values
 
 
-def _no_rotation(like: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines `[T, D]` that turn nothing, where heads have norms alone."""
-    cos = like.new_ones(tokens, like.shape[-1])
-    return cos, torch.zeros_like(cos)
+def _rotate(
+    attention: Attention, queries: Tensor, keys: Tensor, angles: Angles, norms: tuple[RmsNorm | None, RmsNorm | None]
+) -> None:
+    """Norms and rotates queries and keys in place."""
+    from ladm_hf.ops import pointwise
+
+    rotation = attention.rotation
+    if rotation is None and norms == (None, None):
+        return
+    # angles of nothing where heads have norms alone
+    one = queries.new_ones(1, queries.shape[-1] // 2 * 2)
+    cos, sin = (one, torch.zeros_like(one)) if rotation is None else angles[rotation.layers]
+    for heads, norm in zip((queries, keys), norms, strict=True):
+        pointwise.rotate_(heads, cos, sin, norm, neighbours=rotation is not None and rotation.neighbours)
 
 
 def _causal(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, recorder: Recorder) -> Tensor:
@@ -216,25 +214,24 @@ def _causal(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, recorder:
     return output
 
 
-def _mix_otherwise(hidden: Tensor, layer: Layer, normed: Tensor) -> None:
-    """Adds the output of a mixer that is no attention, for `[B, T, C]`."""
-    assert isinstance(layer.mixer, nn.Module)
-    mixed = layer.mixer(hidden_states=normed)
-    mixed = (mixed[0] if isinstance(mixed, tuple) else mixed).flatten(0, 1)
-    hidden.add_(_normed(mixed, layer.after_mixer), alpha=layer.multiplier)
+def _add_module(hidden: Tensor, module: nn.Module, x: Tensor, norm: Norm | None, multiplier: float) -> None:
+    """`hidden += multiplier * norm(module(x))` for `x` `[B, T, C]`."""
+    output = module(x)
+    output = (output[0] if isinstance(output, tuple) else output).flatten(0, 1)
+    hidden.add_(_normed(output, norm), alpha=multiplier)
 
 
-def _add_mlp(hidden: Tensor, layer: Layer, gate_up: _Product) -> None:
+def _add_mlp(hidden: Tensor, source: Tensor, layer: Layer, gate_up: Product) -> None:
     from ladm_hf.ops import pointwise
 
-    mlp: Mlp = layer.mlp
-    for block in hidden.split(MLP_BLOCK):
-        wide = pointwise.gated(gate_up(_normed(block, layer.before_mlp)), mlp.activation)
-        _add(block, wide, mlp.down, layer.after_mlp, layer.multiplier)
+    assert isinstance(layer.mlp, Mlp)
+    for block, read in zip(hidden.split(MLP_BLOCK), source.split(MLP_BLOCK), strict=True):
+        wide = pointwise.gated(gate_up(_normed(read, layer.before_mlp)), layer.mlp.activation)
+        _add(block, wide, layer.mlp.down, layer.after_mlp, layer.multiplier)
         del wide
 
 
-def _add(hidden: Tensor, x: Tensor, linear: nn.Linear, norm: RmsNorm | None, multiplier: float) -> None:
+def _add(hidden: Tensor, x: Tensor, linear: nn.Linear, norm: Norm | None, multiplier: float) -> None:
     """`hidden += multiplier * norm(linear(x))`."""
     from ladm_hf.ops import pointwise
 
@@ -242,16 +239,18 @@ def _add(hidden: Tensor, x: Tensor, linear: nn.Linear, norm: RmsNorm | None, mul
         hidden.addmm_(x, linear.weight.t(), alpha=multiplier)
         if linear.bias is not None:
             hidden.add_(linear.bias, alpha=multiplier)
-    elif multiplier == 1.0:
+    elif multiplier == 1.0 and isinstance(norm, RmsNorm):
         pointwise.add_rms_norm_(hidden, linear(x), norm)
     else:
-        hidden.add_(pointwise.rms_norm(linear(x), norm), alpha=multiplier)
+        hidden.add_(_normed(linear(x), norm), alpha=multiplier)
 
 
-def _normed(x: Tensor, norm: RmsNorm | None) -> Tensor:
+def _normed(x: Tensor, norm: Norm | None) -> Tensor:
     from ladm_hf.ops import pointwise
 
-    return x if norm is None else pointwise.rms_norm(x, norm)
+    if isinstance(norm, RmsNorm):
+        return pointwise.rms_norm(x, norm)
+    return x if norm is None else norm(x)
 
 
 def has_hooks(base: nn.Module) -> bool:
@@ -264,20 +263,3 @@ def has_hooks(base: nn.Module) -> bool:
 def _state(base: nn.Module) -> tuple[list[nn.Module], list[tuple[int, int]]]:
     """What changes when modules are replaced or weights are moved; the modules are kept, so that ids stay theirs."""
     return list(base.modules()), [(id(weight), weight.data_ptr()) for weight in base.parameters()]
-
-
-def _side_by_side(linears: tuple[nn.Linear, ...]) -> _Product:
-    """The linear layers as one product, of whose weights theirs become views."""
-    bias = None if linears[0].bias is None else _packed([linear.bias for linear in linears])
-    return _Product(_packed([linear.weight for linear in linears]), bias)
-
-
-def _packed(parameters: list[Any]) -> Tensor:
-    # the views must stay trainable, whatever mode the caller is in
-    with torch.inference_mode(False), torch.no_grad():
-        if len(parameters) == 1:
-            return parameters[0].detach()  # type: ignore[no-any-return]
-        packed = torch.cat([parameter.detach() for parameter in parameters])
-        for parameter, view in zip(parameters, packed.split([len(p) for p in parameters]), strict=True):
-            parameter.data = view
-    return packed

@@ -64,6 +64,8 @@ class LayerProbe:
     shared: bool = False
     windows: dict[int, int] = field(default_factory=dict)
     calls: dict[int, AttentionCall] = field(default_factory=dict)
+    # the module that called, and its keys [B, Hkv, T, D]
+    keys: dict[int, tuple[nn.Module, Tensor]] = field(default_factory=dict)
 
 
 @torch.inference_mode()
@@ -200,6 +202,7 @@ def note_layer(
     else:
         reason = None
     probe.reasons[layer] = reason
+    probe.keys[layer] = module, key
     probe.calls[layer] = AttentionCall(
         num_heads=query.shape[1],
         num_key_heads=key.shape[1],

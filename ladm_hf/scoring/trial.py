@@ -17,6 +17,7 @@ from ladm_hf.scoring.architecture import UnknownPart
 from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.scoring.decoder import DecoderForward, has_hooks
 from ladm_hf.scoring.layers import LayerPlan
+from ladm_hf.scoring.observation import sample
 from ladm_hf.scoring.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ logger = logging.getLogger(__name__)
 # queries, keys and last hidden states may be off, relative to their norm.
 TRIAL_TOKENS, MOST_TRIAL_TOKENS = 192, 8192
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-# Positions that the comparison spans where a model does not say how many it knows.
-POSITIONS = 32_768
 
 
 def decoder_forward(model: PreTrainedModel, plan: LayerPlan) -> DecoderForward | None:
@@ -44,6 +43,10 @@ def decoder_forward(model: PreTrainedModel, plan: LayerPlan) -> DecoderForward |
         forward = None if reason else DecoderForward(model, plan)
     except UnknownPart as unknown:
         forward, reason = None, str(unknown)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as failure:  # parts of a model raise what they like when they are tried
+        forward, reason = None, f"it could not be read ({type(failure).__name__}: {failure})"
     if forward is None:
         logger.info("%s uses its own forward pass: %s", name, reason)
         return None
@@ -55,7 +58,8 @@ def decoder_forward(model: PreTrainedModel, plan: LayerPlan) -> DecoderForward |
         logger.warning("%s uses its own forward pass: the fast one failed (%s)", name, failure)
         return None
     if not error <= TOLERANCE[model.dtype]:
-        logger.warning("%s uses its own forward pass: the fast one is off by %.1e on a trial input", name, error)
+        # nothing that a user could mend
+        logger.info("%s uses its own forward pass: the fast one is off by %.1e on a trial input", name, error)
         return None
     return forward
 
@@ -115,13 +119,7 @@ class _Compare(_Catch):
 @torch.inference_mode()
 def disagreement(model: PreTrainedModel, forward: DecoderForward, plan: LayerPlan) -> float:
     """Relative difference of queries, keys and last hidden states between the fast forward pass and the model's own."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    tokens = _trial_tokens(plan)
-    # two rows, so that a confusion of batch and length shows
-    ids = torch.arange(2 * tokens, device=model.device).mul_(7919).remainder_(vocabulary).view(2, -1)
-    # far apart, so that what depends on a position shows at every position
-    known = getattr(model.config.get_text_config(), "max_position_embeddings", None) or POSITIONS
-    positions = torch.arange(tokens, device=model.device) * max(1, (known - 1) // max(1, tokens - 1))
+    ids, positions = sample(model, _trial_tokens(plan))
     own = _Catch(plan.scored)
     with scoring_attention(model):
         output = model.base_model(

@@ -58,17 +58,22 @@ def test_the_orders_of_rounding_differ(dtype: torch.dtype) -> None:
         [None, (0.0, True), (1.0, False)],
     )],
 )  # fmt: skip
-def test_a_rotation_is_that_of_the_model(dtype, angles, width: int, form) -> None:
+@pytest.mark.parametrize("neighbours", [False, True])
+def test_a_rotation_is_that_of_the_model(dtype, angles, width: int, form, neighbours: bool) -> None:
     # two documents of three tokens; every other head of a product, as where gates stand between
     heads = random(6, 6, 24, dtype=dtype)[:, 0:6:2]
     cos, sin = (random(3, width, dtype=angles, seed=seed) for seed in (1, 2))
     norm = None if form is None else RmsNorm(random(24, dtype=dtype, seed=3), 1e-2, *form)
     x = heads.clone() if norm is None else norm(heads)
     turned, kept = x[..., :width], x[..., width:]
-    low, high = turned.chunk(2, -1)
-    turned = turned * cos.repeat(2, 1)[:, None] + torch.cat([-high, low], -1) * sin.repeat(2, 1)[:, None]
+    low, high = (turned[..., ::2], turned[..., 1::2]) if neighbours else turned.chunk(2, -1)
+    turned = (
+        torch.cat([low, high], -1) * cos.repeat(2, 1)[:, None] + torch.cat([-high, low], -1) * sin.repeat(2, 1)[:, None]
+    )
+    if neighbours:
+        turned = torch.stack(turned.chunk(2, -1), -1).flatten(-2)
     expected = torch.cat([turned.to(dtype), kept], -1)
-    pointwise.rotate_(heads, cos, sin, norm)
+    pointwise.rotate_(heads, cos, sin, norm, neighbours=neighbours)
     torch.testing.assert_close(
         heads, expected, rtol=close(dtype)["rtol"], atol=1e-6 if dtype == torch.float32 else 0.05
     )
