@@ -99,7 +99,7 @@ def test_a_compressed_file_that_is_cut_short_is_named(tmp_path: Path, ending: st
         (b"PK\x03\x04" + bytes(50), "zip archive"),
         (b"", "empty"),
         (b'{"text": "a"}\n', "JSON, which begins with .*name .jsonl"),
-        (gzip.compress(PAGE), "compressed with gzip"),
+        (gzip.compress(PAGE, mtime=0), "compressed with gzip"),
         (bytes(1000), "zero bytes"),
         (b"PAR1" + bytes(100), "damaged or cut short"),
         (b"nothing of the kind", "begins with 'nothing of the kind'"),
@@ -119,7 +119,7 @@ def test_what_is_no_parquet_is_named_with_its_cause(tmp_path: Path, content: byt
     [
         (POINTER, "git-lfs pointer"),
         (PAGE, "web page"),
-        (gzip.compress(PAGE), "web page"),
+        (gzip.compress(PAGE, mtime=0), "web page"),
         (bytes(1000), "zero bytes"),
         (b"a.jsonl" + bytes(250) + b"ustar\x0000" + bytes(500), "tar archive"),
         (b"PK\x03\x04" + bytes(50), "zip archive"),
