@@ -82,18 +82,13 @@ def launch(arguments: list[str], world: int = 0, **options: Any) -> subprocess.P
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-
-
-def fast_environment() -> dict[str, str]:
-    """Without Triton's interpreter, in which a CPU takes some fifteen times as long; its scores differ in bits."""
-    return {name: value for name, value in environment().items() if name != "TRITON_INTERPRET"}
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 
 
 def scored_by_the_command(source: Path, output: Path, *options: str) -> Path:
-    """What one uninterrupted process of `ladm score` writes in [`fast_environment`]."""
+    """What one uninterrupted process of `ladm score` writes."""
     command = [sys.executable, "-m", "ladm_hf", "score", str(source), str(output), "--quiet", *options]
-    subprocess.run(command, cwd=ROOT, env=fast_environment(), check=True)
+    subprocess.run(command, cwd=ROOT, env=environment(), check=True)
     return output
 
 

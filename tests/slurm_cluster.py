@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
-from launches import fast_environment, free_port
+from launches import environment, free_port
 
 COMMANDS = ("slurmctld", "slurmd", "sbatch", "scontrol")
 MISSING = [command for command in COMMANDS if shutil.which(command) is None]
@@ -66,7 +66,7 @@ class SlurmCluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = fast_environment() | {
+        self.environment = environment() | {
             "SLURM_CONF": str(folder / "slurm.conf"),
             # torchrun is beside the interpreter
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

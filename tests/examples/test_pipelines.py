@@ -17,7 +17,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from launches import ROOT, fast_environment, kill, rows, scored_by_the_command
+from launches import ROOT, environment, kill, rows, scored_by_the_command
 
 EXAMPLES = ROOT / "examples"
 FILES, DOCUMENTS = 4, 5
@@ -51,7 +51,7 @@ def calculator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(script: str, *arguments: Path | str, before: str = "") -> subprocess.Popen[str]:
     program = f"{before}\nimport runpy; runpy.run_path({str(EXAMPLES / script)!r}, run_name='__main__')"
     return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)], cwd=ROOT, env=fast_environment(), text=True,
+        [sys.executable, "-c", program, *map(str, arguments)], cwd=ROOT, env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
 
