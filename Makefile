@@ -8,6 +8,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 # On Linux the wheel of torch that PyPI has brings several gigabytes of CUDA; without a GPU its CPU wheel is enough.
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 NO_GPU := $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && echo yes)
+# Tests run in a process a core, those of one file in one process; all in one where a GPU is shared.
+PROCESSES := $(if $(shell command -v nvidia-smi),0,logical)
 
 .PHONY: demo test docs floors package quality format clean
 
@@ -15,7 +17,7 @@ demo: .venv/demo
 	$(BIN)/ladm demo
 
 test: .venv/test
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
+	$(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
 
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build

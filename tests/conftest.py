@@ -8,12 +8,17 @@ import shutil
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# `make test` runs a process a core, and threads that wait for a core take many times as long; torch must know before it
+# is loaded, and what a test starts inherits it
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 if shutil.which("nvidia-smi") is None:
     # Triton kernels run in its interpreter; it must know before they are defined
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import contextlib
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +76,17 @@ def tiny_model(model_type: str = "llama", **options: Any) -> PreTrainedModel:
             if "norm" not in name and weight.dim() == 2:
                 weight.mul_(4.0)
     return model
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Torch on several threads, as in the process of a user; the tests keep to one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def random_ids(length: int, seed: int = 0, vocab: int = 97) -> list[int]:

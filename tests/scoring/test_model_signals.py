@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import SMALL, random_ids, tiny_model
+from conftest import SMALL, random_ids, tiny_model, torch_threads
 from launches import GEOMETRY, dataset, kill, launch, parquet, rows, scorer, wait_for_chunks
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -395,14 +395,10 @@ def test_the_number_of_threads_changes_no_loss() -> None:
     head = losses.LanguageModelHead(resolve(None).load_model("float32", "cpu", "token_loss"), "token_loss")
     torch.manual_seed(0)
     hidden, ids = torch.randn(40, head.model.config.hidden_size), torch.tensor(random_ids(40))
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            with torch.inference_mode():
-                found.append(torch.cat([head.losses(hidden[:length], ids[:length]) for length in range(2, 41)]))
-    finally:
-        torch.set_num_threads(threads)
+    found = []
+    for count in (1, 2, 3):
+        with torch_threads(count), torch.inference_mode():
+            found.append(torch.cat([head.losses(hidden[:length], ids[:length]) for length in range(2, 41)]))
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 

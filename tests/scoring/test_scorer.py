@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, random_ids, tiny_model
+from conftest import SMALL, random_ids, tiny_model, torch_threads
 
 from ladm_hf import DocumentScore, LadmConfig, LadmScorer, ladm_score
 from ladm_hf.errors import BackendError, ColumnError, ConfigError, InputError, RowError
@@ -43,6 +43,14 @@ def test_batch_result_has_the_contracts_types(nano: LadmScorer) -> None:
     assert result["ladm_status"] == ["ok", "null", "too_short"]
     assert result["ladm_score"][0] > 0
     assert np.isnan(result["ladm_score"][1:]).all()
+
+
+def test_the_number_of_threads_changes_no_score(nano: LadmScorer) -> None:
+    texts, found = [words(600), words(310, seed=1), words(450, seed=2)], []
+    for count in (1, 2, 3):
+        with torch_threads(count):
+            found.append([document.score for document in nano.score_texts(texts)])
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize(
