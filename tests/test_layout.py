@@ -33,7 +33,8 @@ LAYERS = [
 FILES = {
     "calculators": "calculator files hub live loading token_ids",
     "checks": "demo environment reproduce",
-    "cli": "app calibrate checks compare job_options jobs options pack publish score select terminal train",
+    "cli": "app calibrate checks compare job_options job_quote jobs options pack prepare publish score "
+    "score_options scoring select terminal train",
     "data": "arrow_types columns content data_files files hub inference json_lines loaded object_store open parquet "
     "repositories results row_files rows run_record schemas score_columns shards sources storable storage streams "
     "temporary writer",

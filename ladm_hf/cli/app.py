@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ladm_hf.cli import calibrate, checks, compare, pack, publish, score, select, train
+from ladm_hf.cli import calibrate, checks, compare, pack, prepare, publish, score, select, train
 from ladm_hf.cli.terminal import plain_warnings, unfailing_output
 from ladm_hf.errors import LadmError
 from ladm_hf.ranks import tell_launcher
@@ -22,7 +22,7 @@ from ladm_hf.version import __version__
 # In the order of the work, as `ladm --help` lists them.
 EXAMPLES: dict[Callable[..., Any], str] = {
     checks.demo: "ladm demo",
-    score.prepare: "ladm prepare 'pool/*.jsonl.gz' prepared/ --num-proc 8",
+    prepare.prepare: "ladm prepare 'pool/*.jsonl.gz' prepared/ --num-proc 8",
     score.score: "ladm score 'pool/*.parquet' scored/ --text-column content",
     compare.compare: "ladm compare scored/ comparison/ --signal ladm_score --signal ladm_compression",
     select.select: "ladm select scored/ selected/ --budget 1e9 --by domain",

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ladm_hf.cli.options import JOB
+from ladm_hf.data.results import refuse_repository
 from ladm_hf.data.storage import is_url
-from ladm_hf.errors import ConfigError, LadmError, ResumeError
+from ladm_hf.errors import ConfigError, LadmError
 from ladm_hf.runs.job_spec import (
     COMMAND_VARIABLE,
     CONFIG_VARIABLE,
@@ -30,14 +31,12 @@ from ladm_hf.runs.jobs import RunJobs, running
 from ladm_hf.text import counted, without_credentials
 
 if TYPE_CHECKING:
-    from ladm_hf.config import LadmConfig
-    from ladm_hf.data.run_record import RunRecord
-    from ladm_hf.runs.flavors import Flavor, Quote, Work
-    from ladm_hf.runs.speeds import Speed
+    from ladm_hf.runs.flavors import Quote
 
+# Characters of a secret that are too few to look for.
+SHORT_SECRET = 7
 # A timeout that nobody gave: a multiple of what is expected, and of the unknown.
 SPARE, LEAST_HOURS, UNKNOWN_HOURS = 2, 1, 12
-GEOMETRY = ("span_length", "d_afs", "d_cds", "ablation", "max_length", "overflow")
 
 
 def check_job_options(values: Mapping[str, Any]) -> None:
@@ -49,8 +48,6 @@ def check_job_options(values: Mapping[str, Any]) -> None:
     alone = [name for name in (*JOB, "yes", "dry_run") if values[name] and (name, values[name]) != ("jobs", 1)]
     if values["job"] is None and alone:
         raise ConfigError(f"--{alone[0].replace('_', '-')} goes with --job FLAVOR, which is not given")
-    if values["job"] is not None and values["estimate"]:
-        raise ConfigError("--estimate measures the speed of this machine: --job FLAVOR --dry-run shows that of a job")
 
 
 def start_jobs(values: Mapping[str, Any], arguments: list[str], command: str) -> None:
@@ -61,18 +58,20 @@ def start_jobs(values: Mapping[str, Any], arguments: list[str], command: str) ->
         arguments (`list[str]`): of `ladm` in a job.
         command (`str`): the command line that starts what is missing later.
     """
+    from ladm_hf.cli.job_quote import models_of, passes_left
     from ladm_hf.publishing.retry import RetryPolicy, hub_retries
     from ladm_hf.runs.flavors import Quote, find_flavor, list_flavors
 
     output, wanted = values["output"], values["jobs"]
-    _check(values)
-    check_visible(values["input"], output, _model(values))
+    _check(values, command)
+    check_visible(values["input"], output, models_of(values))
+    refuse_repository(output, "score")
     with hub_retries(RetryPolicy(tries=4)):
         jobs = RunJobs(output, values["namespace"])
         with jobs.refusals():
             flavor = find_flavor(values["job"], list_flavors(jobs.api))
         no_bucket = jobs.bucket_is_missing()
-        work, finished = _work(values, begun=not no_bucket)
+        passes, finished = passes_left(values, flavor, begun=not no_bucket)
         if finished:
             print(f"finished already, so nothing is started: {output}")
             return
@@ -81,10 +80,10 @@ def start_jobs(values: Mapping[str, Any], arguments: list[str], command: str) ->
             print(line)
         active = len(running(earlier))
         # more jobs than chunks would only wait for each other
-        useful = wanted if work is None or work.chunks is None else min(wanted, -(-work.chunks // flavor.processes))
+        chunks = [None if each.work is None else each.work.chunks for each in passes]
+        useful = wanted if None in chunks else min(wanted, -(-max(filter(None, chunks), default=0) // flavor.processes))
         missing = max(0, useful - active)
-        speed = _speed(values, work, flavor)
-        quote = Quote(flavor, max(1, active + missing), work, speed)
+        quote = Quote(flavor, max(1, active + missing), passes)
         print(quote)
         if active:
             print(f"running already: {counted(active, 'job')} of {useful}")
@@ -94,7 +93,7 @@ def start_jobs(values: Mapping[str, Any], arguments: list[str], command: str) ->
         specs = _spec(values, jobs, arguments, command, quote).numbered(missing)
         if no_bucket:
             print(f"the private bucket {jobs.bucket} is created first")
-        if values["dry_run"]:
+        if values["dry_run"] or values["estimate"]:
             print(f"{counted(missing, 'job')} would be started, as by")
             print(*(spec.command_line() for spec in specs), sep="\n")
             return
@@ -126,8 +125,8 @@ def show_jobs(output: str, namespace: str | None) -> bool:
     return bool(found)
 
 
-def _check(values: Mapping[str, Any]) -> None:
-    if not values["yes"] and not values["dry_run"] and not _on_terminal():
+def _check(values: Mapping[str, Any], command: str) -> None:
+    if not any(values[name] for name in ("yes", "dry_run", "estimate")) and not _on_terminal():
         raise ConfigError(
             "--job asks before it starts anything, and there is no terminal to ask on: give --yes, or --dry-run to see "
             "the jobs and their price"
@@ -144,83 +143,20 @@ def _check(values: Mapping[str, Any]) -> None:
     for name in values["secret"] or ():
         if not os.environ.get(name):
             raise ConfigError(f"--secret {name}: there is no environment variable of that name here")
+    # a short one may stand there for something else
+    _check_hides(command, [value for name in values["secret"] or () if len(value := os.environ[name]) > SHORT_SECRET])
+
+
+def _check_hides(line: str, secrets: list[str]) -> None:
+    """Refuses what anybody with access to a job would see."""
+    if without_credentials(line, secrets) != line:
+        raise ConfigError(
+            "a job would show a token or secret in its command: give it by --secret alone, and URLs without it"
+        )
 
 
 def _on_terminal() -> bool:
     return sys.stdin.isatty()
-
-
-def _model(values: Mapping[str, Any]) -> str:
-    from ladm_hf.calculators.calculator import DEFAULT
-
-    return str(values["model"] or os.environ.get("LADM_MODEL") or DEFAULT)
-
-
-def _work(values: Mapping[str, Any], *, begun: bool) -> tuple[Work | None, bool]:
-    """What is left to score, of a run that may have begun, and whether it is finished."""
-    from ladm_hf.runs.flavors import work_left, work_of_input
-    from ladm_hf.runs.open import output_at
-
-    config = _config(values)
-    output = output_at(values["output"])
-    run = output.load() if begun else None
-    if run is not None:
-        _check_same(values, run, config)
-        return work_left(run, output.records(run)), output.is_published(run)
-    longest = config.max_length if config.overflow == "truncate" else sys.maxsize
-    columns = [column for column in (values["text_column"], values["input_ids_column"]) if column]
-    rows = {name: values[name] for name in ("split", "name", "revision", "limit")}
-    return work_of_input(values["input"], columns, longest, **rows), False
-
-
-def _config(values: Mapping[str, Any]) -> LadmConfig:
-    """The configuration in force in a job."""
-    from ladm_hf.calculators.calculator import outline
-    from ladm_hf.config import LadmConfig
-
-    base = LadmConfig() if values["config"] is None else LadmConfig.from_json_file(values["config"])
-    given = {name: getattr(base, name) for name in base.given}
-    given |= {name: values[name] for name in GEOMETRY if values[name] is not None}
-    config = LadmConfig.paper(**given) if values["paper"] else LadmConfig(**given)
-    return config.over(outline(_model(values), values["model_revision"]).config)
-
-
-def _check_same(values: Mapping[str, Any], run: RunRecord, config: LadmConfig) -> None:
-    """Refuses settings that every job would be refused for, before any is paid."""
-    from ladm_hf.data.score_columns import checked_signals
-
-    asked = {
-        "split": values["split"] if str(values["split"] or "").isidentifier() else "train",
-        "scores_only": values["scores_only"],
-        "limit": values["limit"],
-        "text_column": values["text_column"] or None,
-        "input_ids_column": values["input_ids_column"] or None,
-        "signals": ",".join(checked_signals(values["signals"])) or None,
-        **{f"config.{name}": value for name, value in config.to_dict().items()},
-    }
-    pairs = {name: (run.identity.get(name), value) for name, value in asked.items()}
-    pairs["model"] = (run.calculator or _model(values), _model(values))
-    pairs["chunks"] = (run.num_chunks, values["chunks"] or run.num_chunks)
-    differences = [f"{name}: {there!r} there, {now!r} now" for name, (there, now) in pairs.items() if there != now]
-    if differences:
-        raise ResumeError(
-            f"{values['output']} holds a run with other settings ({'; '.join(differences)}): use the same settings to "
-            "continue it, or another OUTPUT"
-        )
-
-
-def _speed(values: Mapping[str, Any], work: Work | None, flavor: Flavor) -> Speed | None:
-    from ladm_hf.calculators.calculator import outline
-    from ladm_hf.runs.speeds import expected_speed
-
-    if work is not None and work.speed is not None:
-        return work.speed
-    parameters = outline(_model(values), values["model_revision"]).parameters
-    if parameters is None:
-        return None
-    signals = [name for name in values["signals"].split(",") if name]
-    length = None if work is None else work.tokens_per_document
-    return expected_speed(flavor.gpu, flavor.cores, parameters, length, signals)
 
 
 def _spec(values: Mapping[str, Any], jobs: RunJobs, arguments: list[str], command: str, quote: Quote) -> JobSpec:
@@ -254,9 +190,7 @@ def _spec(values: Mapping[str, Any], jobs: RunJobs, arguments: list[str], comman
         secrets=("HF_TOKEN", *(values["secret"] or ())),
         labels={**jobs.label, "name": jobs.name},
     )
-    line = spec.command_line()
-    if without_credentials(line, [jobs.token]) != line:
-        raise ConfigError("the job would show a token in its command: give it by --secret, and URLs without it")
+    _check_hides(spec.command_line(), [jobs.token])
     return spec
 
 

@@ -21,6 +21,8 @@ from ladm_hf.data.storage import is_url
 from ladm_hf.errors import ConfigError, StorageError
 from ladm_hf.text import range_text, without_credentials
 
+# Exit code of a run after which no document has a score, or of prepared data without a document.
+NOTHING_SCORED = 3
 # Where `ladm score` runs, which is no part of what it does.
 JOB = ("job", "jobs", "timeout", "namespace", "image", "package", "secret")
 # Options of one launch, which its repetition must not inherit.

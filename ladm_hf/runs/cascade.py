@@ -90,15 +90,7 @@ class Cascade:
 
     def columns(self, schema: pa.Schema) -> list[str]:
         """Columns of the input that the first pass has to keep."""
-        if self.by is None:
-            return []
-        name = root_column(schema, find_column(schema, self.by))
-        if name not in schema.names:
-            raise ConfigError(
-                f"no column {self.by!r} in this data; its columns are {', '.join(map(repr, schema.names))}. Name the "
-                "column of the domain with --cascade-by (Cascade(by=)), or '' (by=None) for one domain"
-            )
-        return [name]
+        return domain_columns(schema, self.by)
 
     def survivors(self, output: Output) -> Bools:
         """Which rows of a finished first pass go on to the second, `[N]`."""
@@ -114,6 +106,23 @@ class Cascade:
             selection = select(from_table(table), budget_tokens=self.keep, by=self.by)
             survives[column(selection.selected_rows.columns(["index"]), "index").to_numpy()] = True
         return survives
+
+
+def domain_columns(schema: pa.Schema, by: str | None) -> list[str]:
+    """The column of the domain, at the top of the schema; none where all documents are one.
+
+    Raises:
+        ConfigError: there is no such column.
+    """
+    if by is None:
+        return []
+    name = root_column(schema, find_column(schema, by))
+    if name not in schema.names:
+        raise ConfigError(
+            f"no column {by!r} in this data; its columns are {', '.join(map(repr, schema.names))}. Name the column of "
+            "the domain with --cascade-by (Cascade(by=)), or '' (by=None) for one domain"
+        )
+    return [name]
 
 
 @dataclass(frozen=True)

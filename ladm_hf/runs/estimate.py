@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,6 +83,15 @@ class Estimate:
     tokens_per_second: float
     seconds: float
     processes: int = 1
+
+    def part(self, share: float) -> Estimate:
+        """What a share of the tokens will take, of documents of the same lengths."""
+        return replace(
+            self,
+            documents=round(share * self.documents),
+            tokens=round(share * self.tokens),
+            seconds=share * self.seconds,
+        )
 
     def __str__(self) -> str:
         shared = f" by {self.processes} processes" if self.processes > 1 else ""

@@ -17,6 +17,7 @@ from ladm_hf.data.open import open_source
 from ladm_hf.data.run_record import RunRecord
 from ladm_hf.data.streams import StreamSource
 from ladm_hf.errors import ConfigError
+from ladm_hf.runs.cascade import domain_columns
 from ladm_hf.runs.speeds import Speed
 from ladm_hf.text import count, counted, duration
 
@@ -110,6 +111,11 @@ class Work:
         """Mean length, `None` where the number of documents is not known."""
         return self.tokens / self.documents if self.documents else None
 
+    def part(self, share: float, chunks: int | None = None) -> Work:
+        """A share of the tokens, of documents of the same lengths."""
+        documents = None if self.documents is None else round(share * self.documents)
+        return Work(share * self.tokens, documents, chunks)
+
     def __str__(self) -> str:
         documents = "" if self.documents is None else f"{counted(self.documents, 'document')}, "
         left = "" if self.chunks is None else f" in {counted(self.chunks, 'chunk')} left"
@@ -117,7 +123,13 @@ class Work:
 
 
 def work_of_input(
-    data: str, columns: Sequence[str], max_tokens: int, *, limit: int | None = None, **options: str | None
+    data: str,
+    columns: Sequence[str],
+    max_tokens: int,
+    *,
+    domain: str | None = None,
+    limit: int | None = None,
+    **options: str | None,
 ) -> Work | None:
     """The work of a run that has not begun, by the footers and sizes of files; `None` where all of a stream would
     have to be read.
@@ -126,8 +138,12 @@ def work_of_input(
         data (`str`): Hub id or URL.
         columns (sequence of `str`): that may hold the document.
         max_tokens (`int`): tokens beyond which a document costs no more.
+        domain (`str`, *optional*): a column that a cascade needs.
         limit (`int`, *optional*): rows that count.
         options: `split`, `name` and `revision`.
+
+    Raises:
+        InputError, ColumnError, ConfigError: the data or one of the columns is not there.
     """
     source = open_source(data, **options)
     if isinstance(source, StreamSource):
@@ -135,6 +151,7 @@ def work_of_input(
     if limit is not None:
         source.limit_rows(limit)
     scan = source.scan(columns, max_tokens)
+    domain_columns(scan.schema, domain)
     documents = int(scan.positions[-1]) if source.unit == "rows" else None
     # each row costs one token more than its text
     return Work(float(scan.cost[-1]) - (documents or 0), documents)
@@ -159,25 +176,46 @@ def work_left(run: RunRecord, records: Mapping[int, Mapping[str, Any]]) -> Work:
 
 
 @dataclass(frozen=True)
+class Pass:
+    """One pass over documents.
+
+    Attributes:
+        work ([`Work`], *optional*), speed ([`Speed`], *optional*): `None` where nothing tells.
+        name (`str`): which of several, `""` where it is the only one.
+    """
+
+    work: Work | None
+    speed: Speed | None
+    name: str = ""
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of one process."""
+        if self.work is None or self.speed is None:
+            return None
+        return self.work.tokens / self.speed.tokens_per_second
+
+
+@dataclass(frozen=True)
 class Quote:
     """What some jobs are expected to take.
 
     Attributes:
         flavor ([`Flavor`]), jobs (`int`): the machines.
-        work ([`Work`], *optional*), speed ([`Speed`], *optional*): `None` where nothing tells.
+        passes (sequence of [`Pass`]): one after the other.
     """
 
     flavor: Flavor
     jobs: int
-    work: Work | None
-    speed: Speed | None
+    passes: Sequence[Pass]
 
     @property
     def seconds(self) -> float | None:
         """Seconds for all jobs together."""
-        if self.work is None or self.speed is None:
+        seconds = [each.seconds for each in self.passes]
+        if None in seconds:
             return None
-        return self.work.tokens / self.speed.tokens_per_second / self.flavor.processes / self.jobs
+        return sum(filter(None, seconds)) / self.flavor.processes / self.jobs
 
     @property
     def price(self) -> float | None:
@@ -194,14 +232,14 @@ class Quote:
             else f"${self.flavor.price:.2f} an hour each (the Hub's price list, {today})"
         )
         lines = [
-            f"work: {self.work or 'not known without reading all of it'}",
+            *(f"work{_of(each)}: {each.work or 'not known without reading all of it'}" for each in self.passes),
             f"on: {counted(self.jobs, 'job')} on {self.flavor.name}, {self.flavor.hardware}, {each}",
         ]
         if self.seconds is None:
-            reason = "for a calculator of unknown size or on such a GPU" if self.work else "without the work"
+            known = all(each.work for each in self.passes)
+            reason = "for a calculator of unknown size or on such a GPU" if known else "without the work"
             lines.append(f"expected: not known {reason}; --limit makes a trial, whose speed tells")
             return "\n".join(lines)
-        assert self.speed is not None
         unit = "GPU" if self.flavor.gpus else "machine"
         hours = self.seconds / 3600 * self.jobs * self.flavor.processes
         shown = "under 0.1" if hours < 0.1 else f"{hours:,.1f}" if hours < 100 else f"{hours:,.0f}"
@@ -209,9 +247,16 @@ class Quote:
         lines += [
             f"expected: {shown} {unit} hours, {duration(self.seconds)} by {counted(self.jobs, 'job')}{cost}; the "
             "minutes in which a job starts are billed too",
-            f"speed: {count(self.speed.tokens_per_second)} tokens/s a {unit}, {self.speed.source}",
-        ]
+            *(
+                f"speed{_of(each)}: {count(each.speed.tokens_per_second)} tokens/s a {unit}, {each.speed.source}"
+                for each in self.passes if each.speed is not None
+            ),
+        ]  # fmt: skip
         return "\n".join(lines)
+
+
+def _of(each: Pass) -> str:
+    return f" of the {each.name}" if each.name else ""
 
 
 def money(dollars: float) -> str:

@@ -106,11 +106,11 @@ def timeout_seconds(text: str) -> float:
     return float(found[1]) * _SECONDS[found[2]]
 
 
-def check_visible(data: str, output: str, model: str) -> None:
+def check_visible(data: str, output: str, models: Sequence[str]) -> None:
     """Refuses what a job cannot see: files of this machine.
 
     Raises:
-        ConfigError: data, output or calculator are here alone; the message says what to do.
+        ConfigError: data, output or a calculator are here alone; the message says what to do.
     """
     if not is_url(output) or output.startswith("file:"):
         raise ConfigError(
@@ -129,8 +129,9 @@ def check_visible(data: str, output: str, model: str) -> None:
             f"a job cannot see {data!r} on this machine: upload it (hf upload owner/name FOLDER --repo-type dataset, "
             "or hf buckets sync FOLDER hf://buckets/owner/name) and give its Hub id or URL as INPUT"
         )
-    if os.path.isdir(os.path.expanduser(model)):
-        raise ConfigError(
-            f"a job cannot see the calculator {model!r} on this machine: upload it (hf upload owner/name "
-            f"{shlex.quote(model)} --private) and give --model owner/name"
-        )
+    for model in models:
+        if os.path.isdir(os.path.expanduser(model)):
+            raise ConfigError(
+                f"a job cannot see the calculator {model!r} on this machine: upload it (hf upload owner/name "
+                f"{shlex.quote(model)} --private) and give owner/name"
+            )

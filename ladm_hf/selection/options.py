@@ -191,6 +191,11 @@ def budget_of(budget: int | Fraction, pool_tokens: int) -> int:
     return budget if isinstance(budget, int) else max(1, int(budget * pool_tokens))
 
 
+def share_of(budget: Any, pool_tokens: float) -> float:
+    """The part of a pool's tokens that a budget is, in 0..1."""
+    return min(1.0, budget_of(parse_budget(budget), int(pool_tokens)) / max(1.0, pool_tokens))
+
+
 def parse_tokens(text: str) -> int:
     """Reads a token budget: `1073741824`, `1_000_000`, `1e9`, `500M`, `1.5B`, `32768*32*1024`.
 

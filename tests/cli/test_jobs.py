@@ -20,6 +20,7 @@ import yaml
 from cli.printed import parsed
 from conftest import tiny_model
 from huggingface_hub import HfApi
+from launches import parquet
 from typer.testing import CliRunner
 
 from fake_hub import FakeHub
@@ -27,6 +28,7 @@ from fake_hub.fixtures import fake_hub, hub_process  # noqa: F401
 from ladm_hf.cli import jobs as jobs_command
 from ladm_hf.cli.app import app
 from ladm_hf.cli.score import rerun_command
+from ladm_hf.data.object_store import storage_at
 from ladm_hf.runs import job_spec
 from ladm_hf.runs import jobs as run_jobs
 from ladm_hf.runs.progress import run_status
@@ -192,6 +194,56 @@ def test_a_dry_run_shows_the_jobs_and_starts_none(hub: FakeHub) -> None:
         assert name == "ladm-job" or f"{name}={value}" in words
 
 
+def test_an_estimate_of_jobs_is_a_dry_run(hub: FakeHub) -> None:
+    shown, estimated = launch("--jobs", "2", "--dry-run"), launch("--jobs", "2", "--estimate")
+    assert estimated.exit_code == 0
+    assert not hub.jobs()
+
+    def without_numbers(output: str) -> list[str]:
+        return [line for line in output.splitlines() if "hf jobs run" not in line]
+
+    assert without_numbers(shown.output) == without_numbers(estimated.output)
+    assert estimated.output.count("hf jobs run") == 2
+
+
+CASCADE = ("--cascade", "ladm-nano", "--cascade-keep", "25%", "--cascade-by", "")
+
+
+def test_jobs_of_two_passes_show_the_work_and_price_of_both(hub: FakeHub) -> None:
+    done = launch("--yes", "--jobs", "2", *CASCADE, "--signals", "context_gain")
+    assert done.exit_code == 0, done.output
+    assert "work of the first pass: 40 documents, about 40.0k tokens" in done.output
+    assert "work of the second pass: 10 documents, about 10.0k tokens" in done.output
+    assert "speed of the first pass: " in done.output
+    assert "speed of the second pass: " in done.output
+    script = sent(hub)[0]["command"][2]
+    _, values = parsed("ladm score " + script.rpartition(" -m ladm_hf score ")[2])
+    assert (values["cascade"], values["cascade_keep"], values["cascade_by"]) == ("ladm-nano", "25%", "")
+
+
+def test_of_two_passes_what_is_left_of_the_one_at_hand_counts(hub: FakeHub, tmp_path: Path) -> None:
+    data, options = "memory://pool/rows.parquet", ["--span-length", "16", *CASCADE]
+    storage_at("memory://pool").upload(parquet(tmp_path / "rows.parquet", 8, words=600), "rows.parquet")
+    done = begin(*CASCADE, data=data)
+    assert done.exit_code == 0, done.output
+    assert "finished already" in launch("--yes", *options, data=data).output
+    other = refusal(launch("--yes", *options, "--cascade-keep", "50%", data=data))
+    assert "cascade.keep: '25%' there, '50%' now" in other
+    assert "cascade.keep: '25%' there, None now" in refusal(launch("--yes", "--span-length", "16", data=data))
+    # as if the second pass had not begun
+    storage = storage_at(RUN)
+    for names in (storage.entries("data"), storage.entries(".ladm"), ["run.json"]):
+        storage.delete(names)
+    storage.delete(["first_pass/.ladm/chunks/00001.json"])
+    shown = launch("--dry-run", *options, data=data).output
+    assert "work of the first pass: 2 documents" in shown
+    assert "in 1 chunk left" in shown
+    assert "work of the second pass: 2 documents" in shown
+    assert "in 4 chunks left" in shown
+    message = refusal(launch("--yes", *options, "--span-length", "8", data=data))
+    assert f"{RUN}/first_pass holds a run with other settings (config.span_length: 16 there, 8 now)" in message
+
+
 def test_the_same_command_starts_only_what_is_missing(hub: FakeHub) -> None:
     launch("--jobs", "3", "--yes")
     again = launch("--jobs", "3", "--yes")
@@ -251,6 +303,57 @@ def test_a_lost_answer_starts_no_job_twice(hub: FakeHub, kind: str) -> None:
     assert done.output.count("started http") == 2
 
 
+@pytest.mark.parametrize("kind", ["drop", "403"])
+def test_jobs_whose_log_cannot_be_read_are_shown_without_it(hub: FakeHub, kind: str) -> None:
+    launch("--yes")
+    (job,) = hub.jobs()
+    hub.change_job(job["id"], "ERROR", message="Job failed with exit code: 137. Reason: OOMKilled")
+    hub.faults({"match": r"GET /api/jobs/.*/logs", "kind": kind, "times": -1})
+    shown = CliRunner().invoke(app, ["score", "--status", RUN])
+    assert "OOMKilled" in shown.output
+    assert "its log cannot be read" in shown.output
+    again = launch("--yes")
+    assert again.exit_code == 0, again.output
+    assert len(hub.jobs()) == 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "message", "said"),
+    [
+        ("ERROR", "Job evicted: node is not ready", "failed after 5 s: Job evicted: node is not ready"),
+        ("CANCELED", None, "1 canceled"),
+        ("DELETED", None, "1 deleted"),
+    ],
+)
+def test_a_job_that_ended_however_is_started_again(hub: FakeHub, stage: str, message: str | None, said: str) -> None:
+    launch("--yes", "--jobs", "2")
+    hub.change_job(hub.jobs()[0]["id"], stage, message=message, seconds=5)
+    assert said in CliRunner().invoke(app, ["score", "--status", RUN]).output
+    assert "running already: 1 job of 2" in launch("--yes", "--jobs", "2").output
+    assert len(hub.jobs()) == 3
+
+
+@pytest.mark.parametrize(("kind", "said"), [("403", "may not run jobs"), ("402", "has no credit for jobs (402)")])
+def test_a_plan_that_ends_between_two_jobs_is_told_and_the_first_is_kept(hub: FakeHub, kind: str, said: str) -> None:
+    hub.faults({"match": "POST /api/jobs/", "kind": kind, "at": -1})
+    first = launch("--yes", "--jobs", "1")
+    assert first.exit_code == 0
+    hub.faults({"match": "POST /api/jobs/", "kind": kind, "times": -1})
+    done = launch("--yes", "--jobs", "3")
+    assert done.exit_code == 1
+    assert said in done.output.splitlines()[-1]
+    assert len(hub.jobs()) == 1
+
+
+def test_the_value_of_a_secret_is_in_no_argument(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "very-secret-value")
+    for options in (["--text-column", "very-secret-value"], ["--image", "registry/x?very-secret-value"]):
+        done = launch("--yes", "--secret", "MY_KEY", *options)
+        assert "would show a token or secret" in done.output
+        assert "very-secret-value" not in done.output
+    assert not hub.jobs()
+
+
 def test_a_launch_that_fails_on_its_way_says_how_far_it_came(hub: FakeHub) -> None:
     hub.faults({"match": "GET /api/jobs/tester$", "kind": "503"}, {"match": "GET /api/whoami-v2", "kind": "drop"})
     assert launch("--jobs", "1", "--yes").exit_code == 0
@@ -285,7 +388,9 @@ def test_the_flavors_that_there_are_are_named_with_their_prices(hub: FakeHub) ->
         ({"options": ["--namespace", "poor"]}, "'poor' has no credit for jobs (402)"),
         ({"options": ["--timeout", "soon"]}, "--timeout must be a number with s, m, h or d such as 6h, found 'soon'"),
         ({"options": ["--timeout", "0h"]}, "--timeout must be"),
-        ({"options": ["--estimate"]}, "--job FLAVOR --dry-run shows that of a job"),
+        ({"options": ["--cascade", "ladm-nano", "--cascade-keep", "20%"]}, "no column 'domain' in this data"),
+        ({"options": ["--cascade", ".", "--cascade-keep", "20%"]}, "a job cannot see the calculator '.'"),
+        ({"output": "hf://datasets/tester/scored"}, "`ladm publish hf://buckets/tester/scored/output tester/scored`"),
         ({"options": ["--restart"]}, "--restart does not go with --job"),
         ({"options": ["--secret", "NO_SUCH_NAME"]}, "no environment variable of that name"),
         ({"options": ["--model", "tester/none"]}, "no model 'tester/none' on the Hub"),
@@ -360,10 +465,10 @@ def test_options_of_jobs_are_refused_where_scoring_would_begin_here(option: str,
     assert not (tmp_path / "out").exists()
 
 
-def begin(*options: str) -> Any:
+def begin(*options: str, data: str = "tester/pool") -> Any:
     """Scores the data set as a job would."""
     here = ["--span-length", "16", "--quiet", "--device", "cpu", "--chunks", "4"]
-    return CliRunner().invoke(app, ["score", "tester/pool", RUN, *here, *options])
+    return CliRunner().invoke(app, ["score", data, RUN, *here, *options])
 
 
 def test_for_a_finished_run_nothing_is_started_and_other_settings_are_refused(hub: FakeHub) -> None:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from datasets import Dataset, load_dataset
+from launches import parquet
 from typer.testing import CliRunner
 
 from ladm_hf import run_status, score_dataset
@@ -129,3 +130,15 @@ def test_two_passes_by_one_command(tmp_path: Path) -> None:
     refused = score(tmp_path, rows, "--cascade", "ladm-nano")
     assert refused.exit_code == 2
     assert "go together" in refused.output
+
+
+def test_an_estimate_of_two_passes_is_of_both_and_writes_nothing(tmp_path: Path) -> None:
+    source = parquet(tmp_path / "rows.parquet", 8, words=600)
+    done = CliRunner().invoke(
+        app, ["score", str(source), "--estimate", "--cascade", "ladm-nano", "--cascade-keep", "25%", "--device", "cpu"]
+    )
+    assert done.exit_code == 0, done.output
+    first, second = done.output.splitlines()
+    assert first.startswith("first pass: about 8 documents, ")
+    assert second.startswith("second pass: about 2 documents, ")
+    assert list(tmp_path.iterdir()) == [source]

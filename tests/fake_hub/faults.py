@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 STATUSES = {
-    "401": (401, {}), "403": (403, {}),
+    "401": (401, {}), "402": (402, {}), "403": (403, {}),
     "409": (409, {}), "412": (412, {}), "429": (429, {}),
     "429-ratelimit": (429, {"RateLimit": '"api";r=0;t=1', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}),
     "429-retry-after": (429, {"Retry-After": "1"}),

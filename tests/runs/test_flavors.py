@@ -11,7 +11,7 @@ from conftest import ROOT, run_record
 
 from ladm_hf.calculators.calculator import outline
 from ladm_hf.errors import ConfigError
-from ladm_hf.runs.flavors import Flavor, Quote, Work, find_flavor, list_flavors, money, work_left
+from ladm_hf.runs.flavors import Flavor, Pass, Quote, Work, find_flavor, list_flavors, money, work_left
 from ladm_hf.runs.job_spec import timeout_seconds
 from ladm_hf.runs.speeds import CPU_CORES, MEASURED, NANO_PARAMETERS, SIGNAL_COSTS, Speed, expected_speed
 
@@ -107,16 +107,19 @@ def test_work_left_counts_unfinished_chunks_at_the_speed_of_finished_ones() -> N
 
 def test_hours_and_price_are_of_all_gpus_of_all_jobs() -> None:
     flavor = Flavor("l4x4", "4x L4", 3.80, "L4", gpus=4)
-    quote = Quote(flavor, 2, Work(8e9), Speed(1e5, "measured"))
+    quote = Quote(flavor, 2, [Pass(Work(8e9), Speed(1e5, "measured"))])
     assert quote.seconds == 8e9 / 1e5 / 8
     assert quote.price == pytest.approx(math.ceil(10_000 / 60) / 60 * 2 * 3.80)
     assert "22.2 GPU hours, 2 h 47 min by 2 jobs, $21.15;" in str(quote)
     # one more job makes it quicker, not dearer, but for the last minute of each
-    assert Quote(flavor, 3, quote.work, quote.speed).price == pytest.approx(quote.price, rel=0.01)
-    for unknown in (Quote(flavor, 2, None, quote.speed), Quote(flavor, 2, quote.work, None)):
+    assert Quote(flavor, 3, quote.passes).price == pytest.approx(quote.price, rel=0.01)
+    for unknown in (
+        Quote(flavor, 2, [Pass(None, Speed(1e5, ""))]),
+        Quote(flavor, 2, [*quote.passes, Pass(Work(1), None)]),
+    ):
         assert (unknown.seconds, unknown.price) == (None, None)
         assert "expected: not known" in str(unknown)
-    assert "the Hub names no price for" in str(Quote(Flavor("x", "y", None), 1, None, None))
+    assert "the Hub names no price for" in str(Quote(Flavor("x", "y", None), 1, [Pass(None, None)]))
 
 
 def test_flavors_are_read_from_the_price_list_whatever_its_unit() -> None:
@@ -143,3 +146,13 @@ def test_timeouts_and_money_for_people() -> None:
         with pytest.raises(ConfigError, match="--timeout"):
             timeout_seconds(text)
     assert [money(each) for each in (0.042, 12.5, 1250.4)] == ["$0.04", "$12.50", "$1,250"]
+
+
+def test_hours_of_two_passes_are_those_of_both() -> None:
+    flavor, whole = Flavor("h200", "1x H200", 5.0, "H200", gpus=1), Work(1e9, 100_000)
+    first, second = Pass(whole, Speed(1e6, "a"), "first pass"), Pass(whole.part(0.2), Speed(1e5, "b"), "second pass")
+    quote = Quote(flavor, 2, [first, second])
+    assert quote.seconds == (1e9 / 1e6 + 0.2e9 / 1e5) / 2
+    assert "work of the first pass: 100,000 documents, about 1.0B tokens" in str(quote)
+    assert "work of the second pass: 20,000 documents, about 200.0M tokens" in str(quote)
+    assert "speed of the second pass: 100.0k tokens/s a GPU, b" in str(quote)
