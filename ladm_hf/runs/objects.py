@@ -71,6 +71,7 @@ class RunObjects(RunOutput):
         self._taken: set[int] = set()
         # set when this process has recorded a chunk
         self._recorded = threading.Event()
+        self._reported = False
         self._log = ""
         self._logged = 0
 
@@ -283,7 +284,7 @@ class RunObjects(RunOutput):
 
     def _broken(self, run: RunRecord, say: Say) -> list[int]:
         """Chunks that have a record, but no file with its size and checksum, or the record of another run."""
-        files = {**self.storage.entries("data"), **self.storage.entries(PENDING)}
+        files = self._files()
         records, foreign = self._records_and_foreign(run)
         places = {chunk: self._place(run, chunk, record, files) for chunk, record in records.items()}
         known = self._checksums()
@@ -294,25 +295,34 @@ class RunObjects(RunOutput):
         if unknown:
             size = sum(records[chunk]["size"] for chunk in unknown)
             say(f"reading {len(unknown):,} finished chunks, {size / 1e6:,.0f} MB, to compare their checksums")
+
+        def hash_of(chunk: int) -> str | None:
+            # moved to data/ since it was found
+            return self._hash(str(places[chunk])) or self._hash(f"data/{self.chunk_name(run, chunk)}")
+
         with ThreadPoolExecutor(PARALLEL) as pool:
-            hashes = dict(zip(unknown, pool.map(lambda chunk: self._hash(str(places[chunk])), unknown), strict=True))
+            hashes = dict(zip(unknown, pool.map(hash_of, unknown), strict=True))
         changed = [chunk for chunk, found in hashes.items() if found != records[chunk].get("hash")]
         gone = [chunk for chunk, place in places.items() if place is None]
         return sorted({*changed, *gone, *foreign})
 
+    def _files(self) -> dict[str, Entry]:
+        """The files of chunks. Another launch may be moving them to data/, whose listing comes last so that it has what
+        the other one has no longer."""
+        pending = self.storage.entries(PENDING)
+        return {**pending, **self.storage.entries("data")}
+
     def _place(self, run: RunRecord, chunk: int, record: Mapping[str, Any], files: dict[str, Entry]) -> str | None:
         """Where the file of a record is; of several places one with its size. A listing may not have it yet."""
-        names = [
-            str(record.get("file")),
-            f"data/{self.chunk_name(run, chunk)}",
-            f"{PENDING}/{self.chunk_name(run, chunk)}",
-        ]
+        name = self.chunk_name(run, chunk)
+        names = [str(record.get("file")), f"data/{name}", f"{PENDING}/{name}"]
         for name in names:
-            if name not in files and name == record.get("file") and not any(other in files for other in names[1:]):
-                entry = self.storage.entry(name)
-                if entry is not None:
-                    files[name] = entry
             if name in files and files[name].size == record.get("size"):
+                return name
+        for name in names:
+            entry = None if name in files else self.storage.entry(name)
+            if entry is not None and entry.size == record.get("size"):
+                files[name] = entry
                 return name
         return None
 
@@ -355,7 +365,7 @@ class RunObjects(RunOutput):
         self, records: Mapping[int, Mapping[str, Any]], targets: Mapping[int, str]
     ) -> dict[str, str | None]:
         """Copies the files of records to their places, where they are not there yet; the store's checksums by place."""
-        known, there = self._checksums(), {**self.storage.entries("data"), **self.storage.entries(PENDING)}
+        known, there = self._checksums(), self._files()
 
         def copy(chunk: int) -> bool:
             record, target = records[chunk], targets[chunk]
@@ -399,7 +409,9 @@ class RunObjects(RunOutput):
     def report(self, rank: int, values: dict[str, Any]) -> None:
         """Tells what a rank is doing, brings its log up to date, and looks for signs of life of others."""
         worker = worker_name(values["launch"], rank)
-        self._report(worker, self.workers.report(worker, values))
+        # without a first report its claims would be taken for those of the dead
+        self._report(worker, self.workers.report(worker, values), retry=not self._reported)
+        self._reported = True
         if len(self._log) > self._logged:
             text = self._log
             with contextlib.suppress(OSError, StorageError):

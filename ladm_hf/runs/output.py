@@ -102,11 +102,11 @@ class RunOutput:
         finally:
             staged.discard()
 
-    def _report(self, name: str, values: Mapping[str, Any]) -> None:
+    def _report(self, name: str, values: Mapping[str, Any], *, retry: bool = False) -> None:
         """Tells what a rank is doing. A full disk or a silent store does not stop it."""
         content = json.dumps({**values, "time": time.time()}).encode()
         with contextlib.suppress(OSError, StorageError):
-            self.storage.put(f"{RANKS}/{name}.json", content, retry=False)
+            self.storage.put(f"{RANKS}/{name}.json", content, retry=retry)
 
 
 class Lock(Protocol):

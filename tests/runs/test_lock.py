@@ -9,8 +9,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,27 @@ def test_a_second_launch_on_this_host_is_refused_at_once(lock: RunLock, monkeypa
     second.acquire()
     assert second.held()
     second.release()
+
+
+def test_of_launches_that_begin_together_one_gets_the_lock(tmp_path: Path) -> None:
+    locks = [RunLock(RunFolder(tmp_path)) for _ in range(6)]
+    together = threading.Barrier(len(locks))
+
+    def acquire(lock: RunLock) -> bool:
+        together.wait()
+        try:
+            lock.acquire()
+        except RunLockedError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(locks)) as pool:
+        got = list(pool.map(acquire, locks))
+    assert sum(got) == 1
+    assert [lock.held() for lock in locks] == got
+    for lock in locks:
+        lock.release()
+    assert not locks[0].path.exists()
 
 
 def test_the_lock_of_a_dead_process_is_taken_at_once(lock: RunLock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import uuid
@@ -15,7 +16,7 @@ import pytest
 from launches import bits, dataset, expected, scorer
 
 from ladm_hf import LadmConfig, run_status, score_dataset
-from ladm_hf.data.object_store import storage_at
+from ladm_hf.data.object_store import ObjectStore, storage_at
 from ladm_hf.data.run_record import RunRecord, run_id
 from ladm_hf.errors import ConfigError, MissingExtraError, ResumeError, RunError, RunLockedError
 from ladm_hf.runs import objects, runner, workers
@@ -81,6 +82,81 @@ def test_a_launch_that_plans_while_another_begins_keeps_what_that_one_has_finish
     monkeypatch.setattr(runner._Launch, "_plan", plan_late)
     assert bits(score_dataset(dataset(), url, scorer(), num_chunks=6, progress=False)) == expected()
     assert len(planned) == 2
+
+
+def test_a_launch_that_begins_while_another_moves_the_chunks_to_data_keeps_them(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending, beginning = output(url), output(url)
+    for chunk in range(3):
+        finish(ending, chunk)
+    entries, listed = ObjectStore.entries, []
+
+    def publish_after_the_first_listing(self: ObjectStore, prefix: str) -> dict[str, Any]:
+        found = entries(self, prefix)
+        if self is beginning.storage and prefix in ("data", PENDING) and not listed:
+            listed.append(prefix)
+            ending.publish(RUN)
+        return found
+
+    monkeypatch.setattr(ObjectStore, "entries", publish_after_the_first_listing)
+    beginning.enter(RUN, "beginning", "", new=False)
+    assert listed
+    assert sorted(beginning.records(RUN)) == [0, 1, 2]
+
+
+def test_a_run_that_is_discarded_twice_at_once_is_whole_in_the_end(url: str) -> None:
+    first, second = output(url), output(url)
+    first.enter(RUN, "first", "", new=True)
+    rest = chunks(first, "first")
+    finish(first, next(rest), b"lost")
+    # the second launch had found nobody at work either
+    second.clear()
+    second.enter(RUN, "second", "", new=True)
+    for chunk in rest:
+        finish(first, chunk)
+    first.publish(RUN)
+    assert set(objects_in(url, "data").values()) == {b"content"}
+    assert len(objects_in(url, "data")) == 3
+
+
+def test_of_two_settings_that_begin_at_once_only_those_in_force_count(url: str) -> None:
+    refused, kept = output(url), output(url)
+    other = dataclasses.replace(RUN, identity={"span": 8}, run_id="another")
+    refused.enter(other, "refused", "", new=True)
+    # a store without a conditional put lets both of them in
+    kept.storage.put("run.json", RUN.to_json())
+    assert kept.enter(RUN, "kept", "", new=True).run_id == RUN.run_id
+    refused.workers.run_id = other.run_id
+    assert not refused.workers.held()
+    rest = chunks(kept, "kept")
+    finish(kept, next(rest))
+    # until it notices, the refused one goes on
+    for chunk in range(3):
+        refused.finish(other, chunk, lambda path: {"rows": path.write_bytes(b"other")}, attempt="")
+    for chunk in rest:
+        finish(kept, chunk)
+    kept.publish(RUN)
+    assert set(objects_in(url, "data").values()) == {b"content"}
+    assert kept.is_complete(RUN, lambda message: None)
+
+
+def test_the_first_sign_of_life_of_a_worker_is_not_lost(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    pipe_file, failed = MemoryFileSystem.pipe_file, []
+
+    def fail_once(self: MemoryFileSystem, path: str, *arguments: Any, **options: Any) -> Any:
+        if RANKS in path and not failed:
+            failed.append(path)
+            raise TimeoutError
+        return pipe_file(self, path, *arguments, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", fail_once)
+    run = output(url)
+    run.report(0, {"launch": "launch", "state": "starting"})
+    assert failed
+    assert list(run.workers.reports()) == ["launch-00000"]
 
 
 @pytest.mark.parametrize("place", ["memory", "file"])
