@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -90,25 +91,45 @@ def runner(result: dict[str, Any]) -> str:
 def soak(result: dict[str, Any]) -> str:
     """What a run that was killed again and again came to."""
     worlds = ", ".join(str(kill["world"]) for kill in result["kills"])
-    assert result["equal_to_the_bit"]
-    return (
-        f"`benchmarks/soak.py`: a run over {result['documents']:,} documents, killed {len(result['kills'])} times at "
-        f"random moments ({worlds} processes) and ended with {result['last_world']}, gave the rows of an uninterrupted "
-        "one, in order, scores equal to the bit."
-    )
+    return _killed(result, "soak.py", "", f"{worlds} processes", result["last_world"])
 
 
 def object_storage(result: dict[str, Any]) -> str:
-    """What a run in S3 that was killed again and again, with failing requests, came to."""
+    """What a run in a store that was killed again and again, with failing requests, came to."""
     launches = ", ".join(str(kill["launches"]) for kill in result["kills"])
+    where = {"s3": "an S3 server", "bucket": "a bucket of a server with the Hub's protocols"}[result["store"]]
+    return _killed(
+        result,
+        "object_storage.py soak",
+        f" on {where} of which {result['faults']:.0%} of the requests fail (503, connection dropped, answer lost)",
+        f"{launches} independent launches, each with an empty disk and a clock up to two minutes off",
+        result["last_launches"],
+    )
+
+
+def _killed(result: dict[str, Any], script: str, where: str, launches: str, last: int) -> str:
     assert result["equal_to_the_bit"]
     return (
-        f"`benchmarks/object_storage.py soak`: a run over {result['documents']:,} documents on an S3 server of which "
-        f"{result['faults']:.0%} of the requests fail (503, connection dropped, answer lost), killed "
-        f"{len(result['kills'])} times at random moments ({launches} independent launches, each with an empty disk and "
-        f"a clock up to two minutes off) and ended with {result['last_launches']}, gave the rows of an uninterrupted "
-        "one, in order, scores equal to the bit."
+        f"`benchmarks/{script}`: a run over {result['documents']:,} documents{where}, killed {len(result['kills'])} "
+        f"times at random moments ({launches}) and ended with {last}, gave the rows of an uninterrupted one, in order, "
+        "scores equal to the bit."
     )
+
+
+def object_storage_overhead(result: dict[str, Any]) -> str:
+    """Seconds of a chunk in a folder and in S3 behind a delay, by its size and the speed of the device."""
+    lines = [
+        f"| `benchmarks/object_storage.py overhead`, {1000 * result['delay']:.0f} ms a request, {result['cores']} cores "
+        "| a chunk into a folder | into S3 | added | a launch adds |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        folder, store = (statistics.median(row[f"{kind}_seconds"]) for kind in ("folder", "store"))
+        lines.append(
+            f"| chunks of {row['chunk_tokens'] / 1e6:g}M tokens, {row['tokens_per_second'] / 1e6:g}M tokens/s "
+            f"| {folder:.2f} s | {store:.2f} s | {row['overhead']:+.1%} | {row['launch_seconds']:.1f} s |"
+        )
+    return "\n".join(lines)
 
 
 def cascade(results: list[dict[str, Any]]) -> str:
@@ -419,6 +440,8 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "runner": ("runner.json", runner),
     "soak": ("soak.json", soak),
     "object_storage": ("object_storage_soak_s3.json", object_storage),
+    "object_storage_bucket": ("object_storage_soak_bucket.json", object_storage),
+    "object_storage_overhead": ("object_storage_overhead.json", object_storage_overhead),
     "quality": ("quality.json", render_quality),
     "quality_settings": ("quality.json", settings_markdown),
     "quality_domains": ("quality.json", domains_markdown),

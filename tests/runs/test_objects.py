@@ -306,7 +306,7 @@ def test_a_place_with_other_data_and_a_store_that_is_not_there(url: str) -> None
     run.storage.put(f"{CHUNKS}/00000.json", b"{}")
     with pytest.raises(RunError, match=r"holds 'data/mine.parquet'"):
         run.check_own()
-    with pytest.raises(ConfigError, match="is a repository, .* hf://buckets/OWNER/BUCKET"):
+    with pytest.raises(ConfigError, match="is a repository, .* hf://buckets/owner/name/output"):
         output_at("hf://datasets/owner/name/run")
     with pytest.raises(ConfigError, match="storage_options are for URLs"):
         output_at("folder", {"endpoint_url": "x"})
