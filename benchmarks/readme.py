@@ -119,8 +119,8 @@ def _killed(result: dict[str, Any], script: str, where: str, launches: str, last
 def object_storage_overhead(result: dict[str, Any]) -> str:
     """Seconds of a chunk in a folder and in S3 behind a delay, by its size and the speed of the device."""
     lines = [
-        f"| `benchmarks/object_storage.py overhead`, {1000 * result['delay']:.0f} ms a request, {result['cores']} cores "
-        "| a chunk into a folder | into S3 | added | a launch adds |",
+        f"| `benchmarks/object_storage.py overhead`, {1000 * result['delay']:.0f} ms a request, {result['cores']} "
+        "cores | a chunk into a folder | into S3 | added | a launch adds |",
         "|---|---|---|---|---|",
     ]
     for row in result["rows"]:

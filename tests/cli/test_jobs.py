@@ -31,8 +31,8 @@ from ladm_hf.cli.score import rerun_command
 from ladm_hf.data.object_store import storage_at
 from ladm_hf.runs import job_spec
 from ladm_hf.runs import jobs as run_jobs
+from ladm_hf.runs.chunk_scorer import ChunkScorer
 from ladm_hf.runs.progress import run_status
-from ladm_hf.runs.runner import _Launch
 from ladm_hf.text import counted
 
 pytestmark = pytest.mark.skipif(
@@ -488,18 +488,18 @@ def test_for_a_finished_run_nothing_is_started_and_other_settings_are_refused(hu
 def test_of_a_run_that_stopped_the_chunks_left_count_at_its_own_speed(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    score_chunk, done = _Launch._score_chunk, []
+    score, done = ChunkScorer.score, []
 
-    def two_chunks(launch: Any, *chunk: Any) -> Any:
+    def two_chunks(scorer: Any, *chunk: Any) -> Any:
         if len(done) == 2:
             # a chunk is written while the next one is scored
             while not run_status(RUN).chunks_done:
                 time.sleep(0.05)
             raise KeyboardInterrupt
         done.append(chunk)
-        return score_chunk(launch, *chunk)
+        return score(scorer, *chunk)
 
-    monkeypatch.setattr(_Launch, "_score_chunk", two_chunks)
+    monkeypatch.setattr(ChunkScorer, "score", two_chunks)
     stopped = begin("--limit", "8")
     assert stopped.exit_code == 130, (stopped.output, stopped.exception)
     finished = run_status(RUN).chunks_done

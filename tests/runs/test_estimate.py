@@ -17,7 +17,7 @@ from ladm_hf import run_status, score_dataset
 from ladm_hf.cli.app import app
 from ladm_hf.data.open import open_source
 from ladm_hf.errors import ConfigError, ResumeError
-from ladm_hf.runs import runner
+from ladm_hf.runs import launch
 from ladm_hf.runs.estimate import pace, seconds_left
 from ladm_hf.runs.runner import estimate_scoring
 
@@ -114,7 +114,7 @@ def test_the_command_estimates_and_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_long_work_begins_with_an_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr(runner, "LONG_WORK", 100)
+    monkeypatch.setattr(launch, "LONG_WORK", 100)
     scored = score_dataset(dataset(24), tmp_path / "out", scorer())
     assert "ladm: estimate: about 24 documents, " in capsys.readouterr().err
     assert len(scored) == 24

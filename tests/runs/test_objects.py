@@ -19,7 +19,7 @@ from ladm_hf import LadmConfig, run_status, score_dataset
 from ladm_hf.data.object_store import ObjectStore, storage_at
 from ladm_hf.data.run_record import RunRecord, run_id
 from ladm_hf.errors import ConfigError, MissingExtraError, ResumeError, RunError, RunLockedError
-from ladm_hf.runs import objects, runner, workers
+from ladm_hf.runs import launch, objects, workers
 from ladm_hf.runs.objects import RunObjects
 from ladm_hf.runs.open import output_at
 from ladm_hf.runs.output import CHUNKS, PENDING, RANKS
@@ -70,7 +70,7 @@ def objects_in(url: str, prefix: str) -> dict[str, bytes]:
 def test_a_launch_that_plans_while_another_begins_keeps_what_that_one_has_finished(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, planned = runner._Launch._plan, []
+    plan, planned = launch.Launch._plan, []
 
     def plan_late(self: Any, *arguments: Any) -> RunRecord:
         planned.append(plan(self, *arguments))
@@ -79,7 +79,7 @@ def test_a_launch_that_plans_while_another_begins_keeps_what_that_one_has_finish
             monkeypatch.setattr(objects.RunObjects, "finish", None)
         return planned[0]
 
-    monkeypatch.setattr(runner._Launch, "_plan", plan_late)
+    monkeypatch.setattr(launch.Launch, "_plan", plan_late)
     assert bits(score_dataset(dataset(), url, scorer(), num_chunks=6, progress=False)) == expected()
     assert len(planned) == 2
 

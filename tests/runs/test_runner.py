@@ -31,7 +31,7 @@ from ladm_hf.errors import (
     RunError,
     StorageError,
 )
-from ladm_hf.runs import runner
+from ladm_hf.runs import chunk_scorer, runner
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.scoring import precision
@@ -205,7 +205,7 @@ def test_the_published_scripts_jsonl(tmp_path: Path) -> None:
 
 def test_row_groups_are_sized_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ladm_hf.data.writer.ROW_GROUP_BYTES", 50_000)
-    monkeypatch.setattr(runner, "FIRST_PART_TOKENS", 1)
+    monkeypatch.setattr(chunk_scorer, "FIRST_PART_TOKENS", 1)
     texts = [document(n, n) for n in (100, 20_000, 100, 100, 3000, 3000, 3000, 3000, 100)]
     quick(Dataset.from_dict({"text": texts}), tmp_path, num_chunks=1)
     meta = pq.ParquetFile(tmp_path / "data" / "train-00000-of-00001.parquet").metadata
@@ -508,11 +508,11 @@ def test_chunks_that_vanish_are_missed(tmp_path: Path) -> None:
 
 
 def test_parts_grow_with_the_speed_of_the_scorer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "FIRST_PART_TOKENS", 100)
+    monkeypatch.setattr(chunk_scorer, "FIRST_PART_TOKENS", 100)
     growing, steady = QuickScorer(), QuickScorer()
     data = Dataset.from_dict({"id": list(range(200)), "text": ["word " * 20] * 200})
     quick(data, tmp_path / "a", growing, num_chunks=1)
-    monkeypatch.setattr(runner, "PART_SECONDS", 0.0)
+    monkeypatch.setattr(chunk_scorer, "PART_SECONDS", 0.0)
     quick(data, tmp_path / "b", steady, num_chunks=1)
     assert sum(growing.calls) == sum(steady.calls) == 200
     assert max(steady.calls) == 3
@@ -595,7 +595,7 @@ def test_a_thread_that_reads_and_tokenises_ahead_changes_no_row(tmp_path: Path, 
     plain = score_dataset(data, tmp_path / "plain", scorer(), num_chunks=5, progress=False)
     monkeypatch.setattr(LadmScorer, "works_ahead", lambda self, rank=None: True)
     monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 2000)
-    monkeypatch.setattr(runner, "FIRST_PART_TOKENS", 1000)
+    monkeypatch.setattr(chunk_scorer, "FIRST_PART_TOKENS", 1000)
     threaded = score_dataset(data, tmp_path / "threaded", scorer(), num_chunks=5, progress=False)
     assert bits(threaded) == bits(plain)
     assert threaded["ladm_status"] == plain["ladm_status"]
