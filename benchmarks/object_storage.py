@@ -180,6 +180,7 @@ def overhead(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     words, rows = 2_000, []
     few, many = options.chunks, 3 * options.chunks
+    warm = write(folder / "warm.parquet", [words])
     for tokens in options.chunk_tokens:
         sources = {
             chunks: write(folder / f"{tokens}-{chunks}.parquet", [words] * round(chunks * tokens / (words * 1.5)), 500)
@@ -191,6 +192,8 @@ def overhead(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             for n in range(options.repeats):
                 kinds = [("folder", str(folder)), ("store", f"s3://{BUCKET}")]
                 with S3(delay=options.delay):
+                    # what the first run of a process loads and connects
+                    seconds(warm, f"s3://{BUCKET}/warm", 1, speed)
                     for kind, where in kinds if n % 2 else kinds[::-1]:
                         name = f"{where}/run-{tokens}-{speed:.0f}-{n}"
                         took = {each: seconds(sources[each], f"{name}-{each}", each, speed) for each in sources}
