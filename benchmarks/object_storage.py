@@ -179,9 +179,11 @@ def overhead(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from s3 import BUCKET, S3
 
     words, rows = 2_000, []
-    few, many = options.chunks, 3 * options.chunks
     warm = write(folder / "warm.parquet", [words])
     for tokens in options.chunk_tokens:
+        # more of the smaller ones, so that what differs from launch to launch counts little
+        few = round(options.chunks * max(1.0, (4_000_000 / tokens) ** 0.5))
+        many = 3 * few
         sources = {
             chunks: write(folder / f"{tokens}-{chunks}.parquet", [words] * round(chunks * tokens / (words * 1.5)), 500)
             for chunks in (few, many)
@@ -200,15 +202,13 @@ def overhead(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                         chunk[kind].append((took[many] - took[few]) / (many - few))
                         launch[kind].append(took[few] - few * chunk[kind][-1])
             rows.append({
-                "chunk_tokens": tokens, "tokens_per_second": speed, "folder_seconds": chunk["folder"],
-                "store_seconds": chunk["store"],
+                "chunk_tokens": tokens, "chunks": [few, many], "tokens_per_second": speed,
+                "folder_seconds": chunk["folder"], "store_seconds": chunk["store"],
                 "overhead": float(np.median(np.divide(chunk["store"], chunk["folder"])) - 1),
                 "launch_seconds": float(np.median(np.subtract(launch["store"], launch["folder"]))),
             })  # fmt: skip
             print(json.dumps(rows[-1]), flush=True)
-    return {
-        "chunks": [few, many], "delay": options.delay, "rows": rows, "cores": os.cpu_count(), "version": __version__,
-    }  # fmt: skip
+    return {"delay": options.delay, "rows": rows, "cores": os.cpu_count(), "version": __version__}
 
 
 def main() -> None:

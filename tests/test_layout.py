@@ -43,8 +43,9 @@ FILES = {
     "packing": "best_fit documents formats minimum_slack mixture pack record sequences tokenizer",
     "publishing": "account bundle card card_block front_matter limits publication publish repository retry verify",
     "report": "comparison focus_plot heat_maps matrix page parts plots style tables",
-    "runs": "ahead cascade chunk_scorer chunks estimate flavors folder job_spec jobs jsonl launch lock monitor objects "
-    "open output plan prepare prepared prepared_files progress runner speeds uploads workers",
+    "runs": "ahead cascade chunk_files chunk_records chunk_scorer chunks estimate flavors folder job_spec jobs jsonl "
+    "launch lock monitor objects open output plan prepare prepared prepared_files progress runner speeds uploads "
+    "workers",
     "scoring": "architecture attention batching call decoder encoder engine focus_map forms identity inputs journal "
     "layers loader losses observation precision product reading recorder repetition results rows runtime scorer "
     "text_signals trial",

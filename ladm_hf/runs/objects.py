@@ -21,8 +21,7 @@ import random
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, ClassVar
@@ -30,22 +29,19 @@ from typing import Any, ClassVar
 from ladm_hf.data.files import OPTIONS_FILE, hash_file, storage_errors
 from ladm_hf.data.run_record import RUN_FILE, RunRecord
 from ladm_hf.data.shards import SHARD_NAME
-from ladm_hf.data.storage import Entry, Storage
+from ladm_hf.data.storage import Storage
 from ladm_hf.data.temporary import temporary_folder
 from ladm_hf.errors import RunError, StorageError
-from ladm_hf.runs.output import CHUNKS, CLAIMS, JSONL_FILE, PENDING, RunOutput, Say, Write, parse, silent
+from ladm_hf.runs.chunk_files import TEMPORARY, ChunkFiles
+from ladm_hf.runs.chunk_records import ChunkRecords
+from ladm_hf.runs.output import CLAIMS, JSONL_FILE, PENDING, RunOutput, Say, Write, silent
 from ladm_hf.runs.uploads import Staged
 from ladm_hf.runs.workers import BEAT, LEASE, Workers, worker_name
 
-FINISHED_FILE = ".ladm/finished.json"
-# How temporary folders on this machine are called.
-TEMPORARY = "ladm-chunk-"
 # Seconds for which a listing of what others have taken or finished is good enough.
 LISTING_SECONDS = 10.0
 # Seconds, at most, between two looks at what others are doing, where nothing is left but that: the first and the last.
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 30.0
-# Requests at the same time.
-PARALLEL = 16
 
 
 class RunObjects(RunOutput):
@@ -63,11 +59,10 @@ class RunObjects(RunOutput):
         super().__init__(storage)
         self.workers = Workers(storage)
         self.scratch = Path(gettempdir())
-        # by object: its version and content
-        self._records: dict[str, tuple[str, dict[str, Any] | None]] = {}
-        # chunks that are finished, of these the ones by this process, and those that this process has taken
+        self._records = ChunkRecords(storage)
+        self._files = ChunkFiles(storage)
+        # chunks that are finished as far as is known, and those that this process has taken and not recorded yet
         self._done: set[int] = set()
-        self._own: set[int] = set()
         self._taken: set[int] = set()
         # set when this process has recorded a chunk
         self._recorded = threading.Event()
@@ -105,7 +100,7 @@ class RunObjects(RunOutput):
         for names in (self.storage.entries(".ladm"), data, [JSONL_FILE], [RUN_FILE]):
             self.storage.delete(names)
         self._records.clear()
-        self._done, self._own = set(), set()
+        self._done.clear()
 
     def enter(self, run: RunRecord, launch: str, options: str, *, new: bool) -> RunRecord:
         """Creates the run, or checks the chunks of the one that is there; the record in force."""
@@ -116,7 +111,8 @@ class RunObjects(RunOutput):
         if options and new:
             self.storage.put(OPTIONS_FILE, options.encode())
         self.workers.forget_the_dead()
-        self._discard(self._broken(run, silent))
+        records, foreign = self._records.own_and_foreign(run)
+        self._discard([*foreign, *self._files.broken(run, records, silent)])
         return run
 
     # Chunks
@@ -140,10 +136,10 @@ class RunObjects(RunOutput):
             if chunk is None:
                 self._recorded.clear()
                 before = len(self._done)
-                self._done = self.finished(run) | self._own
+                self._done = self.finished(run) | self._records.own
                 claims, listed = self.workers.claims(), time.monotonic()
                 left = [chunk for chunk in order if chunk not in self._done]
-                if not left and not self._discard(self._records_and_foreign(run)[1]):
+                if not left and not self._discard(self._records.own_and_foreign(run)[1]):
                     return
                 chunk = self._free(order, claims, worker)
                 chunk = self._abandoned(left, claims, worker, log) if chunk is None else chunk
@@ -167,7 +163,7 @@ class RunObjects(RunOutput):
     def _free(self, order: Iterable[int], claims: dict[int, int], worker: str) -> int | None:
         """Takes the first chunk that nobody has."""
         for chunk in order:
-            if chunk not in claims and chunk not in self._done and chunk not in self._own:
+            if chunk not in claims and chunk not in self._done and chunk not in self._records.own:
                 claims[chunk] = 0
                 if self.workers.claim(chunk, 0, worker):
                     return chunk
@@ -178,7 +174,7 @@ class RunObjects(RunOutput):
         self.workers.look()
         dead: dict[str, bool] = {worker: True}
         for chunk in left:
-            if chunk in self._taken or chunk in self._own:
+            if chunk in self._taken or chunk in self._records.own:
                 # its rows are read ahead of the scores of an earlier one, or it is being uploaded
                 continue
             holder = self.workers.holder(chunk, claims[chunk]) if chunk in claims else worker
@@ -212,57 +208,24 @@ class RunObjects(RunOutput):
         record = {
             **figures, "run": run.run_id, "size": size, "hash": digest, "file": name, "checksum": entry.checksum,
         }  # fmt: skip
-        counts = self._record(run, chunk, json.dumps(record).encode())
-        self._own.add(chunk)
+        counts = self._records.create(run, chunk, json.dumps(record).encode())
         self._taken.discard(chunk)
         self._recorded.set()
         return counts
 
-    def _record(self, run: RunRecord, chunk: int, content: bytes) -> dict[str, Any]:
-        """Creates the record of a chunk; the one that counts, which is another worker's where that was first."""
-        name = f"{CHUNKS}/{chunk:05d}.json"
-        if not self.storage.create(name, content):
-            there = self.record(chunk)
-            if there is not None and there.get("run") == run.run_id:
-                return there
-            self.storage.put(name, content)
-        return parse(content) or {}
-
     def finished(self, run: RunRecord) -> set[int]:
         """Chunks that have a record, looked at only by name."""
-        names = {name.rpartition("/")[2] for name in self.storage.entries(CHUNKS)}
-        return {chunk for chunk in range(run.num_chunks) if f"{chunk:05d}.json" in names}
+        return self._records.finished(run)
 
     def records(self, run: RunRecord) -> dict[int, dict[str, Any]]:
         """The records of all finished chunks; their files are not looked at."""
-        return self._records_and_foreign(run)[0]
+        return self._records.own_and_foreign(run)[0]
 
-    def _records_and_foreign(self, run: RunRecord) -> tuple[dict[int, dict[str, Any]], list[int]]:
-        """The records of finished chunks, and the chunks whose record cannot be read or is of another run."""
-        found = self._all_records(run)
-        own = {chunk: r for chunk, r in found.items() if r is not None and r.get("run") == run.run_id}
-        return own, [chunk for chunk in found if chunk not in own]
-
-    def _all_records(self, run: RunRecord) -> dict[int, dict[str, Any] | None]:
-        listed = self.storage.entries(CHUNKS)
-        names = {chunk: f"{CHUNKS}/{chunk:05d}.json" for chunk in range(run.num_chunks)}
-        there = {chunk: name for chunk, name in names.items() if name in listed or chunk in self._own}
-        versions = {name: listed[name].version if name in listed else "" for name in there.values()}
-        missing = [name for name in there.values() if self._records.get(name, (None,))[0] != versions[name]]
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            for name, content in zip(missing, pool.map(self.storage.read, missing), strict=True):
-                self._records[name] = (versions[name], parse(content))
-        return {chunk: self._records[name][1] for chunk, name in there.items()}
-
-    def _discard(self, chunks: Iterable[int]) -> bool:
+    def _discard(self, chunks: Collection[int]) -> bool:
         """Forgets that some chunks are finished; whether there was any."""
-        names = [f"{CHUNKS}/{chunk:05d}.json" for chunk in chunks]
-        self.storage.delete(names)
-        self._done -= {int(Path(name).stem) for name in names}
-        self._own -= {int(Path(name).stem) for name in names}
-        for name in names:
-            self._records.pop(name, None)
-        return bool(names)
+        self._records.discard(chunks)
+        self._done -= set(chunks)
+        return bool(chunks)
 
     # What is in the files
 
@@ -270,72 +233,16 @@ class RunObjects(RunOutput):
         """Whether `data/` is whole and all of its files are what their records say."""
         if not self.is_published(run):
             return False
-        broken = self._broken(run, say)
         records = self.records(run)
-        broken += [chunk for chunk in range(run.num_chunks) if chunk not in records]
+        broken = self._files.broken(run, records, say) + [n for n in range(run.num_chunks) if n not in records]
         if broken:
             say(f"{len(broken):,} chunks of the finished run are damaged and will be scored again")
-            self._mark("", self._checksums())
+            self._files.mark("", self._files.checksums())
         return not broken
 
     def is_published(self, run: RunRecord) -> bool:
         """Whether a launch has marked `data/` as whole."""
-        return (parse(self.storage.read(FINISHED_FILE)) or {}).get("run") == run.run_id
-
-    def _broken(self, run: RunRecord, say: Say) -> list[int]:
-        """Chunks that have a record, but no file with its size and checksum, or the record of another run."""
-        files = self._files()
-        records, foreign = self._records_and_foreign(run)
-        places = {chunk: self._place(run, chunk, record, files) for chunk, record in records.items()}
-        known = self._checksums()
-        unknown = [
-            chunk for chunk, place in places.items()
-            if place is not None and not _is_known(records[chunk], files[place], known.get(place))
-        ]  # fmt: skip
-        if unknown:
-            size = sum(records[chunk]["size"] for chunk in unknown)
-            say(f"reading {len(unknown):,} finished chunks, {size / 1e6:,.0f} MB, to compare their checksums")
-
-        def hash_of(chunk: int) -> str | None:
-            # moved to data/ since it was found
-            return self._hash(str(places[chunk])) or self._hash(f"data/{self.chunk_name(run, chunk)}")
-
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            hashes = dict(zip(unknown, pool.map(hash_of, unknown), strict=True))
-        changed = [chunk for chunk, found in hashes.items() if found != records[chunk].get("hash")]
-        gone = [chunk for chunk, place in places.items() if place is None]
-        return sorted({*changed, *gone, *foreign})
-
-    def _files(self) -> dict[str, Entry]:
-        """The files of chunks. Another launch may be moving them to data/, whose listing comes last so that it has what
-        the other one has no longer."""
-        pending = self.storage.entries(PENDING)
-        return {**pending, **self.storage.entries("data")}
-
-    def _place(self, run: RunRecord, chunk: int, record: Mapping[str, Any], files: dict[str, Entry]) -> str | None:
-        """Where the file of a record is; of several places one with its size. A listing may not have it yet."""
-        name = self.chunk_name(run, chunk)
-        names = [str(record.get("file")), f"data/{name}", f"{PENDING}/{name}"]
-        for name in names:
-            if name in files and files[name].size == record.get("size"):
-                return name
-        for name in names:
-            entry = None if name in files else self.storage.entry(name)
-            if entry is not None and entry.size == record.get("size"):
-                files[name] = entry
-                return name
-        return None
-
-    def _hash(self, name: str) -> str | None:
-        with temporary_folder(TEMPORARY) as folder, contextlib.suppress(OSError, StorageError):
-            self.storage.download(name, folder / "file")
-            return hash_file(folder / "file")
-        return None
-
-    def _checksums(self) -> dict[str, str]:
-        """The store's checksums of the files of data/, as they were when it was finished."""
-        found = (parse(self.storage.read(FINISHED_FILE)) or {}).get("checksums")
-        return found if isinstance(found, dict) else {}
+        return self._files.is_published(run)
 
     @contextlib.contextmanager
     def local_chunk(self, run: RunRecord, chunk: int) -> Iterator[Path]:
@@ -348,54 +255,9 @@ class RunObjects(RunOutput):
 
     def publish(self, run: RunRecord) -> None:
         """Copies the chunks that count to their places in `data/`, and marks it as whole."""
-        records = self.records(run)
-        targets = {chunk: f"data/{self.chunk_name(run, chunk)}" for chunk in range(run.num_chunks)}
-        try:
-            checksums = self._copy_to_data(records, targets)
-        except StorageError:
-            # another launch was faster and has swept up
-            if self.is_published(run):
-                return
-            raise
-        self._mark(run.run_id, checksums)
-        for prefix in (PENDING, CLAIMS):
-            self.storage.delete(self.storage.entries(prefix))
-
-    def _copy_to_data(
-        self, records: Mapping[int, Mapping[str, Any]], targets: Mapping[int, str]
-    ) -> dict[str, str | None]:
-        """Copies the files of records to their places, where they are not there yet; the store's checksums by place."""
-        known, there = self._checksums(), self._files()
-
-        def copy(chunk: int) -> bool:
-            record, target = records[chunk], targets[chunk]
-            if target in there and _is_known(record, there[target], known.get(target)):
-                return False
-            source = str(record.get("file") or target.replace("data", PENDING, 1))
-            if source in there or self.storage.entry(source) is not None:
-                self.storage.copy(source, target)
-                return True
-            if target not in there or self._hash(target) != record["hash"]:
-                raise StorageError(f"{self.name}/{source} is gone: run the same command again")
-            return False
-
-        def check(chunk: int) -> tuple[str, str | None]:
-            target = targets[chunk]
-            # a listing may still tell of what was there before, or of nothing
-            entry = now[target] if target in now and target not in there else self.storage.entry(target)
-            if entry is None or entry.size != records[chunk]["size"]:
-                raise StorageError(f"{self.name}/{target} is not what was written: run the same command again")
-            return target, entry.checksum
-
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            copied = dict(zip(targets, pool.map(copy, targets), strict=True))
-            now = self.storage.entries("data") if any(copied.values()) else {}
-            found = dict(pool.map(check, [chunk for chunk in targets if copied[chunk]]))
-        return {target: found[target] if copied[chunk] else there[target].checksum for chunk, target in targets.items()}
-
-    def _mark(self, run_id: str, checksums: Mapping[str, str | None]) -> None:
-        """Says of which run data/ is whole, and the store's checksums of its files."""
-        self.storage.put(FINISHED_FILE, json.dumps({"run": run_id, "checksums": checksums}).encode())
+        if self._files.publish(run, self.records(run)):
+            for prefix in (PENDING, CLAIMS):
+                self.storage.delete(self.storage.entries(prefix))
 
     def write_file(self, name: str, write: Write) -> None:
         """Writes a file beside the data, whole or not at all."""
@@ -425,10 +287,3 @@ class RunObjects(RunOutput):
     def log(self, rank: int, lines: str) -> None:
         """Adds to the log of a rank, which goes to the store with its reports."""
         self._log += lines
-
-
-def _is_known(record: Mapping[str, Any], entry: Entry, checksum: str | None) -> bool:
-    """Whether the store's checksum of a file says that it is what its record tells."""
-    return entry.size == record.get("size") and entry.checksum is not None and (
-        entry.checksum in (checksum, record.get("checksum"))
-    )  # fmt: skip

@@ -77,7 +77,9 @@ class RunOutput:
         """Removes a file, if it is there."""
         self.storage.delete([name])
 
-    def chunk_name(self, run: RunRecord, chunk: int) -> str:
+    @staticmethod
+    def chunk_name(run: RunRecord, chunk: int) -> str:
+        """The name of the file of a finished chunk."""
         return f"{run.split}-{chunk:05d}-of-{run.num_chunks:05d}.parquet"
 
     def record(self, chunk: int) -> dict[str, Any] | None:
