@@ -35,9 +35,9 @@ FILES = {
     "checks": "demo environment reproduce",
     "cli": "app calibrate checks compare job_options job_quote jobs options pack prepare publish score "
     "score_options scoring select terminal train",
-    "data": "arrow_types columns content data_files files hub inference json_lines loaded object_store open parquet "
-    "repositories results row_files rows run_record schemas score_columns shards sources storable storage streams "
-    "temporary writer",
+    "data": "arrow_types columns content data_files file_systems files hub inference json_lines loaded "
+    "object_store open parquet repositories results row_files rows run_record schemas score_columns "
+    "shards sources storable storage store_errors streams temporary writer",
     "integrations": "datatrove evaluate ray_data",
     "ops": "blockwise causal chunked device distant fused hopper naive pointwise rms_norm scores spans tiled windowed",
     "packing": "best_fit documents formats minimum_slack mixture pack record sequences tokenizer",

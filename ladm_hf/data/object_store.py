@@ -10,9 +10,7 @@ the Hub, are asked before the put and after it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
-import inspect
 import logging
 import os
 import random
@@ -21,14 +19,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from ladm_hf.data.hub import chain, without_upload_bars
+from ladm_hf.data.file_systems import BUCKET_PARTS, condition_of, entry_of, open_file_system, secrets_in, time_of
+from ladm_hf.data.hub import without_upload_bars
 from ladm_hf.data.storage import Entry, LocalFolder, Storage, is_url
-from ladm_hf.errors import ConfigError, MissingExtraError, StorageError
+from ladm_hf.data.store_errors import EXISTS, is_transient, status_of
+from ladm_hf.errors import StorageError
 from ladm_hf.text import one_line, without_credentials
 
 logger = logging.getLogger(__name__)
@@ -41,20 +40,6 @@ FIRST_RETRY_SECONDS = 20.0
 FIRST_WAIT, LONGEST_WAIT = 0.2, 20.0
 # Requests at the same time.
 PARALLEL = 16
-_BUSY = frozenset({408, 409, 423, 425, 429, 500, 502, 503, 504})
-_EXISTS = 412
-_FINAL = (errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOENT, errno.ENOSYS, errno.ENAMETOOLONG, errno.EROFS)
-# What libraries of stores raise where a connection breaks; errors of other libraries are no reason to try again.
-_CLIENTS = ("aiohttp", "azure", "google", "httpcore", "httpx", "httpx2", "requests", "urllib3")
-# How many parts of a path name the bucket.
-_BUCKET_PARTS = {"s3": 1, "s3a": 1, "gs": 1, "gcs": 1, "az": 1, "abfs": 1, "abfss": 1, "hf": 3}
-# Names of a secret among the options of a file system.
-_SECRET = ("secret", "key", "token", "password", "sas", "credential")
-# Fields of fsspec's `info()` that are a checksum of the content, and those that change with a write.
-_CHECKSUMS = ("md5Hash", "xet_hash", "ETag", "content_md5", "blob_id")
-_VERSIONS = (
-    "generation", "etag", "LastModified", "updated", "last_modified", "uploaded_at", "mtime", "modified", "created",
-)  # fmt: skip
 
 
 class ObjectStore:
@@ -69,9 +54,9 @@ class ObjectStore:
     """
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
-        self._secrets = sorted(_secrets_in(options), key=len, reverse=True)
+        self._secrets = sorted(secrets_in(options), key=len, reverse=True)
         self.name = self._shown(url.rstrip("/"))
-        self._open = functools.partial(_file_system, url, dict(options), self.name)
+        self._open = functools.partial(open_file_system, url, dict(options), self.name)
         self._first, root = self._open()
         self._protocol = url.partition("://")[0]
         self._local = threading.local()
@@ -90,25 +75,14 @@ class ObjectStore:
 
     @property
     def exclusive(self) -> bool:
-        if self._exclusive is None and not self._condition:
+        if self._exclusive is None and not condition_of(self._first):
             self._exclusive = False
         return self._exclusive is not False
-
-    @functools.cached_property
-    def _condition(self) -> dict[str, Any]:
-        """The option of a conditional put; none where the store has no such put."""
-        kind = type(self._first)
-        put = getattr(kind, "_pipe_file", None) or kind.pipe_file
-        # what fsspec offers where a store has none looks first and writes then
-        if put.__qualname__.split(".")[0] in ("AbstractFileSystem", "AsyncFileSystem"):
-            return {}
-        options = inspect.signature(put).parameters
-        return {"mode": "create"} if "mode" in options else {"overwrite": False} if "overwrite" in options else {}
 
     # Verbs
 
     def check(self) -> None:
-        parts = _BUCKET_PARTS.get(self._protocol)
+        parts = BUCKET_PARTS.get(self._protocol)
         if parts is None:
             return
         bucket = "/".join(self.root.split("/")[:parts])
@@ -147,7 +121,7 @@ class ObjectStore:
         return self._exclusive or self.read(name) == content
 
     def _put_new(self, name: str, content: bytes) -> None:
-        self.fs.pipe_file(self._path(name), content, **self._condition)
+        self.fs.pipe_file(self._path(name), content, **condition_of(self._first))
 
     def _refuses_a_second(self, name: str, content: bytes) -> bool:
         """Whether the store minds the condition, which some take without a word."""
@@ -177,7 +151,7 @@ class ObjectStore:
     def entry(self, name: str) -> Entry | None:
         def look() -> Entry | None:
             try:
-                return _entry(self._fresh(name).info(self._path(name)))
+                return entry_of(self._fresh(name).info(self._path(name)))
             except FileNotFoundError:
                 return None
 
@@ -193,7 +167,7 @@ class ObjectStore:
 
         start = len(self.root) + 1
         found = self._send(f"list {prefix}", look).items()
-        return {path[start:]: _entry(info) for path, info in found if info.get("type") != "directory"}
+        return {path[start:]: entry_of(info) for path, info in found if info.get("type") != "directory"}
 
     def delete(self, names: Iterable[str]) -> None:
         def remove(name: str) -> None:
@@ -216,7 +190,7 @@ class ObjectStore:
         finally:
             with contextlib.suppress(StorageError):
                 self.delete([probe])
-        times = {path[start:]: _time(info) for path, info in found.items()}
+        times = {path[start:]: time_of(info) for path, info in found.items()}
         now = times.pop(probe, None)
         if now is None:
             return {}
@@ -256,7 +230,7 @@ class ObjectStore:
                 with without_upload_bars() if self._protocol == "hf" else contextlib.nullcontext():
                     answer = send()
             except Exception as error:
-                if conditional and (isinstance(error, FileExistsError) or status_of(error) == _EXISTS):
+                if conditional and (isinstance(error, FileExistsError) or status_of(error) == EXISTS):
                     self._exclusive, self._answered = self.exclusive, True
                     raise _Exists from error
                 limit = RETRY_SECONDS if self._answered else FIRST_RETRY_SECONDS
@@ -324,81 +298,3 @@ def storage_at(path: str | os.PathLike[str], options: Mapping[str, Any] | None =
 
 class _Exists(Exception):  # noqa: N818
     """There is an object of that name already."""
-
-
-def status_of(error: BaseException) -> int | None:
-    """The HTTP status that an error of any client of a store came from."""
-    for each in chain(error):
-        response = getattr(each, "response", None)
-        if isinstance(response, Mapping):
-            found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        else:
-            found = getattr(response, "status_code", None)
-        for status in (found, *(getattr(each, name, None) for name in ("status", "status_code", "code"))):
-            if isinstance(status, int) and 100 <= status < 600:
-                return status
-    return None
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed a little later."""
-    if isinstance(error, (FileNotFoundError, PermissionError)):
-        return False
-    status = status_of(error)
-    if status is not None:
-        return status in _BUSY
-    if isinstance(error, (TimeoutError, ConnectionError, EOFError)):
-        return True
-    if isinstance(error, OSError):
-        return error.errno not in _FINAL
-    kinds = type(error).__mro__
-    if kinds[0].__module__.startswith("botocore"):
-        return any(kind.__name__ in ("HTTPClientError", "ConnectionError", "ResponseParserError") for kind in kinds)
-    return kinds[0].__module__.partition(".")[0] in _CLIENTS
-
-
-def _file_system(url: str, options: dict[str, Any], shown: str) -> tuple[Any, str]:
-    import fsspec
-    from fsspec.registry import known_implementations
-
-    protocol = url.partition("://")[0]
-    try:
-        # a listing that was kept would hide what others write
-        return fsspec.url_to_fs(url, **{"use_listings_cache": False, **options})  # type: ignore[no-any-return]
-    except ImportError as error:
-        package = str(known_implementations.get(protocol, {}).get("class", protocol)).partition(".")[0]
-        raise MissingExtraError(f"{shown} needs the package {package}: pip install {package}") from error
-    except (ValueError, TypeError) as error:
-        reason = one_line(without_credentials(str(error), _secrets_in(options)), 200)
-        raise ConfigError(f"cannot open {shown}: {reason}") from None
-
-
-def _secrets_in(options: Any) -> list[str]:
-    """The values of options that nobody else may read."""
-    found = []
-    for name, value in options.items() if isinstance(options, Mapping) else ():
-        if isinstance(value, Mapping):
-            found += _secrets_in(value)
-        elif isinstance(value, str) and len(value) > 3 and any(part in str(name).lower() for part in _SECRET):
-            found.append(value)
-    return found
-
-
-def _entry(info: Mapping[str, Any]) -> Entry:
-    checksum = next((str(info[name]) for name in _CHECKSUMS if info.get(name)), None)
-    md5 = (info.get("content_settings") or {}).get("content_md5")
-    if md5:
-        checksum = bytes(md5).hex()
-    versions = [str(info[name]) for name in _VERSIONS if info.get(name)]
-    return Entry(int(info.get("size") or 0), checksum, "/".join([*([checksum] if checksum else []), *versions]))
-
-
-def _time(info: Mapping[str, Any]) -> datetime | None:
-    """When an object was written, by the clock of the store."""
-    for name in ("uploaded_at", "LastModified", "updated", "last_modified", "modified", "created"):
-        value = info.get(name)
-        if isinstance(value, str):
-            value = datetime.fromisoformat(value.replace("Z", "+00:00"))
-        if isinstance(value, datetime):
-            return value
-    return None

@@ -160,21 +160,26 @@ class LocalFolder:
                 (self.path / name).parent.rmdir()
 
     def ages(self, prefix: str) -> dict[str, float]:
-        probe = temporary_beside(self.path / prefix / "clock")
-        try:
-            probe.touch()
-            now = probe.stat().st_mtime
-        except OSError:
-            now = time.time()
-        finally:
-            with contextlib.suppress(OSError):
-                probe.unlink(missing_ok=True)
+        now = file_system_time(self.path / prefix)
         written = {name: int(entry.version.partition("-")[0]) / 1e9 for name, entry in self.entries(prefix).items()}
         return {name: max(0.0, now - at) for name, at in written.items()}
 
     def urls(self, names: Iterable[str]) -> list[str]:
         """What readers of fsspec URLs take for these objects."""
         return [str(self.path / name) for name in names]
+
+
+def file_system_time(folder: Path) -> float:
+    """Seconds since the epoch by the clock of a folder's file system; by this host's for those who may only read."""
+    probe = temporary_beside(folder / "clock")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def _entry(path: Path) -> Entry:

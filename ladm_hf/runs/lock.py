@@ -29,6 +29,7 @@ import filelock
 import psutil
 
 from ladm_hf.data.files import storage_errors, write_atomically
+from ladm_hf.data.storage import file_system_time
 from ladm_hf.errors import RunLockedError
 from ladm_hf.runs.folder import RunFolder
 
@@ -188,7 +189,7 @@ class RunLock:
 
     def _is_quiet(self) -> bool:
         """Whether the last sign of life is old by the clock of the file system."""
-        return self._now() - self._last_beat() > LEASE
+        return file_system_time(self.path.parent) - self._last_beat() > LEASE
 
     def _refusal(self, owner: Owner | None) -> RunLockedError:
         return RunLockedError(
@@ -215,18 +216,6 @@ class RunLock:
             return self.path.stat().st_mtime
         except OSError:
             return 0.0
-
-    def _now(self) -> float:
-        """The time by the clock of the folder's file system; by this host's for those who may only read there."""
-        probe = self.path.with_name(f"clock.tmp-{uuid.uuid4().hex}")
-        try:
-            probe.touch()
-            return probe.stat().st_mtime
-        except OSError:
-            return time.time()
-        finally:
-            with contextlib.suppress(OSError):
-                probe.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
