@@ -18,6 +18,8 @@ import yaml
 from conftest import ROOT
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+pytest.importorskip("trl", reason="needs ladm-hf[test]")
+
 from benchmarks.training_effect import analysis, makeup, scores, training
 from benchmarks.training_effect.__main__ import main
 from benchmarks.training_effect.file_types import file_type, is_text
