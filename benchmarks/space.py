@@ -26,7 +26,7 @@ from ladm_hf import LadmScorer
 from ladm_hf.checks.demo import demo_documents
 
 FOLDER = Path(__file__).parents[1] / "metrics" / "ladm"
-PATIENCE = 300.0
+START_TIMEOUT = 300.0
 
 
 def start(cores: int) -> tuple[psutil.Process, str, float]:
@@ -41,7 +41,7 @@ def start(cores: int) -> tuple[psutil.Process, str, float]:
     if hasattr(process, "cpu_affinity"):
         process.cpu_affinity(process.cpu_affinity()[:cores])
     url = f"http://127.0.0.1:{port}"
-    while time.perf_counter() - begun < PATIENCE and started.poll() is None:
+    while time.perf_counter() - begun < START_TIMEOUT and started.poll() is None:
         try:
             urllib.request.urlopen(url, timeout=5).close()
             return process, url, time.perf_counter() - begun
@@ -63,26 +63,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--users", type=int, default=10)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="JSON, such as benchmarks/results/space.json")
     options = parser.parse_args()
     texts = demo_documents(options.users)["text"][: options.users]
-    expected = [f"{found.score:.4g}" for found in LadmScorer().score_texts(texts)]
     process, url, seconds = start(options.cores)
     try:
         used = sum(process.cpu_times()[:2])
         with ThreadPoolExecutor(options.users) as users:
             answers = list(users.map(lambda text: ask(url, text), texts))
-        wrong = [found for (found, _), score in zip(answers, expected, strict=True) if found != score]
-        if wrong:
-            sys.exit(f"{len(wrong)} of {len(texts)} users got another score than the scorer gives: {wrong[0]}")
-        waits = sorted(waited for _, waited in answers)
-        print(json.dumps({
-            "cores": options.cores, "start_s": round(seconds, 1), "start_cpu_s": round(used, 1),
-            "users": options.users, "wait_s": {"first": round(waits[0], 1), "last": round(waits[-1], 1)},
-            "memory_mb": round(process.memory_info().rss / 1e6),
-        }))  # fmt: skip
+        memory = process.memory_info().rss
     finally:
         process.terminate()
         process.wait(30)
+    expected = [f"{found.score:.4g}" for found in LadmScorer().score_texts(texts)]
+    wrong = [found for (found, _), score in zip(answers, expected, strict=True) if found != score]
+    if wrong:
+        sys.exit(f"{len(wrong)} of {len(texts)} users got another score than the scorer gives: {wrong[0]}")
+    waits = sorted(waited for _, waited in answers)
+    result = {
+        "cores": options.cores, "start_s": round(seconds, 1), "start_cpu_s": round(used, 1),
+        "users": options.users, "wait_s": {"first": round(waits[0], 1), "last": round(waits[-1], 1)},
+        "memory_mb": round(memory / 1e6),
+    }  # fmt: skip
+    print(json.dumps(result))
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

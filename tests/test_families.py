@@ -25,6 +25,8 @@ def script():
 @pytest.mark.parametrize("name", ["llama", "olmo2", "gemma2", "mamba"])
 def test_a_family_comes_to_what_is_recorded(script: ModuleType, name: str) -> None:
     found, recorded = script.measure(name), FAMILIES[name]
+    if recorded.get("fused"):
+        pytest.importorskip("triton")
     for key in ("scored", "left_out", "fused", "refused"):
         assert found.get(key) == recorded.get(key)
 

@@ -130,7 +130,7 @@ with gr.Blocks(title="LADM score", analytics_enabled=False, delete_cache=(SESSIO
                 spliced = gr.Button("Example: pieces of eight files", size="sm")
                 upload = gr.UploadButton("Upload a text file", size="sm")
         with gr.Column(scale=2):
-            model = gr.Dropdown(
+            model = gr.Radio(
                 MODELS,
                 value=MODELS[0],
                 label="Calculator",

@@ -17,7 +17,7 @@ def parsed(line: str) -> tuple[str, dict[str, Any]]:
     assert program == "ladm"
     command = typer.main.get_command(app).commands[name]
     found = command.make_context(name, arguments).params
-    # an option that may be repeated is a list in newer versions of typer, and empty in older ones where it was not given
+    # an option that may be repeated is a list, in older versions of typer a tuple, empty where it was not given
     return name, {key: (list(value) or None) if isinstance(value, tuple) else value for key, value in found.items()}
 
 
