@@ -9,7 +9,7 @@ import typer
 from ladm_hf.cli.options import Ablation, Backend, Dtype, Overflow
 from ladm_hf.data.score_columns import SIGNALS
 
-_SCORE, _SPEED, _PASSES = "Score", "Speed", "Two passes"
+_SCORE, _SPEED, _PASSES = "Score", "Precision and speed", "Two passes"
 _ITS_OWN = "the calculator's, else "
 # torchrun takes --signals for an abbreviation of its own --signals-to-handle, on Python 3.11 even behind the module.
 FOR_TORCHRUN = "--add-signals"

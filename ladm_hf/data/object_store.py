@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 from ladm_hf.data.file_systems import BUCKET_PARTS, condition_of, entry_of, open_file_system, secrets_in, time_of
 from ladm_hf.data.hub import without_upload_bars
 from ladm_hf.data.storage import Entry, LocalFolder, Storage, is_url
-from ladm_hf.data.store_errors import EXISTS, is_transient, status_of
+from ladm_hf.data.store_errors import CHECK_ACCESS, EXISTS, is_transient, status_of
 from ladm_hf.errors import StorageError
 from ladm_hf.text import one_line, without_credentials
 
@@ -255,10 +255,7 @@ class ObjectStore:
                 "check that the credentials may see it"
             )
         if isinstance(error, PermissionError) or status_of(error) in (401, 403) or "credentials" in reason.lower():
-            return (
-                f"cannot {what} in {self.name}: access is refused ({reason}): check the credentials, by the variables "
-                "of the store (AWS_PROFILE, HF_TOKEN, ...), fsspec's configuration or storage_options"
-            )
+            return f"cannot {what} in {self.name}: access is refused ({reason}): {CHECK_ACCESS} or storage_options"
         return f"cannot {what} in {self.name}: {reason}"
 
     def _silence(self, what: str, error: Exception, seconds: float) -> str:

@@ -30,9 +30,10 @@ from ladm_hf.data.results import UNFINISHED
 from ladm_hf.data.row_files import row_reader
 from ladm_hf.data.sources import DatasetSource, Source
 from ladm_hf.data.storage import is_url
+from ladm_hf.data.store_errors import CHECK_ACCESS, of_client
 from ladm_hf.data.streams import StreamSource
 from ladm_hf.errors import InputError
-from ladm_hf.text import without_credentials
+from ladm_hf.text import one_line, without_credentials
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -179,6 +180,11 @@ def _at_path(path: str, split: str | None, name: str | None, revision: str | Non
         raise
     except (ImportError, ValueError, OSError) as error:
         raise InputError(without_credentials(f"cannot open {path!r}: {error}")) from error
+    except Exception as error:
+        if not of_client(error):
+            raise
+        reason = one_line(f"{type(error).__name__}: {error}", 300)
+        raise InputError(without_credentials(f"cannot open {path!r}: {reason}; {CHECK_ACCESS}")) from error
     path = without_credentials(path)
     if not paths and fs.exists(root):
         raise InputError(f"{path!r} is a pipe or device, but data are read more than once: write them to a file first")

@@ -23,7 +23,7 @@ from ladm_hf.data.object_store import PARALLEL, storage_at
 from ladm_hf.data.shards import shard_names
 from ladm_hf.data.storage import LocalFolder, Storage, is_url
 from ladm_hf.data.temporary import temporary_folder
-from ladm_hf.errors import ConfigError, InputError
+from ladm_hf.errors import ConfigError, InputError, StorageError
 from ladm_hf.text import without_credentials
 
 UNFINISHED = ".ladm/unfinished.json"
@@ -53,7 +53,7 @@ class Result(Protocol):
 
 @contextlib.contextmanager
 def new_result(storage: Storage, prefix: str) -> Iterator[Result]:
-    """A result to write within a `with` block; without [`Result.finish`] nothing of it remains in a folder.
+    """A result to write within a `with` block; without [`Result.finish`] nothing of it remains.
 
     Args:
         storage ([`Storage`]): where, from [`result_at`].
@@ -69,7 +69,12 @@ def new_result(storage: Storage, prefix: str) -> Iterator[Result]:
             yield _FolderResult(storage, work)
         return
     with temporary_folder(f"ladm{prefix.replace('.', '-')}") as work:
-        yield _StoreResult(storage, work)
+        result = _StoreResult(storage, work)
+        try:
+            yield result
+        except BaseException:
+            result.abandon()
+            raise
 
 
 class _FolderResult:
@@ -102,6 +107,7 @@ class _StoreResult:
         # where each file goes, by where it is
         self.places: dict[str, str] = {}
         self.folders: list[str] = []
+        self.replaces = False
         # of an attempt that was killed
         storage.delete(storage.entries(_PARTS))
         storage.put(UNFINISHED, b"{}")
@@ -118,6 +124,7 @@ class _StoreResult:
         self.folders.append(folder)
 
     def finish(self, record: str, content: str) -> None:
+        self.replaces = True
         self.storage.delete([record])
         for folder in self.folders:
             self.storage.delete(self.storage.entries(folder))
@@ -125,6 +132,12 @@ class _StoreResult:
             list(pool.map(self.storage.copy, self.places, self.places.values()))
         self.storage.put(record, content.encode())
         self.storage.delete([*self.places, UNFINISHED])
+
+    def abandon(self) -> None:
+        """Removes what was written, unless what was there before is gone already."""
+        if not self.replaces:
+            with contextlib.suppress(StorageError):
+                self.storage.delete([*self.storage.entries(_PARTS), UNFINISHED])
 
 
 def result_at(output: str | os.PathLike[str], command: str) -> Storage:

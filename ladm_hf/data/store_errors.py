@@ -13,6 +13,9 @@ EXISTS = 412
 _FINAL = (errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOENT, errno.ENOSYS, errno.ENAMETOOLONG, errno.EROFS)
 # What libraries of stores raise where a connection breaks; errors of other libraries are no reason to try again.
 _CLIENTS = ("aiohttp", "azure", "google", "httpcore", "httpx", "httpx2", "requests", "urllib3")
+CHECK_ACCESS = (
+    "check the credentials, by the variables of the store (AWS_PROFILE, HF_TOKEN, ...), fsspec's configuration"
+)
 
 
 def status_of(error: BaseException) -> int | None:
@@ -27,6 +30,11 @@ def status_of(error: BaseException) -> int | None:
             if isinstance(status, int) and 100 <= status < 600:
                 return status
     return None
+
+
+def of_client(error: BaseException) -> bool:
+    """Whether the client of a store raised an error."""
+    return type(error).__module__.partition(".")[0] in (*_CLIENTS, "botocore", "aiobotocore")
 
 
 def is_transient(error: BaseException) -> bool:

@@ -101,7 +101,11 @@ def contents(place: str, name: str) -> dict[str, bytes]:
     return {path[start:]: storage.read(path) or b"" for path in sorted(storage.entries(name))}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [*((command, "s3") for command in COMMANDS), ("select", "bucket"), ("report", "bucket")],
+    indirect=["place"],
+)
 def test_a_command_reads_and_writes_a_url_as_it_does_a_folder(command: str, place: str, made: Path) -> None:
     source, options, files = COMMANDS[command]
     printed = ladm(command, f"{place}/{source}", f"{place}/out", *options)
@@ -139,7 +143,7 @@ def test_what_was_written_to_a_url_is_used_from_there(place: str, made: Path) ->
     assert f"{place}/nothing holds no selection.json" in invoke("report", f"{place}/nothing").output
 
 
-@pytest.mark.parametrize("source", ["run", "selection", "packed"])
+@pytest.mark.parametrize("source", ["run", "selection"])
 def test_what_is_published_from_a_url_has_the_bytes_of_what_is_published_from_a_folder(
     fake_hub: FakeHub, s3: S3, made: Path, source: str
 ) -> None:
@@ -158,6 +162,7 @@ def test_what_is_published_from_a_url_has_the_bytes_of_what_is_published_from_a_
     assert len(trees[0]) >= 1
 
 
+@pytest.mark.parametrize("place", ["bucket"], indirect=True)
 def test_a_result_that_was_interrupted_is_not_read_and_is_written_by_the_same_command(
     place: str, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +186,37 @@ def test_a_result_that_was_interrupted_is_not_read_and_is_written_by_the_same_co
             found["data/train-00000-of-00001.parquet"]
             == contents(str(made), "selection")["data/train-00000-of-00001.parquet"]
         )
+
+
+def test_a_result_that_fails_leaves_nothing_behind(s3: S3, made: Path) -> None:
+    url = f"s3://{BUCKET}/failed"
+    storage_at(f"{url}/input").upload(next((made / "selection" / "dropped").iterdir()), "rows.parquet")
+    done = invoke("pack", f"{url}/input", f"{url}/out", *PACK, "--text-column", "ladm_status")
+    assert done.exit_code == 0, done.output
+    done = invoke("pack", f"{url}/input", f"{url}/out2", *PACK, "--text-column", "nothing")
+    assert done.exit_code == 1
+    empty = select(dataset_of(made), budget_tokens=1, by=None)
+    empty.save(f"{url}/empty")
+    done = invoke("pack", f"{url}/empty", f"{url}/out3", *PACK)
+    assert "holds no document to pack" in done.output
+    assert not storage_at(url).entries("out2")
+    assert not storage_at(url).entries("out3")
+
+
+@pytest.mark.parametrize("command", ["select {0} out --budget 600", "score {0} out --estimate"])
+def test_an_input_without_credentials_is_refused_in_one_line(
+    s3: S3, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    fsspec.filesystem("s3").clear_instance_cache()
+    done = invoke(*command.format(f"s3://{BUCKET}/nothing/").split())
+    fsspec.filesystem("s3").clear_instance_cache()
+    assert done.exit_code == 1
+    assert len(done.output.splitlines()) == 1
+    assert "Unable to locate credentials" in done.output
+    assert "check the credentials" in done.output
 
 
 def test_other_data_at_a_url_are_left_alone(s3: S3, made: Path) -> None:
