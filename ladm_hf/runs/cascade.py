@@ -92,8 +92,16 @@ class Cascade:
         """Columns of the input that the first pass has to keep."""
         return domain_columns(schema, self.by)
 
-    def survivors(self, output: Output) -> Bools:
-        """Which rows of a finished first pass go on to the second, `[N]`."""
+    def survivors(self, output: Output, most_tokens: int) -> tuple[Bools, tuple[float, ...]]:
+        """What goes on of a finished first pass.
+
+        Args:
+            output ([`Output`]): the first pass.
+            most_tokens (`int`): tokens beyond which a document costs the second pass no more.
+
+        Returns:
+            `bool` array `[N]`, the rows that go on; and estimated tokens of each chunk in the second pass.
+        """
         run = output.load()
         assert run is not None
         parts = []
@@ -105,7 +113,9 @@ class Cascade:
         if pc.any(pc.equal(table[STATUS], "ok")).as_py():
             selection = select(from_table(table), budget_tokens=self.keep, by=self.by)
             survives[column(selection.selected_rows.columns(["index"]), "index").to_numpy()] = True
-        return survives
+        costs = 1.0 + survives[table["index"].to_numpy()] * np.minimum(table[NUM_TOKENS].to_numpy(), most_tokens)
+        ends = np.cumsum([part.num_rows for part in parts])
+        return survives, tuple(float(chunk.sum()) for chunk in np.split(costs, ends[:-1]))
 
 
 def domain_columns(schema: pa.Schema, by: str | None) -> list[str]:
@@ -133,21 +143,23 @@ class FirstPass:
         output ([`Output`]): where it was written.
         run ([`RunRecord`]): its record.
         survives (`bool` array `[N]`): rows that go on.
+        costs (`tuple[float, ...]`): estimated tokens of each chunk in the second pass.
         identity (mapping): what determines all of it, by names for people.
     """
 
     output: Output
     run: RunRecord
     survives: Bools
+    costs: tuple[float, ...]
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, output: Output, cascade: Cascade, survives: Bools) -> FirstPass:
+    def of(cls, output: Output, cascade: Cascade, survives: Bools, costs: tuple[float, ...]) -> FirstPass:
         run = output.load()
         assert run is not None
         first = {f"cascade.{name}": value for name, value in run.identity.items() if name not in _OF_THE_RUN}
         survivors = xxhash.xxh3_128_hexdigest(np.packbits(survives).tobytes())
-        return cls(output, run, survives, {**first, **cascade.identity, "cascade.survivors": survivors})
+        return cls(output, run, survives, costs, {**first, **cascade.identity, "cascade.survivors": survivors})
 
     def check_data(self, fingerprint: str) -> None:
         """Refuses data that changed since the first pass read them.
@@ -167,15 +179,6 @@ class FirstPass:
             table = pq.ParquetFile(file).read(["index", *self.run.score_columns])
         survives = self.survives[table["index"].to_numpy()]
         return table.append_column("survives", pa.array(survives))
-
-    def costs(self, most_tokens: int) -> tuple[float, ...]:
-        """Estimated tokens of each chunk in the second pass."""
-        found = []
-        for chunk in range(self.run.num_chunks):
-            table = self.chunk(chunk)
-            tokens = np.minimum(table[NUM_TOKENS].to_numpy(), most_tokens)
-            found.append(float(table.num_rows + tokens[table["survives"].to_numpy()].sum()))
-        return tuple(found)
 
 
 def both_passes(first: pa.Table, second: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def plan(
         calculator=calculator.origin,
         calculator_revision=calculator.revision,
     )
-    return run if first is None else dataclasses.replace(run, costs=first.costs(most_tokens(scorer)))
+    return run if first is None else dataclasses.replace(run, costs=first.costs)
 
 
 def kept_columns(schema: pa.Schema, first_of: FirstOf) -> list[str]:

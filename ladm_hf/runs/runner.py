@@ -178,7 +178,8 @@ def run_scoring(
             first_of=(cascade, scorer),
         )  # fmt: skip
         first_output = output_at(where, storage_options)
-        launch.first = FirstPass.of(first_output, cascade, ranks.share(lambda: cascade.survivors(first_output)))
+        found = ranks.share(lambda: cascade.survivors(first_output, most_tokens(scorer)))
+        launch.first = FirstPass.of(first_output, cascade, *found)
     with _terminable():
         try:
             launch.source = _opened(dataset, limit, split=split, name=name, revision=revision)
