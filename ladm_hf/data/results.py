@@ -153,8 +153,12 @@ def result_at(output: str | os.PathLike[str], command: str) -> Storage:
     return LocalFolder(path, str(path))
 
 
-def refuse_repository(output: str | os.PathLike[str], command: str) -> None:
+def refuse_repository(output: str | os.PathLike[str], command: str | None = None) -> None:
     """Refuses a repository of the Hub as an output: it takes a commit for every file, and not many in an hour.
+
+    Args:
+        output (`str` or path): where to.
+        command (`str`, *optional*): that writes there, `None` where no command makes a result of it.
 
     Raises:
         ConfigError: it is one; the message names the two commands that do what is wanted.
@@ -166,9 +170,10 @@ def refuse_repository(output: str | os.PathLike[str], command: str) -> None:
     then = f"ladm publish {place} {repository}"
     if command in _PAGES:
         place, then = command, f"hf upload {repository} {command} {command} --repo-type dataset"
+    instead = f"give a bucket, such as {place}" if command is None else f"`ladm {command}` into {place}, then `{then}`"
     raise ConfigError(
         f"{without_credentials(os.fspath(output))} is a repository, where every file written is a commit, and the Hub "
-        f"limits commits by the hour: `ladm {command}` into {place}, then `{then}`"
+        f"limits commits by the hour: {instead}"
     )
 
 

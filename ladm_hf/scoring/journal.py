@@ -35,6 +35,7 @@ import xxhash
 
 from ladm_hf.data.files import storage_errors
 from ladm_hf.data.object_store import PARALLEL, storage_at
+from ladm_hf.data.results import refuse_repository
 from ladm_hf.data.storage import is_url
 
 Key = tuple[int, int]
@@ -73,6 +74,7 @@ class Journal:
         self.identity = identity
         self._type = _record(num_signals)
         name = xxhash.xxh3_128_hexdigest(repr(identity).encode())
+        refuse_repository(folder)
         self._objects = _Objects(f"{os.fspath(folder).rstrip('/')}/{name}") if is_url(folder) else None
         self.folder = Path(folder).expanduser() / name
         files = self._objects.read_all() if self._objects else _read_files(self.folder)

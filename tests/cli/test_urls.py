@@ -19,6 +19,7 @@ from ladm_hf import LadmError, LadmScorer, PackRecord, score_dataset, select
 from ladm_hf.cli.app import app
 from ladm_hf.data import object_store
 from ladm_hf.data.object_store import ObjectStore, storage_at
+from ladm_hf.errors import ConfigError
 from ladm_hf.selection.result import Selection
 
 pytest.importorskip("s3fs")
@@ -284,6 +285,11 @@ def test_a_repository_as_output_is_refused_with_the_two_commands_that_do_it(
     assert "is a repository, where every file written is a commit" in done.output
     assert first in done.output
     assert then in done.output
+
+
+def test_a_repository_is_refused_for_a_journal() -> None:
+    with pytest.raises(ConfigError, match="is a repository, .*: give a bucket, such as hf://buckets/o/n/output"):
+        LadmScorer(journal="hf://datasets/o/n")({"text": ["a"]})
 
 
 @pytest.mark.parametrize(
