@@ -48,7 +48,7 @@ REFERENCE = {
     "selection": (
         "Selection",
         "ladm_hf",
-        "select Selection add_percentile compare parse_tokens parse_score parse_keep",
+        "select Selection add_percentile compare parse_budget parse_tokens parse_score parse_keep",
     ),
     "packing": ("Packing", "ladm_hf", "pack PackRecord"),
     "publishing": ("Publishing", "ladm_hf", "publish build_card"),
