@@ -5,6 +5,8 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 # not compiled: an import compiles the few modules that are used
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c $(CONSTRAINTS)
+# and keeps them for the many processes that the tests start, also where the environment of a container forbids it
+export PYTHONDONTWRITEBYTECODE :=
 # On Linux the wheel of torch that PyPI has brings several gigabytes of CUDA; without a GPU its CPU wheel is enough.
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 NO_GPU := $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && echo yes)
