@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 NO_GPU := $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && echo yes)
 # Tests run in a process a core, those of one file in one process; all in one where a GPU is shared.
-PROCESSES := $(if $(shell command -v nvidia-smi),0,logical)
+PARALLEL := -n $(if $(shell command -v nvidia-smi),0,logical) --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test docs floors package quality format clean
 
@@ -19,7 +19,7 @@ demo: .venv/demo
 	$(BIN)/ladm demo
 
 test: .venv/test
-	$(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered --cov-fail-under=95 $(ARGS)
 
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
@@ -28,7 +28,7 @@ docs: .venv/docs
 # the oldest versions that pyproject.toml admits, in a .venv of their own, without the heavy extras
 floors:
 	$(MAKE) BIN=.venv-floors/bin CONSTRAINTS=constraints-floors.txt .venv-floors/test
-	.venv-floors/bin/python -m pytest $(ARGS)
+	.venv-floors/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 # sdist and wheel into dist/, each installed alone in a fresh environment
 package:
@@ -51,7 +51,7 @@ format: .venv/dev
 .venv-floors/test: constraints-floors.txt pyproject.toml
 	$(PYTHON) -m venv .venv-floors
 	$(if $(NO_GPU),$(PIP) --retries 0 --timeout 10 --index-url $(CPU_WHEELS) torch 2>/dev/null ||) $(PIP) torch
-	$(PIP) -e '.[plot]' hatchling hypothesis pytest pytest-timeout scipy
+	$(PIP) -e '.[plot]' hatchling hypothesis pytest pytest-timeout pytest-xdist scipy
 	touch $@
 
 .venv/demo: .venv/pip pyproject.toml

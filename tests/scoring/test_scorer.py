@@ -311,7 +311,7 @@ def test_many_texts_are_tokenised_in_groups(nano: LadmScorer, monkeypatch: pytes
 
 
 def test_document_score_is_a_plain_record() -> None:
-    assert DocumentScore(0.5, 10, "ok", (0.5,)) == DocumentScore(0.5, 10, "ok", (0.5,))
+    assert DocumentScore(0.5, 10, "ok", (0.5,), 0.1) == DocumentScore(0.5, 10, "ok", (0.5,), 0.1)
     assert repr(ladm_score) == "LadmScorer($LADM_MODEL or ladm-nano)"
     assert "llama" in repr(LadmScorer(tiny_model())).lower()
 
