@@ -179,6 +179,31 @@ def text_to_score(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def repetition(result: dict[str, Any]) -> str:
+    """What the limit finds of documents that were made to repeat themselves, and what it drops of natural ones."""
+
+    def counts(cells: list[str]) -> list[tuple[int, int]]:
+        return [tuple(map(int, cell.split(" of "))) for cell in cells]  # type: ignore[misc]
+
+    domains = result["domains"]
+    lines = [f"| dropped above {result['limit']} | documents | lowest and highest share of a domain |", "|---|---|---|"]
+    kinds = {
+        "twice": "made: the whole text twice", "half": "made: one half twice",
+        "one": "made: one paragraph up to half of it",
+        "paragraphs": "made: every paragraph twice, the second time elsewhere",
+    }  # fmt: skip
+    rows = {label: [entry["repeats"][kind] for entry in domains.values()] for kind, label in kinds.items()}
+    for kind in ("long", "short", "joined"):
+        label = "natural: short ones joined" if kind == "joined" else f"natural: {kind}"
+        rows[label] = [entry["natural"][kind] for entry in domains.values() if kind in entry["natural"]]
+    for label, cells in rows.items():
+        found = counts(cells)
+        shares = [some / many for some, many in found if many]
+        total = f"{sum(some for some, _ in found):,} of {sum(many for _, many in found):,}"
+        lines.append(f"| {label} | {total} | {min(shares):.1%} to {max(shares):.1%} |")
+    return "\n".join(lines)
+
+
 def quality_summary(result: dict[str, Any]) -> str:
     """Of the quality table: the mean, how far LADM is ahead, and the seconds."""
     rows = [line.strip("| ").split("|") for line in render_quality(result).splitlines() if line.startswith("|")]
@@ -436,6 +461,8 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "precision": ("precision.json", precision),
     "batches": ("batch_invariance.json", batches),
     "cascade": ("cascade.json", cascade),
+    "repetition": ("repetition.json", repetition),
+    "repetition_report": ("repetition-report.json", repetition),
     "text_to_score": ("text_to_score.json", text_to_score),
     "runner": ("runner.json", runner),
     "soak": ("soak.json", soak),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
+
+from ladm_hf import DocumentScore, FocusMap, LadmConfig, SpanGrid
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CARD = ROOT / "ladm_hf" / "calculators" / "ladm_nano" / "README.md"
@@ -37,6 +41,31 @@ def test_links_to_files_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_picture_is_drawn_by_a_script() -> None:
+    scripts = "".join(script.read_text(encoding="utf-8") for script in (ROOT / "benchmarks").rglob("*.py"))
+    pictures = {
+        name for page in [*PAGES, CARD] for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text("utf-8"))
+    }
+    assert pictures
+    assert not [name for name in pictures if f'"{Path(name).name}"' not in scripts]
+
+
+def test_a_span_that_attends_evenly_is_drawn_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    grid = SpanGrid(100, LadmConfig(span_length=4, d_afs=1, d_cds=1))
+    starts = grid.query_starts[0]
+    keys = np.full(grid.shape, -1)
+    for row, _, count in grid.query_spans(0):
+        keys[row, :count] = grid.key_starts(0, row)
+    pfs = np.where(keys >= 0, 4 * 4 / starts[:, None], np.nan)
+    focus = FocusMap(pfs, starts, keys, 4, None, DocumentScore(0.5, 100, "ok"))
+    image = importlib.import_module("focus_map").times_even(focus)
+    drawn = image[np.isfinite(image)]
+    assert len(drawn) == (keys >= 0).sum()
+    np.testing.assert_allclose(drawn, 1)
 
 
 def test_files_that_a_page_shows_are_those_of_the_repository() -> None:

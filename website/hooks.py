@@ -1,4 +1,4 @@
-"""Pages of the site that are not files of `docs/`: README by section, other READMEs, and the references.
+"""Pages of the site that are not files of `docs/`: the READMEs, the changelog, and the references.
 
 Pages link to files of the repository, as on a code host. Here such a link leads to the page made of that file, or to a
 copy of the file where there is none.
@@ -24,18 +24,12 @@ from command_line import command_line_page  # noqa: E402
 
 # Page: the file that it is made of.
 WHOLE = {
+    "index.md": "README.md",
     "method.md": "ladm_hf/ops/README.md",
     "ladm-nano.md": "ladm_hf/calculators/ladm_nano/README.md",
     "scripts.md": "hub_scripts/README.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
-}
-# Page: its title and the sections of README that it is made of; the front page has the others.
-SECTIONS = {
-    "score.md": ("What a score means", ["What a score means", "Limits"]),
-    "quality.md": ("How well it works", ["Does it work?"]),
-    "costs.md": ("What it costs", ["What it costs"]),
-    "pipeline.md": ("From a pool to a published selection", ["From a pool to a published selection"]),
 }
 # Page: its title, a module, and public names of it in the order of their use.
 REFERENCE = {
@@ -79,15 +73,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages, and to all pages the links of the site."""
     pages = {file.src_uri: (f"docs/{file.src_uri}", file.content_string) for file in files.documentation_pages()}
     pages |= {page: (source, _without_front_matter(_read(source))) for page, source in WHOLE.items()}
-    sections = _sections(_read("README.md"))
-    taken = {heading for _, headings in SECTIONS.values() for heading in headings}
-    if missing := taken - set(sections):
-        raise PluginError(f"README.md has no section {sorted(missing)}: correct SECTIONS in website/hooks.py")
-    homes = {_slug(heading): page for page, (_, headings) in SECTIONS.items() for heading in headings}
-    front = "".join(text for heading, text in sections.items() if heading not in taken)
-    pages["index.md"] = ("README.md", front)
-    for page, (title, headings) in SECTIONS.items():
-        pages[page] = ("README.md", _page(title, headings, sections))
     copies: set[str] = set()
     titles = {
         page: title[1]
@@ -95,7 +80,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if (title := re.search(r"^# (.+?)(?: \{.*\})?$", text, re.M))
     }
     for page, (source, text) in pages.items():
-        _add(files, config, page, _with_links(text, page, source, homes, titles, copies))
+        _add(files, config, page, _with_links(text, page, source, titles, copies))
     for page, text in _references().items():
         _add(files, config, f"reference/{page}.md", text)
     for path in sorted(copies):
@@ -117,37 +102,14 @@ def _without_front_matter(text: str) -> str:
     return re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S)
 
 
-def _sections(text: str) -> dict[str, str]:
-    """The sections of second level by heading, each with it; what is before them by an empty one."""
-    blanked = FENCE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
-    starts = [match.start() for match in re.finditer(r"^## ", blanked, re.M)]
-    parts = [text[start:end] for start, end in zip([0, *starts], [*starts, len(text)], strict=True)]
-    return {"" if not place else part.splitlines()[0][3:].strip(): part for place, part in enumerate(parts)}
-
-
-def _page(title: str, headings: list[str], sections: dict[str, str]) -> str:
-    """Sections as a page, whose title takes the place of the first heading and keeps its anchor."""
-    first, *others = headings
-    _, _, body = sections[first].partition("\n")
-    return "\n".join([f"# {title} {{ #{_slug(first)} }}", body, *(sections[heading] for heading in others)])
-
-
-def _slug(heading: str) -> str:
-    return re.sub(r"[^\w]+", "-", heading.lower()).strip("-")
-
-
-def _with_links(
-    text: str, page: str, source: str, homes: dict[str, str], titles: dict[str, str], copies: set[str]
-) -> str:
+def _with_links(text: str, page: str, source: str, titles: dict[str, str], copies: set[str]) -> str:
     """The page with links to pages, and the files that no page is made of added to the copies."""
-    by_source = {path: target for target, path in WHOLE.items()} | {"README.md": "index.md"}
+    by_source = {path: target for target, path in WHOLE.items()}
 
     def link(match: re.Match[str]) -> str:
         text, target, anchor = match[1], match[2], match[3] or ""
         path = normpath(str(PurePosixPath(source).parent / target))
-        if path == "README.md":
-            found = homes.get(anchor.lstrip("#"), "index.md")
-        elif path.startswith("docs/"):
+        if path.startswith("docs/"):
             found = path.removeprefix("docs/")
         elif path in by_source:
             found = by_source[path]
