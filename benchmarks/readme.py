@@ -130,8 +130,9 @@ def object_storage_overhead(result: dict[str, Any]) -> str:
             f"| {folder:.2f} s | {store:.2f} s | {row['overhead']:+.1%} | {row['launch_seconds']:.1f} s |"
         )
     note = (
-        "The device takes its time for the tokens and leaves the processor alone, as a GPU does; both are done in turns, "
-        "with the same documents. A chunk has about 4M tokens unless `--chunks` or the size of the run make it smaller."
+        "The device takes its time for the tokens and leaves the processor alone, as a GPU does; both are done in "
+        "turns, with the same documents. A chunk has about 4M tokens unless `--chunks` or the size of the run make it "
+        "smaller."
     )
     return "\n".join([*lines, "", note])
 
