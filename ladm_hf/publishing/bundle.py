@@ -161,12 +161,13 @@ def make_bundle(
             raise ConfigError(f"split {split!r} cannot be published: use letters, digits, '_' and '.' in between")
         if not isinstance(part, DataFiles):
             files.update(_in_repository(data_dir, split, part.write(work / data_dir, split, shard_bytes)))
-    as_they_are = {
-        path: (part, file)
-        for split, part in parts.items() if isinstance(part, DataFiles)
-        for path, file in _in_repository(data_dir, split, part.paths).items()
-    }  # fmt: skip
-    sizes = {path: part.fs.size(file) for path, (part, file) in as_they_are.items()}
+    as_they_are: dict[str, tuple[DataFiles, str]] = {}
+    sizes: dict[str, int] = {}
+    for split, part in parts.items():
+        if isinstance(part, DataFiles):
+            found = _in_repository(data_dir, split, part.paths)
+            as_they_are.update({path: (part, file) for path, file in found.items()})
+            sizes.update(zip(found, part.fs.sizes(list(part.paths)), strict=True))
     check({path: file.stat().st_size for path, file in files.items()} | sizes)
     with ThreadPoolExecutor(_DOWNLOADS) as pool:
         local = pool.map(lambda path: as_they_are[path][0].copy_here(as_they_are[path][1], work / path), as_they_are)
