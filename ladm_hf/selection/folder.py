@@ -101,6 +101,8 @@ def read_folder(folder: str | os.PathLike[str]) -> Saved:
         if not files:
             raise InputError(f"{storage.name}/{name} holds no parquet file: select again")
         fs, _, paths = fsspec.get_fs_token_paths(storage.urls(files), expand=False)
+        # what was listed in this process before may have been written since
+        fs.invalidate_cache()
         rows[name] = rows_of_source(ParquetSource(fs, paths, storage.name), (score_column(options["score"]),))
     return Saved(
         folder=storage.name,

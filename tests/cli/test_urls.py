@@ -231,6 +231,14 @@ def test_other_data_at_a_url_are_left_alone(s3: S3, made: Path) -> None:
     assert storage_at(url).read("data/mine.parquet") == b"mine"
 
 
+def test_what_replaced_a_selection_is_read_in_the_same_process(place: str, made: Path) -> None:
+    rows = dataset_of(made)
+    for budget in (300, 3000, 600):
+        selection = select(rows, budget_tokens=budget, by=None)
+        selection.save(f"{place}/again", overwrite=True)
+        assert Selection.load(f"{place}/again").selected["id"][:] == selection.selected["id"][:]
+
+
 def test_files_of_a_large_result_are_uploaded_one_by_one(
     s3: S3, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
