@@ -3,6 +3,7 @@
     python benchmarks/quality.py documents.parquet                     # ladm-nano; writes results/quality.json and .png
     python benchmarks/quality.py documents.parquet --model my-calculator --output results/mine.json
     python benchmarks/quality.py documents.parquet --against my-calculator --only-calibrated   # both of them
+    python benchmarks/quality.py documents.parquet --only "gzip ratio"    # adds this row to the result that there is
 
 Natural windows of `T` tokens against windows spliced of `k` stretches of different documents of the same domain, and
 against short documents joined. The figure of merit is the probability that a natural window scores above a splice (the
@@ -20,7 +21,10 @@ The other scores, each with the sign that its authors give it:
   `distant_attention`;
 - length: characters of the window; gzip ratio: the signal `compression`.
 
-`--against` adds other calculators with the same tokenizer, each by its own configuration.
+`--against` adds other calculators with the same tokenizer, each by its own configuration. `--only` takes windows, seed
+and settings from the result that it adds to, and adds nothing unless the row `length` comes out the same on them. How
+far LADM is ahead of an added row is known only where LADM is scored again (`--only "LADM, calibrated heads" ...`), and
+then it must come out the same too. An added row has no time, since the others may have been timed elsewhere.
 """
 
 from __future__ import annotations
@@ -56,6 +60,9 @@ HEADLINE = [(8192, 2), (8192, 4), (8192, 8), (8192, 0), (16384, 2), (16384, 8)]
 BATCH_TOKENS = 65_536
 SPAN = 128
 Scores = np.ndarray
+CALIBRATED = "LADM, calibrated heads"
+# The row that shows whether windows are the same, and how far LADM may be off on another device.
+SAME_WINDOWS, SAME_AREA = "length", 5e-3
 
 
 class Reader:
@@ -122,7 +129,7 @@ def compare(
 ) -> tuple[dict[str, Scores], dict[str, float]]:
     """Every score of every window, and seconds per window of 8,192 tokens (or of the longest there are)."""
     engine = load(folder, LadmConfig.paper(), device)
-    calculators = {"LADM, calibrated heads": load(folder, calibrated, device)}
+    calculators = {CALIBRATED: load(folder, calibrated, device)}
     for other in against:
         calculators[f"LADM, {Path(other).name}"] = load(other, resolve(other).config, device)
     scores = {name: score_all(calculator, windows) for name, calculator in calculators.items()}
@@ -131,10 +138,6 @@ def compare(
     }
     if only_calibrated:
         return scores, timings(timed, windows, device)
-    reader = Reader(folder, device)
-    # a head of the first layer, with which the forward pass ends
-    first = LadmConfig.paper(heads=((engine.plan.scored[0], 0),))
-    distant = load(folder, first, device, ("distant_attention",))
     together = read_heads(engine, [window.ids for window in windows], progress=True).all_heads
     scores |= {
         "LADM, all heads (paper)": together[None],
@@ -142,19 +145,7 @@ def compare(
         "LADM, all heads, no_length_weight": together["no_length_weight"],
     }
 
-    def text(ids: torch.Tensor) -> list[str]:
-        return tokenizer.batch_decode(ids.tolist())
-
-    others: dict[str, Callable[[torch.Tensor], Scores]] = {
-        "token loss": reader.token_loss,
-        "long minus short loss": reader.long_minus_short,
-        "delta perplexity": reader.delta_perplexity,
-        "first-layer distant attention": lambda ids: np.array(
-            [found.signals[0] for found in distant.measure(list(ids.numpy()))]
-        ),
-        "length": lambda ids: np.array([len(row) for row in text(ids)], dtype=float),
-        "gzip ratio": lambda ids: np.array([compression(row) for row in text(ids)]),
-    }
+    others = other_scores(folder, tokenizer, device)
     for name, score in others.items():
         start = time.perf_counter()
         scores[name] = over_batches(score, windows, device)
@@ -164,6 +155,28 @@ def compare(
     for name in ("LADM, all heads, no_std", "LADM, all heads, no_length_weight"):
         seconds[name] = seconds["LADM, all heads (paper)"]
     return scores, seconds
+
+
+def other_scores(folder: Path, tokenizer: Any, device: str) -> dict[str, Callable[[torch.Tensor], Scores]]:
+    """The scores that are not LADM's, of windows `[B, T]`."""
+    reader = Reader(folder, device)
+    # a head of the first layer that can be scored, with which the forward pass ends
+    layer = load(folder, LadmConfig.paper(), device).plan.scored[0]
+    distant = load(folder, LadmConfig.paper(heads=((layer, 0),)), device, ("distant_attention",))
+
+    def text(ids: torch.Tensor) -> list[str]:
+        return tokenizer.batch_decode(ids.tolist())
+
+    return {
+        "token loss": reader.token_loss,
+        "long minus short loss": reader.long_minus_short,
+        "delta perplexity": reader.delta_perplexity,
+        "first-layer distant attention": lambda ids: np.array(
+            [found.signals[0] for found in distant.measure(list(ids.numpy()))]
+        ),
+        "length": lambda ids: np.array([len(row) for row in text(ids)], dtype=float),
+        "gzip ratio": lambda ids: np.array([compression(row) for row in text(ids)]),
+    }
 
 
 def load(folder: str | Path, config: LadmConfig, device: str, signals: tuple[str, ...] = ()) -> Engine:
@@ -301,9 +314,10 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for place, (name, row) in enumerate(result["methods"].items()):
         mean = row["headline"] or row["all"]
-        ahead = interval(mean["behind_first"], "+.3f") if place else ""
+        ahead = interval(mean["behind_first"], "+.3f") if place and "behind_first" in mean else ""
         cells = [f"{row[setting]['auc']:.2f}" for setting in names]
-        lines.append(f"| {name} | {interval(mean)} | {ahead} | " + " | ".join(cells) + f" | {row['seconds']:.3g} |")
+        cells.append(f"{row['seconds']:.3g}" if "seconds" in row else "")
+        lines.append(f"| {name} | {interval(mean)} | {ahead} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -313,7 +327,7 @@ def settings_markdown(result: dict[str, Any]) -> str:
     lines = ["| setting | LADM | best of the others | | LADM is ahead by |", "|---|---|---|---|---|"]
     for key in [*settings_of(first), "all"]:
         rival, row = max(others, key=lambda other: other[1][key]["auc"])
-        ahead = interval(row[key]["behind_first"], "+.3f")
+        ahead = interval(row[key]["behind_first"], "+.3f") if "behind_first" in row[key] else ""
         shown = "mean of all" if key == "all" else key
         lines.append(f"| {shown} | {interval(first[key])} | {rival} | {row[key]['auc']:.3f} | {ahead} |")
     return "\n".join(lines) + "\n"
@@ -342,7 +356,7 @@ def domains_markdown(result: dict[str, Any]) -> str:
 
 def settings_of(row: dict[str, Any]) -> list[str]:
     """The settings that a score was measured at."""
-    return [name for name in row if name not in ("headline", "all", "seconds", "domains")]
+    return [name for name in row if name not in ("headline", "all", "seconds", "domains", "device")]
 
 
 def interval(estimate: dict[str, float], shown: str = ".3f") -> str:
@@ -382,29 +396,89 @@ def run(
     against: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The whole comparison as a dictionary for JSON."""
-    windows: list[LabelledWindow] = []
-    for length in sorted({length for length, _ in settings}):
-        windows += labelled_windows(documents, length, [k for size, k in settings if size == length], per_domain, seed)
-    if not setting_areas(windows, np.zeros(len(windows))):
-        raise SystemExit("no domain of these documents has two natural windows and the documents to splice")
+    windows = make_windows(documents, settings, per_domain, seed)
     calibrated = resolve(folder).config
     scores, seconds = compare(folder, tokenizer, windows, device, calibrated, only_calibrated, against)
     methods = bootstrap(windows, scores, rounds, settings)
     for name, row in methods.items():
         row["seconds"] = round(seconds[name], 5)
-        areas = setting_areas(windows, scores[name])
-        row["domains"] = {
-            domain: {label(setting): round(area, 3) for (setting, d), area in areas.items() if d == domain}
-            for domain in sorted({d for _, d in areas})
-        }
+        row["domains"] = by_domain(setting_areas(windows, scores[name]))
     return {
         "ladm_hf": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "device": device_name(device),
         "config": calibrated.to_dict(),
         "seed": seed,
         "per_domain": per_domain,
+        **counts(windows),
+        "methods": methods,
+    }
+
+
+def add(
+    recorded: dict[str, Any],
+    documents: Sequence[TokenizedDocument],
+    tokenizer: Any,
+    folder: Path,
+    device: str,
+    names: Sequence[str],
+    rounds: int = 1000,
+) -> dict[str, Any]:
+    """A result with the rows of some scores added or measured again, on the windows of the result."""
+    config = resolve(folder).config
+    if recorded["config"] != config.to_dict():
+        raise SystemExit("the result is of a calculator with another configuration: nothing is added to it")
+    settings = [setting_of(name) for name in settings_of(next(iter(recorded["methods"].values())))]
+    windows = make_windows(documents, settings, recorded["per_domain"], recorded["seed"])
+    functions = other_scores(folder, tokenizer, device)
+    if unknown := sorted(set(names) - {CALIBRATED, *functions}):
+        raise SystemExit(f"no score {unknown[0]!r}: choose some of {', '.join((CALIBRATED, *functions))}")
+    if counts(windows) != {name: recorded[name] for name in ("windows", "documents")}:
+        raise SystemExit("these documents give other windows than those of the result: nothing is added to it")
+    scores = {SAME_WINDOWS: over_batches(functions[SAME_WINDOWS], windows, device)}
+    methods = bootstrap(windows, scores, rounds, settings)
+    check_same(recorded["methods"].get(SAME_WINDOWS), methods[SAME_WINDOWS], SAME_WINDOWS, 0.0)
+    # the first is what the others are compared with
+    scores = {CALIBRATED: score_all(load(folder, config, device), windows)} if CALIBRATED in names else {}
+    scores |= {name: over_batches(functions[name], windows, device) for name in names if name != CALIBRATED}
+    methods = bootstrap(windows, scores, rounds, settings)
+    if CALIBRATED in methods:
+        check_same(recorded["methods"].get(CALIBRATED), methods.pop(CALIBRATED), CALIBRATED, SAME_AREA)
+    for name, row in methods.items():
+        if CALIBRATED not in scores:
+            for estimate in filter(None, row.values()):
+                del estimate["behind_first"]
+        row |= {"domains": by_domain(setting_areas(windows, scores[name])), "device": device_name(device)}
+    return recorded | {"methods": recorded["methods"] | methods}
+
+
+def check_same(before: dict[str, Any] | None, now: dict[str, Any], name: str, tolerance: float) -> None:
+    """Refuses windows on which a row comes out otherwise than it was recorded."""
+    if before is None:
+        raise SystemExit(f"the result has no row {name!r}, which would show that these windows are its own")
+    for key in (*settings_of(before), "all"):
+        if not abs(before[key]["auc"] - now[key]["auc"]) <= tolerance:
+            raise SystemExit(
+                f"{name!r} at {key} was {before[key]['auc']} and is {now[key]['auc']} here: these are other windows or "
+                "another calculator, and nothing is added"
+            )
+
+
+def make_windows(
+    documents: Sequence[TokenizedDocument], settings: Sequence[tuple[int, int]], per_domain: int, seed: int
+) -> list[LabelledWindow]:
+    windows: list[LabelledWindow] = []
+    for length in sorted({length for length, _ in settings}):
+        windows += labelled_windows(documents, length, [k for size, k in settings if size == length], per_domain, seed)
+    if not setting_areas(windows, np.zeros(len(windows))):
+        raise SystemExit("no domain of these documents has two natural windows and the documents to splice")
+    return windows
+
+
+def counts(windows: Sequence[LabelledWindow]) -> dict[str, Any]:
+    """Windows by length, and documents that the natural windows of a domain come from."""
+    return {
         "windows": {
             f"{length:,}": {
                 "natural": sum(1 for w in windows if len(w.ids) == length and w.pieces == 1),
@@ -412,13 +486,29 @@ def run(
             }
             for length in sorted({len(w.ids) for w in windows})
         },
-        # documents that the natural windows of a domain come from
         "documents": {
             domain: len({w.documents for w in windows if w.domain == domain and w.pieces == 1})
             for domain in sorted({w.domain for w in windows})
         },
-        "methods": methods,
     }
+
+
+def by_domain(areas: dict[tuple[tuple[int, int], str], float]) -> dict[str, dict[str, float]]:
+    """Areas of each domain by setting."""
+    return {
+        domain: {label(setting): round(area, 3) for (setting, d), area in areas.items() if d == domain}
+        for domain in sorted({d for _, d in areas})
+    }
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else device
+
+
+def setting_of(name: str) -> tuple[int, int]:
+    """The setting of a [`label`]."""
+    length, _, pieces = name.replace(",", "").partition(" ")
+    return int(length), 0 if pieces == "joined" else int(pieces.removeprefix("x "))
 
 
 def setting(text: str) -> tuple[int, int]:
@@ -435,6 +525,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1000, help="bootstrap rounds")
     parser.add_argument("--against", nargs="+", default=[], help="other calculators with the same tokenizer")
     parser.add_argument("--only-calibrated", action="store_true", help="leave out all other scores")
+    parser.add_argument("--only", nargs="+", metavar="SCORE", help="add the rows of these scores to --output")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=RESULTS / "quality.json")
@@ -448,20 +539,24 @@ def main() -> None:
         if resolve(other).load_tokenizer().get_vocab() != tokenizer.get_vocab():
             raise SystemExit(f"{other} has another tokenizer than {options.model}: their windows cannot be the same")
     documents = tokenize_documents(load_documents(options.data), tokenizer)
-    result = run(
-        documents,
-        tokenizer,
-        calculator.path,
-        options.device,
-        per_domain=options.per_domain,
-        seed=options.seed,
-        rounds=options.rounds,
-        settings=options.settings,
-        only_calibrated=options.only_calibrated,
-        against=options.against,
-    )
-    result["model"] = Path(options.model).name
-    result["against"] = {Path(other).name: resolve(other).config.to_dict() for other in options.against}
+    if options.only:
+        recorded = json.loads(options.output.read_text(encoding="utf-8"))
+        result = add(recorded, documents, tokenizer, calculator.path, options.device, options.only, options.rounds)
+    else:
+        result = run(
+            documents,
+            tokenizer,
+            calculator.path,
+            options.device,
+            per_domain=options.per_domain,
+            seed=options.seed,
+            rounds=options.rounds,
+            settings=options.settings,
+            only_calibrated=options.only_calibrated,
+            against=options.against,
+        )
+        result["model"] = Path(options.model).name
+        result["against"] = {Path(other).name: resolve(other).config.to_dict() for other in options.against}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=1) + "\n")
     figure(result, options.output.with_suffix(".png"))

@@ -110,6 +110,46 @@ def test_another_calculator_on_the_same_windows(quality, tokenizer, folder, tmp_
     )
 
 
+def test_a_row_that_is_added_is_that_of_the_whole_run(quality, tokenizer, folder) -> None:
+    options = {"per_domain": 2, "settings": [(2432, 2), (2560, 3)], "rounds": 5}
+    whole = quality.run(documents(), tokenizer, folder, "cpu", **options)
+    kept = {name: row for name, row in whole["methods"].items() if "distant" not in name and "gzip" not in name}
+    names = ["gzip ratio", "first-layer distant attention"]
+    for paired in (False, True):
+        first = [quality.CALIBRATED] if paired else []
+        result = quality.add(whole | {"methods": kept}, documents(), tokenizer, folder, "cpu", first + names, rounds=5)
+        assert list(result["methods"]) == [*kept, *names]
+        for name in names:
+            row, expected = result["methods"][name], whole["methods"][name]
+            assert "seconds" not in row
+            assert row["domains"] == expected["domains"]
+            for key in ("2,432 x 2", "2,560 x 3", "all"):
+                assert row[key] == {k: v for k, v in expected[key].items() if paired or k != "behind_first"}
+        lines = quality.markdown(result).splitlines()
+        assert lines[-1].startswith("| first-layer distant attention | ")
+        assert lines[-1].endswith(" |  |")
+        assert quality.settings_markdown(result)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "'length' at .* these are other windows|give other windows"),
+        ({"documents": {}}, "give other windows"),
+        ({"config": {}}, "another configuration"),
+    ],
+)
+def test_a_row_is_added_to_no_other_windows(quality, tokenizer, folder, change, message: str) -> None:
+    options = {"per_domain": 2, "settings": [(2432, 2)], "rounds": 5}
+    whole = quality.run(documents(), tokenizer, folder, "cpu", **options)
+    # texts of several lengths, which tell windows apart
+    whole["methods"]["length"]["2,432 x 2"]["auc"] += 0.01 if "seed" in change else 0.0
+    with pytest.raises(SystemExit, match=message):
+        quality.add(whole | change, documents(), tokenizer, folder, "cpu", ["gzip ratio"], rounds=5)
+    with pytest.raises(SystemExit, match="no score 'zip'"):
+        quality.add(whole, documents(), tokenizer, folder, "cpu", ["zip"])
+
+
 def test_losses_are_the_models(quality, folder) -> None:
     reader = quality.Reader(folder, "cpu")
     ids = torch.randint(1, 400, (2, 700))
