@@ -1,9 +1,12 @@
 """Which causal language models of transformers can be scored: each family as a tiny random model.
 
     python benchmarks/families.py --output benchmarks/results/families.json
+    python benchmarks/families.py --output benchmarks/results/families.json llama glm    # these rows anew
 
 A family is built with few and narrow layers and scores one document of random tokens. Where it gives its attention
 weights (eager attention, `output_attentions=True`), the score is compared with one computed from these weights alone.
+Head size and context are those of the configuration that transformers has for the family, not of the tiny model; by the
+head size goes the attention kernel that is tried first on a GPU of capability 9.0 (H100, H200) in bfloat16.
 Last, the fast forward pass is compared with the model's own as on a GPU, by Triton's interpreter where there is none.
 """
 
@@ -26,15 +29,17 @@ if shutil.which("nvidia-smi") is None:
 import torch
 import transformers
 from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ladm_hf import LadmConfig, LadmScorer
 from ladm_hf.errors import UnsupportedModelError
+from ladm_hf.ops import causal
 from ladm_hf.ops.scores import contextual_dependency_score
 from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.scoring import trial
 from ladm_hf.scoring.attention import scoring_attention
-from ladm_hf.scoring.layers import layer_plan
+from ladm_hf.scoring.layers import LayerPlan, layer_plan
 
 LAYERS = 6
 TOKENS = 700
@@ -72,8 +77,13 @@ NAMED = {
         "shared_intermediate_size": 96,
     },
 }  # fmt: skip
+# Of the parts of a model that reads more than text, which play no role here.
+PARTS = {
+    "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "depth": 1,
+    "num_heads": 2, "out_hidden_size": 64,
+}  # fmt: skip
 MOST_PARAMETERS = 20_000_000
-SECONDS = 60
+SECONDS = 300
 
 
 def main() -> None:
@@ -92,6 +102,12 @@ def main() -> None:
         signal.alarm(0)
         print(json.dumps(rows[-1]), flush=True)
     result = {"transformers": transformers.__version__, "layers": LAYERS, "tokens": TOKENS, "families": rows}
+    if options.families and options.output and options.output.exists():
+        before = json.loads(options.output.read_text(encoding="utf-8"))
+        if before | {"families": rows} != result:
+            raise SystemExit(f"{options.output} is of another version of transformers or this script: measure all anew")
+        by_type = {row["model_type"]: row for row in (*before["families"], *rows)}
+        result["families"] = [by_type[name] for name in sorted(by_type)]
     if options.output:
         options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
@@ -102,7 +118,10 @@ def measure(name: str) -> dict[str, Any]:
     for options in ATTEMPTS:
         try:
             model = build(name, options)
-            return {"model_type": name} | score(model)
+            row = {"model_type": name} | sizes(name) | score(model)
+            if row["plain"] and "head_size" in row:
+                row["attention"] = first_kernel(row["head_size"])
+            return row
         except UnsupportedModelError as error:
             return {"model_type": name, "refused": str(error).partition(". ")[0]}
         except TimeoutError as error:
@@ -113,6 +132,20 @@ def measure(name: str) -> dict[str, Any]:
     return {"model_type": name, "not_built": reasons[-1]}
 
 
+def sizes(name: str) -> dict[str, Any]:
+    """Head size and context of the family's own configuration, as far as it says."""
+    try:
+        config = AutoConfig.for_model(name).get_text_config()
+        width, heads = (getattr(config, key, None) for key in ("hidden_size", "num_attention_heads"))
+        by_width = width // heads if isinstance(width, int) and isinstance(heads, int) else None
+        head_size = getattr(config, "qk_head_dim", None) or getattr(config, "head_dim", None) or by_width
+    except Exception:
+        # a configuration that cannot be made without options, or whose layers differ in their heads
+        return {}
+    found = {"head_size": head_size, "context": getattr(config, "max_position_embeddings", None)}
+    return {key: value for key, value in found.items() if isinstance(value, int)}
+
+
 def build(name: str, options: dict[str, Any]) -> PreTrainedModel:
     """A seeded random model of a family, with weights large enough that attention is far from uniform."""
     torch.manual_seed(0)
@@ -121,7 +154,7 @@ def build(name: str, options: dict[str, Any]) -> PreTrainedModel:
         for key, value in (TINY | NAMED.get(name, {}) | options).items()
         if value is not None or "token" in key
     }
-    config = AutoConfig.for_model(name, **given)
+    config = AutoConfig.for_model(name, **in_parts(name, given))
     with torch.device("meta"):
         size = sum(weight.numel() for weight in AutoModel.from_config(config).parameters())
     if size > MOST_PARAMETERS:
@@ -134,6 +167,15 @@ def build(name: str, options: dict[str, Any]) -> PreTrainedModel:
     return model
 
 
+def in_parts(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of a family, or of the text part of one that reads more than text, whose other parts are small."""
+    parts = CONFIG_MAPPING[name].sub_configs
+    if "text_config" not in parts:
+        return given
+    text = AutoConfig.for_model(name).get_text_config().model_type
+    return {part: given | {"model_type": text} if part == "text_config" else PARTS for part in parts}
+
+
 def score(model: PreTrainedModel) -> dict[str, Any]:
     """Layers scored and left out of one model, and how far its score is from that of its attention weights."""
     ids = torch.randint(1, 97, (TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -143,9 +185,12 @@ def score(model: PreTrainedModel) -> dict[str, Any]:
     if document.status != "ok":
         raise ValueError(document.status)
     scored = list(scorer.scored_layers)
+    plan = plan_of(model)
     row: dict[str, Any] = {
         "scored": scored,
         "left_out": {str(layer): reason for layer, reason in scorer.skipped_layers.items()},
+        # neither softcap nor sinks, and values as wide as keys
+        "plain": all(plan.calls[layer].plain for layer in scored),
         "fused": is_fused(model),
     }
     if expected is not None and len(expected) > max(scored):
@@ -165,9 +210,22 @@ def is_fused(model: PreTrainedModel) -> bool:
         # few tokens, which is what the interpreter can do; transformers' hooks, which gave the weights, stay in place
         mock.patch.multiple(trial, TRIAL_TOKENS=8, MOST_TRIAL_TOKENS=32, has_hooks=lambda base: False),
     ):
-        with scoring_attention(model):
-            plan = layer_plan(model)
-        return trial.decoder_forward(model, plan) is not None
+        return trial.decoder_forward(model, plan_of(model)) is not None
+
+
+def plan_of(model: PreTrainedModel) -> LayerPlan:
+    with scoring_attention(model):
+        return layer_plan(model)
+
+
+def first_kernel(head_size: int) -> str:
+    """The attention kernel that is tried first for heads of a size in bfloat16 on a GPU of capability 9.0."""
+    with (
+        mock.patch.object(torch.cuda, "get_device_capability", return_value=(9, 0)),
+        mock.patch.object(torch.backends.cudnn, "is_available", return_value=True),
+        mock.patch.object(causal, "installed_flash4", return_value=None),
+    ):
+        return next(iter(causal.candidates(0, torch.bfloat16, head_size)), "none")
 
 
 @torch.inference_mode()

@@ -437,19 +437,52 @@ def which_tool(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def families_summary(result: dict[str, Any]) -> str:
+    """How many families are scored, and how many of them by the fused forward pass."""
+    rows = [row for row in result["families"] if "scored" in row]
+    fused = sum(row["fused"] for row in rows)
+    return (
+        f"Of the {len(result['families'])} types of causal language models in transformers {result['transformers']}, "
+        f"each built small, {len(rows)} are scored, on a GPU {fused} of them over the fused forward pass: "
+        "[layers, head sizes, contexts and kernels](docs/models.md#families)."
+    )
+
+
+def measured_ratios() -> dict[str, list[str]]:
+    """Measured times of ours over the better plain forward pass by family, with the shape that was measured."""
+    whole = json.loads((HERE / "results" / "h200.json").read_text(encoding="utf-8"))["seconds"]
+    longest = str(32_768)
+    plain = min(whole[name][longest] for name in ("plain_flash", "plain_cudnn"))
+    found = {"llama": {"TinyLlama-1.1B": whole["engine"][longest] / plain}}
+    shapes = HERE / "results" / "shapes.json"
+    if shapes.exists():
+        for name, row in json.loads(shapes.read_text(encoding="utf-8"))["shapes"].items():
+            if row.get("ratio"):
+                found.setdefault(row["model_type"], {})[name] = row["ratio"]
+    return {family: [f"{ratio:.2f} ({name})" for name, ratio in rows.items()] for family, rows in found.items()}
+
+
 def families(result: dict[str, Any]) -> str:
     """Families that are scored, with their layers; those that are refused, by reason; those that were not built."""
-    rows = result["families"]
+    rows, ratios = result["families"], measured_ratios()
     lines = [f"transformers {result['transformers']}, {result['layers']} layers, {result['tokens']} random tokens.", "",
-             "| family | layers | left out | difference | on a GPU |", "|---|---|---|---|---|"]  # fmt: skip
+             "| family | layers | left out | head size | context | forward | attention | ratio | difference |",
+             "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for row in rows:
         if "scored" in row:
             reasons = Counter(re.sub(r" of \d+ tokens", "", reason) for reason in row["left_out"].values())
             left_out = ", ".join(f"{count}: {reason}" for reason, count in reasons.items())
-            difference = f"{row['difference']:.0e}" if "difference" in row else ""
-            layers = f"{len(row['scored'])} of {len(row['scored']) + len(row['left_out'])}"
-            forward = "fused" if row["fused"] else ""
-            lines.append(f"| `{row['model_type']}` | {layers} | {left_out} | {difference} | {forward} |")
+            cells = [
+                f"`{row['model_type']}`",
+                f"{len(row['scored'])} of {len(row['scored']) + len(row['left_out'])}",
+                left_out,
+                *(f"{row[key]:,}" if key in row else "" for key in ("head_size", "context")),
+                "fused" if row["fused"] else "",
+                row.get("attention", "" if row["plain"] else "PyTorch"),
+                ", ".join(ratios.get(row["model_type"], [])),
+                f"{row['difference']:.0e}" if "difference" in row else "",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
     refused: dict[str, list[str]] = {}
     for row in rows:
         if "refused" in row:
@@ -493,6 +526,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "packing": ("packing.json", packing),
     "which_tool": ("natural.json", which_tool),
     "families": ("families.json", families),
+    "families_summary": ("families.json", families_summary),
     "gpu": ("h200.json", render_gpu),
     "gpu_summary": ("h200.json", gpu_summary),
     "effect_summary": ("training_effect.json", effect_summary),

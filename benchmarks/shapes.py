@@ -238,7 +238,7 @@ def measure(chosen: dict[str, dict[str, Any]], tokens: int, out: Path) -> list[s
         # longer than any window, and shorter
         rows = parity(shortened(values), [9000, 4096, 2500], LadmConfig(max_length=9000), "cuda:0")
         torch.cuda.empty_cache()
-        row: dict[str, Any] = {"parity": rows}
+        row: dict[str, Any] = {"model_type": values["model_type"], "parity": rows}
         if all(by_dtype["passed"] for by_dtype in rows.values()):
             row |= times(values, tokens)
             torch.cuda.empty_cache()
