@@ -10,8 +10,9 @@ export PYTHONDONTWRITEBYTECODE :=
 # On Linux the wheel of torch that PyPI has brings several gigabytes of CUDA; without a GPU its CPU wheel is enough.
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 NO_GPU := $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && echo yes)
-# Tests run in a process a core, those of one file in one process; all in one where a GPU is shared.
-PARALLEL := -n $(if $(shell command -v nvidia-smi),0,logical) --maxprocesses 4 --dist loadfile
+# Tests run in a process a core, those of one file in one process; all in one where a GPU is shared. Files come in their
+# own order: by number of tests, those of few long tests would be last.
+PARALLEL := -n $(if $(shell command -v nvidia-smi),0,logical) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test docs floors package quality format clean
 
