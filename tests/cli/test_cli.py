@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,15 +25,15 @@ def test_version_and_help() -> None:
 
 def test_help_is_quick_and_loads_no_torch() -> None:
     program = (
-        "import sys, runpy; sys.argv = ['ladm', '--help']\n"
+        "import sys, time, runpy; sys.argv = ['ladm', '--help']\n"
         "try: runpy.run_module('ladm_hf', run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
+        "heavy = {'torch', 'transformers', 'datasets', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else time.process_time() > 5)"
     )
-    start = time.perf_counter()
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
-    # a second is the promise on a quiet machine; tests share theirs
-    assert time.perf_counter() - start < 5
+    # processor time, since tests share their machine; on a quiet one it takes less than a second
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_env_is_a_report_to_paste(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -283,7 +283,8 @@ def test_a_xet_upload_that_stays_silent_is_ended_and_repeated(fake_hub, monkeypa
         other.faults({"match": "shards", "kind": "stall"})
         start = time.monotonic()
         publish_here(scored_rows(40, seed=78), read_back=False, retry=replace(HURRIED, timeout=0.4))
-        assert time.monotonic() - start < 15
+        # sooner than the server ends it
+        assert time.monotonic() - start < 30
         assert len(other.repo(KEY)["commits"]) == 2
 
 
@@ -315,7 +316,7 @@ def test_the_hub_is_given_the_time_it_asks_for(fake_hub, kind, match):
     fake_hub.faults({"match": match, "kind": kind})
     start = time.monotonic()
     publish_here(scored_rows(3), read_back=False)
-    assert 1.0 <= time.monotonic() - start < 10
+    assert 1.0 <= time.monotonic() - start < 60
 
 
 def test_asked_wait():
