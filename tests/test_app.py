@@ -26,6 +26,9 @@ from matplotlib.colors import to_hex
 
 from ladm_hf.report.focus_plot import focus_heatmap
 
+# The app starts within one of the tests.
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "metrics" / "ladm"
 # What a template or a browser might take for its own.
@@ -202,13 +205,15 @@ def server() -> Iterator[str]:
     }  # fmt: skip
     process = subprocess.Popen([sys.executable, str(FOLDER / "app.py")], env=environment, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        assert process.poll() is None, "the app did not start"
+    end = time.monotonic() + 240
+    while process.poll() is None:
         try:
             urllib.request.urlopen(url, timeout=5).close()
             break
         except OSError:
+            assert time.monotonic() < end, "the app does not start"
             time.sleep(0.5)
+    assert process.poll() is None, "the app ended"
     yield url
     process.terminate()
     process.wait(30)
