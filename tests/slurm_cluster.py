@@ -90,12 +90,19 @@ class SlurmCluster:
         for daemon in self._daemons:
             daemon.kill()
             daemon.wait()
-        mine = f"SLURM_CONF={self.folder / 'slurm.conf'}"
-        left = [process for process in psutil.process_iter() if mine in _environment(process)]
+        left = [process for process in psutil.process_iter() if self._started(process)]
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=10)
+
+    def _started(self, process: psutil.Process) -> bool:
+        """By its configuration, or by its folder where its title lies over its environment, as slurmstepd's does."""
+        try:
+            configuration = process.environ().get("SLURM_CONF")
+            return configuration == self.environment["SLURM_CONF"] or Path(process.cwd()).is_relative_to(self.folder)
+        except (psutil.Error, OSError):
+            return False
 
     def run(self, *command: str) -> str:
         """What a command of Slurm says; nothing where the controller does not answer yet."""
@@ -134,13 +141,6 @@ class SlurmCluster:
 
     def _logs(self) -> str:
         return "\n".join(file.read_text(errors="replace")[-4000:] for file in sorted(self.folder.glob("*.log")))
-
-
-def _environment(process: psutil.Process) -> list[str]:
-    try:
-        return [f"{name}={value}" for name, value in process.environ().items()]
-    except (psutil.Error, OSError):
-        return []
 
 
 @contextlib.contextmanager
