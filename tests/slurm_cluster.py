@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,7 +84,7 @@ class SlurmCluster:
         for command in (["slurmctld", "-D", "-c"], *(["slurmd", "-D", "-N", node] for node in NODES)):
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             self._daemons.append(subprocess.Popen(command, env=self.environment, cwd=self.folder, **quiet))
-        self._wait(lambda: self.run("sinfo", "-h", "-o", "%T %D") == "idle 2", "the nodes do not start")
+        self.wait(lambda: self.run("sinfo", "-h", "-o", "%T %D") == "idle 2", "the nodes do not start")
 
     def stop(self) -> None:
         """Leaves no process: jobs and their steps first, which the daemons would leave behind."""
@@ -131,9 +132,10 @@ class SlurmCluster:
                 self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
             return found["JobState"] == state and int(found["Restarts"]) == restarts
 
-        self._wait(reached, f"job {job} does not come to {state}", limit)
+        self.wait(reached, f"job {job} does not come to {state}", limit)
 
-    def _wait(self, reached: Callable[[], bool], problem: str, limit: float = 60.0) -> None:
+    def wait(self, reached: Callable[[], bool], problem: str, limit: float = 60.0) -> None:
+        """Waits until something is so; else fails with the cluster's logs."""
         end = time.monotonic() + limit
         while not reached():
             assert time.monotonic() < end, f"{problem}: {self._logs()}"
@@ -144,11 +146,13 @@ class SlurmCluster:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[SlurmCluster]:
+def cluster() -> Iterator[SlurmCluster]:
     """A cluster that is gone afterwards."""
-    found = SlurmCluster(folder)
-    try:
-        found.start()
-        yield found
-    finally:
-        found.stop()
+    # not below a test's folder: the path of a Unix socket has at most 108 characters
+    with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder:
+        found = SlurmCluster(Path(folder))
+        try:
+            found.start()
+            yield found
+        finally:
+            found.stop()

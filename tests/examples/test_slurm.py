@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,16 +20,13 @@ OPTIONS = ["--chunks", str(CHUNKS), "--span-length", "16", "--max-length", "2048
 
 
 @pytest.fixture
-def slurm(tmp_path: Path) -> Iterator[SlurmCluster]:
-    with cluster(tmp_path / "slurm") as found:
+def slurm() -> Iterator[SlurmCluster]:
+    with cluster() as found:
         yield found
 
 
 def wait_for_chunks(slurm: SlurmCluster, output: Path, count: int) -> None:
-    end = time.monotonic() + 120
-    while finished_chunks(output) < count:
-        assert time.monotonic() < end, "the job makes no progress"
-        time.sleep(0.05)
+    slurm.wait(lambda: finished_chunks(output) >= count, "the job makes no progress", limit=120)
 
 
 @pytest.mark.timeout(600)
