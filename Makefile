@@ -64,7 +64,7 @@ format: .venv/dev
 	touch $@
 
 .venv/test: .venv/pip pyproject.toml
-	$(PIP) -e '.[plot,gpu,ray,datatrove,space,docs,test]'
+	$(PIP) -e '.[plot,gpu,ray,datatrove,space,gcs,azure,docs,test]'
 	touch $@
 
 .venv/dev: .venv/test

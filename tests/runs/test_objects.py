@@ -312,5 +312,5 @@ def test_a_place_with_other_data_and_a_store_that_is_not_there(url: str) -> None
         output_at("folder", {"endpoint_url": "x"})
     with pytest.raises(ConfigError, match="cannot open nothing://x: Protocol not known"):
         storage_at("nothing://x")
-    with pytest.raises(MissingExtraError, match="pip install adlfs"):
-        storage_at("abfs://container/run")
+    with pytest.raises(MissingExtraError, match="pip install ossfs"):
+        storage_at("oss://bucket/run")
