@@ -53,7 +53,8 @@ class Uploads:
         if not self._beside:
             self._finish(staged, finish)
         else:
-            self._left += 1
+            with self._changed:
+                self._left += 1
             self._added.put((staged, finish))
             self._wait(1)
         self.check()
