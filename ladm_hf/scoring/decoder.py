@@ -20,7 +20,6 @@ process. Both leave products and residuals apart, the wide intermediate and the 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +29,7 @@ from ladm_hf.ops.causal import causal_attention
 from ladm_hf.ops.device import launches_on
 from ladm_hf.ops.rms_norm import RmsNorm
 from ladm_hf.ops.windowed import windowed_attention
-from ladm_hf.scoring.architecture import Angles, Attention, Layer, Mlp, Norm
+from ladm_hf.scoring.architecture import Angles, Attention, Layer, Mlp, Norm, Rotation
 from ladm_hf.scoring.attention import focused_attention
 from ladm_hf.scoring.layers import LayerPlan
 from ladm_hf.scoring.product import Product, side_by_side
@@ -164,7 +163,7 @@ def _heads(
     gate = queries[..., dim:] if attention.gated else None
     queries = queries[..., :dim]
     if attention.norms_last:
-        _rotate(attention, queries, keys, angles, (None, None))
+        _rotate(queries, keys, attention.rotation, angles, (None, None))
     norms = attention.norms or (None, None)
     if attention.across_heads:
         for heads, norm in zip((queries, keys), norms, strict=True):
@@ -172,9 +171,9 @@ def _heads(
             pointwise.rms_norm_(heads.flatten(1), norm)
         norms = (None, None)
     if not attention.norms_last:
-        _rotate(attention, queries, keys, angles, norms)
+        _rotate(queries, keys, attention.rotation, angles, norms)
     elif norms != (None, None):
-        _rotate(replace(attention, rotation=None), queries, keys, angles, norms)
+        _rotate(queries, keys, None, angles, norms)
     if attention.growth is not None:
         beta, step = attention.growth
         growth = (1 + beta * torch.log(1 + torch.floor(positions / step))).to(queries.dtype)
@@ -183,17 +182,23 @@ def _heads(
 
 
 def _rotate(
-    attention: Attention, queries: Tensor, keys: Tensor, angles: Angles, norms: tuple[RmsNorm | None, RmsNorm | None]
+    queries: Tensor,
+    keys: Tensor,
+    rotation: Rotation | None,
+    angles: Angles,
+    norms: tuple[RmsNorm | None, RmsNorm | None],
 ) -> None:
     """Norms and rotates queries and keys in place."""
     from ladm_hf.ops import pointwise
 
-    rotation = attention.rotation
-    if rotation is None and norms == (None, None):
+    if rotation is not None:
+        cos, sin = angles[rotation.layers]
+    elif norms == (None, None):
         return
-    # angles of nothing where heads have norms alone
-    one = queries.new_ones(1, queries.shape[-1] // 2 * 2)
-    cos, sin = (one, torch.zeros_like(one)) if rotation is None else angles[rotation.layers]
+    else:
+        # angles of nothing where heads have norms alone
+        cos = queries.new_ones(1, queries.shape[-1] // 2 * 2)
+        sin = torch.zeros_like(cos)
     for heads, norm in zip((queries, keys), norms, strict=True):
         pointwise.rotate_(heads, cos, sin, norm, neighbours=rotation is not None and rotation.neighbours)
 
