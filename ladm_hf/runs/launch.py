@@ -174,9 +174,10 @@ class Launch:
 
     def show_estimate(self) -> None:
         """Says on rank 0 what much work will take."""
+        if not self.ranks.is_main or self.progress is False or self.scorer.on_error == "raise":
+            return
         done = self.output.records(self.run)
-        left = sum(self.run.costs) - sum(self.run.costs[chunk] for chunk in done)
-        if not self.ranks.is_main or self.progress is False or left < LONG_WORK or self.scorer.on_error == "raise":
+        if sum(self.run.costs) - sum(self.run.costs[chunk] for chunk in done) < LONG_WORK:
             return
         found = estimate(
             self.source,
