@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ladm_hf.calculators.calculator import DEFAULT, Outline, outline
-from ladm_hf.cli.scoring import config_of, first_config_of
+from ladm_hf.cli.scoring import config_of, first_config_of, rows_of
 from ladm_hf.data.score_columns import checked_signals
 from ladm_hf.errors import ResumeError
 from ladm_hf.runs.flavors import Pass, Work, work_left, work_of_input
@@ -115,9 +115,8 @@ def _both_passes(values: Mapping[str, Any], flavor: Flavor, second: _Calculator,
 
 def _whole(values: Mapping[str, Any], calculator: _Calculator) -> Work | None:
     columns = [column for column in (values["text_column"], values["input_ids_column"]) if column]
-    rows = {name: values[name] for name in ("split", "name", "revision", "limit")}
     domain = values["cascade_by"] or None if values["cascade"] else None
-    return work_of_input(values["input"], columns, calculator.most_tokens, domain=domain, **rows)
+    return work_of_input(values["input"], columns, calculator.most_tokens, domain=domain, **rows_of(values))
 
 
 def _check_same(

@@ -71,7 +71,8 @@ def _shared(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: values[name] for name in names}, **columns}
 
 
-def _rows(values: Mapping[str, Any]) -> dict[str, Any]:
+def rows_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of the input that count."""
     return {name: values[name] for name in _ROWS}
 
 
@@ -81,13 +82,13 @@ def show_estimate(values: Mapping[str, Any]) -> None:
     from ladm_hf.selection.options import share_of
 
     cascade, scorer = _cascade(values), _scorer(values)
-    found = estimate_scoring(values["input"], scorer, **_rows(values))
+    found = estimate_scoring(values["input"], scorer, **rows_of(values))
     if found is None:
         print("nothing to score: no document has a token")
     elif cascade is None:
         print(found)
     else:
-        first = estimate_scoring(values["input"], cascade.scorer_beside(scorer), **_rows(values))
+        first = estimate_scoring(values["input"], cascade.scorer_beside(scorer), **rows_of(values))
         assert first is not None
         kept = found.part(share_of(cascade.keep, found.tokens))
         print(f"first pass: {first}\nsecond pass: {kept}")
@@ -118,7 +119,7 @@ def score_here(values: Mapping[str, Any], command: str, options: str) -> None:
     try:
         cascade = _cascade(values)
         run_scoring(
-            values["input"], output, _scorer(values), **_rows(values), **kept, progress=progress, command=command,
+            values["input"], output, _scorer(values), **rows_of(values), **kept, progress=progress, command=command,
             options=options, cascade=cascade,
         )  # fmt: skip
     except LadmError as error:

@@ -66,7 +66,7 @@ class Call:
 
             return score_rows(ids, lambda: self.loader.engine(self.rank), check, self.progress)
 
-        ahead = works_ahead(self.loader, self.rank)
+        ahead = self.loader.works_ahead(self.rank)
         return begin_scoring(rows, count, score, self.loader.host_threads() if ahead else None)
 
     def score_journalled(self, rows: list[Any], journal: Journal) -> list[DocumentScore]:
@@ -110,8 +110,3 @@ class Call:
                 UserWarning,
                 stacklevel=2,
             )
-
-
-def works_ahead(loader: Loader, rank: int | None) -> bool:
-    """Whether the device computes on its own while the host does something else, as a GPU does."""
-    return loader.device(rank).startswith("cuda")

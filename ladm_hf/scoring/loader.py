@@ -197,6 +197,10 @@ class Loader:
                 self._encoder_of = calculator.identity, Encoder(calculator.load_tokenizer())
             return self._encoder_of[1]
 
+    def works_ahead(self, rank: int | None) -> bool:
+        """Whether the device computes on its own while the host does something else, as a GPU does."""
+        return self.device(rank).startswith("cuda")
+
     def host_threads(self) -> ThreadPoolExecutor:
         """Threads that tokenise ahead of a device; a forked process has its own."""
         if self._threads is None or self._threads[0] != os.getpid():

@@ -21,7 +21,7 @@ from ladm_hf.calculators.calculator import DEFAULT, Calculator
 from ladm_hf.config import LadmConfig
 from ladm_hf.data.score_columns import GAIN_SIGNALS, SCORE_FIELDS, checked_signals, score_columns
 from ladm_hf.errors import ConfigError, InputError
-from ladm_hf.scoring.call import Call, OnError, works_ahead
+from ladm_hf.scoring.call import Call, OnError
 from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.focus_map import focus_map
 from ladm_hf.scoring.identity import SCHEMA_VERSION, Identity
@@ -286,7 +286,7 @@ class LadmScorer:
 
     def works_ahead(self, rank: int | None = None) -> bool:
         """Whether the device computes on its own while the host does something else, as a GPU does."""
-        return self._journal_folder is None and works_ahead(self._loader, rank)
+        return self._journal_folder is None and self._loader.works_ahead(rank)
 
     def score_texts(
         self, texts: Iterable[str | None], *, rank: int | None = None, progress: bool | None = None
