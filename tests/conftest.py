@@ -18,10 +18,12 @@ if shutil.which("nvidia-smi") is None:
 import contextlib
 import json
 import socket
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pytest
 import torch
@@ -49,6 +51,16 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """A place in a store, gone after the test."""
+    url = f"memory://{uuid.uuid4().hex}/run"
+    yield url
+    fs, root = fsspec.url_to_fs(url)
+    if fs.exists(root):
+        fs.rm(root, recursive=True)
 
 
 def tiny_model(model_type: str = "llama", **options: Any) -> PreTrainedModel:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pytest
 from launches import bits, dataset, expected, scorer
@@ -28,15 +26,6 @@ RUN = RunRecord(
     input="documents", split="train", identity={}, unit="rows", edges=(0, 1, 2, 3), costs=(1.0, 1.0, 1.0),
     schema=pa.schema([]), layout={}, run_id=run_id({}, (0, 1, 2, 3)),
 )  # fmt: skip
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    url = f"memory://{uuid.uuid4().hex}/run"
-    yield url
-    fs, root = fsspec.url_to_fs(url)
-    if fs.exists(root):
-        fs.rm(root, recursive=True)
 
 
 @pytest.fixture

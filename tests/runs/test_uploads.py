@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import collections
 import threading
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 from launches import GEOMETRY, dataset, rows
@@ -21,15 +18,6 @@ from ladm_hf.runs.runner import run_scoring
 from ladm_hf.runs.uploads import Staged, Uploads
 
 SECONDS = 20.0
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    url = f"memory://{uuid.uuid4().hex}/run"
-    yield url
-    fs, root = fsspec.url_to_fs(url)
-    if fs.exists(root):
-        fs.rm(root, recursive=True)
 
 
 class Lengths(LadmScorer):
