@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from filelock import FileLock
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 pytest.importorskip("trl", reason="needs ladm-hf[test]")
@@ -160,6 +161,26 @@ def test_no_run_is_started_when_the_time_is_over(finished: Path, capsys: pytest.
     assert not path.exists()
     kept.rename(path)
     assert "out of time" in capsys.readouterr().out
+
+
+def test_processes_share_the_runs_that_nobody_has_in_hand(finished: Path) -> None:
+    runs = finished / "work/runs"
+    kept = [path.rename(path.with_suffix(".kept")) for path in (runs / "random-0-0.json", runs / "junk-1-1.json")]
+    with FileLock(runs / ".random-0-0.json.lock"):
+        main(["extend", "--work", str(finished / "work")])
+    assert not (runs / "random-0-0.json").exists()
+    assert (runs / "junk-1-1.json").exists()
+    for path in kept:
+        path.rename(path.with_suffix(".json"))
+
+
+def test_runs_wait_for_their_base(finished: Path) -> None:
+    run, trained = finished / "work/runs/LADM-1-1.json", finished / "work/bases/1/trained.json"
+    kept = [path.rename(path.with_suffix(".kept")) for path in (run, trained)]
+    main(["extend", "--work", str(finished / "work")])
+    assert not run.exists()
+    for path in kept:
+        path.rename(path.with_suffix(".json"))
 
 
 def test_another_plan_needs_another_folder(finished: Path, tmp_path: Path, calculator: Path) -> None:

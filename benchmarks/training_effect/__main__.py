@@ -17,7 +17,10 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from . import plan as plans
 from .plan import Plan
@@ -85,32 +88,67 @@ def runs(plan: Plan) -> Iterator[tuple[int, int, str]]:
 
 
 def extend(plan: Plan, work: Path, options: argparse.Namespace) -> None:
-    """`runs/ARM-BASE-SEED.json` of every run whose windows are there, until the time is over."""
+    """`runs/ARM-BASE-SEED.json` of every run whose windows and base are there, until the time is over.
+
+    Processes that share the folder share the runs: each takes the first that no other has in hand.
+    """
+    begun, longest = time.monotonic(), 0.0
+    part, parts = options.part
+    wanted = [run for run in runs(plan) if not options.arms or run[2] in options.arms][part::parts]
+    (work / "runs").mkdir(exist_ok=True)
+    while (taken := free_run(plan, work, wanted)) is not None:
+        run, held = taken
+        with held:
+            start = time.monotonic()
+            if start - begun + longest > options.max_minutes * 60:
+                print("out of time: the same command goes on from here", flush=True)
+                return
+            one_run(plan, work, *run)
+            longest = max(longest, time.monotonic() - start)
+
+
+def free_run(
+    plan: Plan, work: Path, wanted: list[tuple[int, int, str]]
+) -> tuple[tuple[int, int, str], AbstractContextManager[object]] | None:
+    """The first run that can be made and that nobody makes, and the lock that keeps it for this process."""
+    for seed, base, arm in wanted:
+        target = result_file(work, seed, base, arm)
+        trained = work / "bases" / str(base) / "trained.json"
+        if target.exists() or not trained.exists() or not windows_file(plan, work, seed, arm).exists():
+            continue
+        try:
+            held = FileLock(target.with_name(f".{target.name}.lock"), blocking=False).acquire()
+        except Timeout:
+            continue
+        if not target.exists():
+            return (seed, base, arm), held
+        # another process has made it since it was looked for
+        held.lock.release()
+    return None
+
+
+def one_run(plan: Plan, work: Path, seed: int, base: int, arm: str) -> None:
     from .measures import measure
     from .training import extended
 
-    begun, longest = time.monotonic(), 0.0
-    part, parts = options.part
-    wanted = [run for run in runs(plan) if not options.arms or run[2] in options.arms]
-    for seed, base, arm in wanted[part::parts]:
-        target = work / "runs" / f"{plans.slug(arm)}-{base}-{seed}.json"
-        draw = seed if plans.drawn(plan["arms"][arm]) else plan["extension"]["seeds"][0]
-        chosen = work / "windows" / f"{plans.slug(arm)}-{draw}.npz"
-        if target.exists() or not chosen.exists():
-            continue
-        start = time.monotonic()
-        if start - begun + longest > options.max_minutes * 60:
-            print("out of time: the same command goes on from here", flush=True)
-            return
-        model, training = extended(plan, work, chosen, base, seed)
-        measured = time.monotonic()
-        found = {"arm": arm, "base": base, "seed": seed, "plan": plans.digest(plan), "training": training}
-        found |= measure(plan, work, model)
-        found["measuring_seconds"] = round(time.monotonic() - measured, 2)
-        write_json(target, found)
-        longest = max(longest, time.monotonic() - start)
-        loss = sum(found["loss"]) / len(found["loss"])
-        print(f"{arm}, base {base}, seed {seed}: {loss:.4f} in {time.monotonic() - start:.1f} s", flush=True)
+    start = time.monotonic()
+    model, training = extended(plan, work, windows_file(plan, work, seed, arm), base, seed)
+    measured = time.monotonic()
+    found = {"arm": arm, "base": base, "seed": seed, "plan": plans.digest(plan), "training": training}
+    found |= measure(plan, work, model)
+    found["measuring_seconds"] = round(time.monotonic() - measured, 2)
+    write_json(result_file(work, seed, base, arm), found)
+    loss = sum(found["loss"]) / len(found["loss"])
+    print(f"{arm}, base {base}, seed {seed}: {loss:.4f} in {time.monotonic() - start:.1f} s", flush=True)
+
+
+def result_file(work: Path, seed: int, base: int, arm: str) -> Path:
+    return work / "runs" / f"{plans.slug(arm)}-{base}-{seed}.json"
+
+
+def windows_file(plan: Plan, work: Path, seed: int, arm: str) -> Path:
+    draw = seed if plans.drawn(plan["arms"][arm]) else plan["extension"]["seeds"][0]
+    return work / "windows" / f"{plans.slug(arm)}-{draw}.npz"
 
 
 def fraction(text: str) -> tuple[int, int]:
