@@ -48,7 +48,9 @@ TINY_LLAMA = {
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
 LONG = LadmConfig(max_length=131072)
 PARITY_FP32 = 2e-5
-OWN_KERNELS = ("ladm_attention", "_focus_kernel", "_rms_norm_kernel", "_rotate_kernel", "_gated_kernel")
+OWN_KERNELS = (
+    "ladm_attention", "_focus_kernel", "_rms_norm_kernel", "_rotate_kernel", "_gated_kernel", "_quantize_kernel",
+)  # fmt: skip
 
 
 class Unscored(Recorder):
@@ -448,7 +450,12 @@ def kernel_times(function: Callable[[], Any]) -> dict[str, float]:
 
 def layer_profile(engine: Engine) -> dict[str, float]:
     """Milliseconds of one layer's parts, the mean over the layers of one document of 32k."""
-    times = kernel_times(variants(engine, 32768)["engine"])
+    parts = parts_of(kernel_times(variants(engine, 32768)["engine"]))
+    return {part: ms / len(engine.layers) for part, ms in parts.items()}
+
+
+def parts_of(times: dict[str, float]) -> dict[str, float]:
+    """Milliseconds by part of a forward pass, from those by kernel."""
     parts = {"attention": 0.0, "matrix products": 0.0, "scoring": 0.0, "norms, rotary, activation": 0.0, "rest": 0.0}
     for kernel, ms in times.items():
         if "sdpa" in kernel or "flash" in kernel or kernel.startswith("ladm_attention"):
@@ -462,7 +469,7 @@ def layer_profile(engine: Engine) -> dict[str, float]:
         else:
             part = "rest"
         parts[part] += ms
-    return {part: ms / len(engine.layers) for part, ms in parts.items()}
+    return parts
 
 
 def environment() -> dict[str, Any]:

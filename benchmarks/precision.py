@@ -1,6 +1,8 @@
-"""What bfloat16 does to scores, ranks and selections: the same documents scored in both types on a CPU.
+"""What a dtype does to scores, ranks and selections: the same documents scored in two of them.
 
-    python benchmarks/precision.py documents.parquet     # needs a text column; writes benchmarks/results/precision.json
+    python benchmarks/precision.py documents.parquet     # bfloat16 on a CPU; needs a text column
+    python benchmarks/precision.py documents.parquet --device cuda:0 --dtypes bfloat16 float8 \\
+        --output benchmarks/results/precision-float8.json
 
 Documents are cut to lengths between 4,096 and 16,384 tokens, log-uniform, each within its own. Beside the rank
 correlation stands the share of the best quarter that both types choose, and how far scores move.
@@ -46,17 +48,21 @@ def main() -> None:
     parser.add_argument("documents", type=Path)
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--model", default="ladm-nano")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtypes", nargs=2, default=("float32", "bfloat16"), help="the exact one and the other")
     parser.add_argument("--output", type=Path, default=RESULTS / "precision.json")
     options = parser.parse_args()
-    scorers = {dtype: LadmScorer(options.model, device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16")}
-    ids = documents(options.documents, options.count, scorers["float32"])
-    exact, half = (np.array([score.score for score in scorer.score_input_ids(ids)]) for scorer in scorers.values())
+    scorers = [LadmScorer(options.model, device=options.device, dtype=dtype) for dtype in options.dtypes]
+    ids = documents(options.documents, options.count, scorers[0])
+    exact, half = (np.array([score.score for score in scorer.score_input_ids(ids)]) for scorer in scorers)
     best = round(SHARE * len(ids))
     chosen = [set(np.argsort(-scores)[:best].tolist()) for scores in (exact, half)]
     moves = np.abs(half / exact - 1)
     result = {
         "ladm_hf": __version__,
         "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device,
+        "dtypes": list(options.dtypes),
         "model": options.model,
         "documents": len(ids),
         "tokens": [min(map(len, ids)), max(map(len, ids))],

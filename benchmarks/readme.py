@@ -49,11 +49,12 @@ def cpu(result: dict[str, Any]) -> str:
 
 
 def precision(result: dict[str, Any]) -> str:
-    """How far bfloat16 moves scores, ranks and a selection."""
+    """How far one dtype moves scores, ranks and a selection beside another."""
+    exact, other = result.get("dtypes", ("float32", "bfloat16"))
     shortest, longest = result["tokens"]
     kept = result["selected_by_both"] / result["selected"]
     return (
-        f"bfloat16 against float32 on {result['documents']} natural documents of {shortest:,} to {longest:,} tokens: "
+        f"{other} against {exact} on {result['documents']} documents of {shortest:,} to {longest:,} tokens: "
         f"rank correlation {result['rank_correlation']:.4f}, {kept:.0%} of the best quarter the same, scores moved by "
         f"{result['median_difference']:.2%} in the median and {result['largest_difference']:.1%} at most "
         "(`benchmarks/precision.py`)."

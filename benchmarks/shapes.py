@@ -1,12 +1,15 @@
 """What scoring costs on one GPU by family: models of real shapes with random weights, parity first, then times.
 
     python benchmarks/shapes.py [--out benchmarks/results/shapes.json] [--tokens 32768] [NAME ...]
+    python benchmarks/shapes.py --float8 --out benchmarks/results/shapes-float8.json Llama-3.2-1B Llama-3.2-3B
     python benchmarks/shapes.py --tiny      # parity of narrow models in Triton's interpreter, where there is no GPU
 
-Parity: layer scores of the first layers of each shape, ours and plain PyTorch's, against plain PyTorch in float32; ours
-may be off by twice as much as plain PyTorch in the same dtype. A shape that fails is not timed, and the script ends in
-an error. Times: seconds of one document in bfloat16, ours beside the better of the plain forward passes with flash and
-with cuDNN attention (where a layer slides, with whatever kernel takes its mask).
+Parity: PFS in the first layers of each shape, ours and plain PyTorch's, against plain PyTorch in float32; ours may be
+off by twice as much as plain PyTorch in the same dtype. A shape that fails is not timed, and the script ends in an
+error. Times: seconds of one document in bfloat16, ours beside the better of the plain forward passes with flash and
+with cuDNN attention (where a layer slides, with whatever kernel takes its mask); what scoring adds to our own forward
+pass, cut at the same place, is measured over several documents in a row, in turns with it. `--float8` times linear
+layers in float8 besides, `--profile` says where the time goes.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ import argparse
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +30,16 @@ if shutil.which("nvidia-smi") is None:
 
 import numpy as np
 import torch
-from gpu import Unscored, environment, plain_pytorch, random_documents, seconds
+from gpu import (
+    Unscored,
+    environment,
+    kernel_times,
+    parts_of,
+    plain_pytorch,
+    random_documents,
+    score_stream,
+    seconds,
+)
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
@@ -33,13 +47,17 @@ from ladm_hf.calculators.calculator import Calculator
 from ladm_hf.config import LadmConfig
 from ladm_hf.ops import causal
 from ladm_hf.scoring import trial
+from ladm_hf.scoring.architecture import UnknownPart
 from ladm_hf.scoring.engine import Engine
+from ladm_hf.scoring.precision import FLOAT8
 
 VOCABULARY = 32_000
 # Layers of the models that are compared, enough for a full layer of each family.
 COMPARED_LAYERS = 6
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PARITY_FP32 = 2e-5
+# Seconds of documents in a row, about, and rounds in turns, of which the first warms up.
+STREAM_SECONDS, ROUNDS = 1.0, 4
 
 
 def shape(model_type: str, hidden: int, inner: int, layers: int, heads: tuple[int, int], **more: Any) -> dict[str, Any]:
@@ -78,6 +96,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "lfm2", 2048, 12288, 16, (32, 8),
         layer_types=["full_attention" if i in (2, 5, 8, 10, 12, 14) else "conv" for i in range(16)],
     ),
+    "Qwen3.5-9B": shape("qwen3_5_text", 4096, 12288, 32, (16, 4), head_dim=256),
+    "GLM-4-9B": shape("glm4", 4096, 13696, 40, (32, 2), head_dim=128, attention_bias=True),
+    "Command-R7B": shape("cohere2", 4096, 14336, 32, (32, 8), sliding_window=4096),
+    "Granite-3.3-2B": shape("granite", 2048, 8192, 40, (32, 8), **GRANITE),
+    "Pythia-1.4B": shape("gpt_neox", 2048, 8192, 24, (16, 16), rotary_pct=0.25),
+    "Phi-1.5": shape("phi", 2048, 8192, 24, (32, 32), partial_rotary_factor=0.5),
+    "Gemma-2B": shape("gemma", 2048, 16384, 18, (8, 1), head_dim=256),
 }  # fmt: skip
 
 
@@ -111,9 +136,20 @@ def tiny(values: dict[str, Any]) -> dict[str, Any]:
     return shortened(values) | small
 
 
-def engine_of(model: PreTrainedModel, config: LadmConfig, device: str) -> Engine:
-    dtype = str(model.dtype).removeprefix("torch.")
-    return Engine(Calculator("shape", "random", config, model=model), config, dtype, device, "auto", None)
+def engine_of(
+    model: PreTrainedModel, config: LadmConfig, device: str, dtype: str | None = None, batch: int | None = None
+) -> Engine:
+    dtype = dtype or str(model.dtype).removeprefix("torch.")
+    return Engine(Calculator("shape", "random", config, model=model), config, dtype, device, "auto", batch)
+
+
+def focus(engine: Engine, batches: list[list[Any]]) -> np.ndarray:
+    """PFS of every layer and pair of spans of documents, one after another."""
+    found = []
+    for batch in batches:
+        grid, pfs = engine.pfs(batch)
+        found += [pfs[:, i][:, grid.present[i]].flatten() for i in range(len(batch))]
+    return torch.cat(found).numpy()
 
 
 def parity(values: dict[str, Any], lengths: list[int], config: LadmConfig, device: str) -> dict[str, Any]:
@@ -124,9 +160,9 @@ def parity(values: dict[str, Any], lengths: list[int], config: LadmConfig, devic
         engine = engine_of(build(values, dtype, device), config, device)
         with plain_pytorch(engine):
             # one by one: a padded batch takes a mask and, in float32, all logits of all heads at once
-            plain = np.concatenate([engine.score([document]) for document in documents])
+            plain = focus(engine, [[document] for document in documents])
         expected = plain if expected is None else expected
-        ours = np.stack(engine.score(documents))
+        ours = focus(engine, [documents])
         error, plain_error = (float(np.linalg.norm(x - expected) / np.linalg.norm(expected)) for x in (ours, plain))
         rows[str(dtype).removeprefix("torch.")] = {
             "forward": engine.forward_pass, "error": error, "plain_pytorch_error": plain_error,
@@ -135,13 +171,17 @@ def parity(values: dict[str, Any], lengths: list[int], config: LadmConfig, devic
     return rows
 
 
-def times(values: dict[str, Any], tokens: int) -> dict[str, Any]:
-    """Seconds of one document, in bfloat16."""
+def times(values: dict[str, Any], tokens: int, float8: bool, profile: bool) -> dict[str, Any]:
+    """Seconds of one document, in bfloat16; why there are none where the fast forward pass is refused."""
     config = LadmConfig(max_length=tokens)
     model = build(values, torch.bfloat16, "cuda:0")
-    engine = engine_of(model, config, "cuda:0")
-    fast, last = engine._fast, engine.layers[-1]
-    assert fast is not None
+    # one document a batch
+    engine = engine_of(model, config, "cuda:0", batch=tokens)
+    if engine._fast is None:
+        try:
+            trial._tried(model, engine.plan)
+        except UnknownPart as refused:
+            return {"refused": str(refused)}
     documents = random_documents([tokens])
     ids = torch.from_numpy(documents[0])[None].cuda()
 
@@ -155,13 +195,9 @@ def times(values: dict[str, Any], tokens: int) -> dict[str, Any]:
 
         return run
 
-    def unscored() -> None:
-        with torch.inference_mode():
-            fast(ids, Unscored(last))
-
     runs = {
         "plain_flash": plain(SDPBackend.FLASH_ATTENTION), "plain_cudnn": plain(SDPBackend.CUDNN_ATTENTION),
-        "unscored": unscored, "ours": lambda: engine.score(documents),
+        "ours": lambda: engine.score(documents),
     }  # fmt: skip
     found: dict[str, Any] = {}
     for name, run in runs.items():
@@ -170,13 +206,44 @@ def times(values: dict[str, Any], tokens: int) -> dict[str, Any]:
         except torch.OutOfMemoryError:
             found[name] = None
         torch.cuda.empty_cache()
-    call = engine.plan.calls[last]
+    if profile:
+        found["profile"] = parts_of(kernel_times(runs["ours"]))
+    call = engine.plan.calls[engine.layers[-1]]
     better = min((found[name] for name in ("plain_flash", "plain_cudnn") if found[name]), default=None)
-    return found | {
+    found |= {
         "layers": len(engine.layers), "of_layers": values["num_hidden_layers"], "head_dim": call.head_dim,
         "attention": causal.kernel_name(0, torch.bfloat16, call.head_dim, call.num_heads // call.num_key_heads),
-        "ratio": better and found["ours"] / better, "scoring_adds": found["ours"] / found["unscored"] - 1,
+        "ratio": better and found["ours"] / better, "scoring_adds": scoring_adds(engine, tokens, found["ours"]),
     }  # fmt: skip
+    if float8:
+        found["float8"] = seconds(partial(engine_of(model, config, "cuda:0", FLOAT8).score, documents), 3)
+    return found
+
+
+def scoring_adds(engine: Engine, tokens: int, one: float) -> float:
+    """What scoring adds to our own forward pass cut at the same place, in a row of documents of `one` second each."""
+    documents = random_documents([tokens] * max(2, round(STREAM_SECONDS / one)))
+    ids = torch.from_numpy(documents[0])[None].cuda()
+    fast, last = engine._fast, engine.layers[-1]
+    assert fast is not None
+
+    def unscored() -> None:
+        with torch.inference_mode():
+            for _ in documents:
+                fast(ids, Unscored(last))
+
+    runs = partial(score_stream, engine, documents), unscored
+    took: list[float] = []
+    # in turns, so that both meet the same temperatures and clocks
+    for _ in range(ROUNDS):
+        for run in runs:
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            run()
+            torch.cuda.synchronize()
+            took.append(time.perf_counter() - start)
+    scored, forward = np.median(np.reshape(took, (-1, 2))[1:], axis=0)
+    return float(scored / forward - 1)
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -205,15 +272,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/shapes.json"))
     parser.add_argument("--tokens", type=int, default=32_768, help="length of the document that is timed")
     parser.add_argument("--tiny", action="store_true", help="parity of narrow models, on any machine")
+    parser.add_argument("--float8", action="store_true", help="time linear layers in float8, too")
+    parser.add_argument("--profile", action="store_true", help="milliseconds of the device by part of our forward pass")
     parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(SHAPES)}")
     options = parser.parse_args()
     chosen = {name: SHAPES[name] for name in options.names or SHAPES}
     if options.tiny:
         failed = tiny_parity(chosen)
     else:
-        failed = measure(chosen, options.tokens, options.out)
+        failed = measure(chosen, options)
     if failed:
-        raise SystemExit(f"parity failed: {', '.join(failed)}")
+        raise SystemExit(f"parity failed, or no fast forward pass: {', '.join(failed)}")
 
 
 def tiny_parity(chosen: dict[str, dict[str, Any]]) -> list[str]:
@@ -231,9 +300,9 @@ def tiny_parity(chosen: dict[str, dict[str, Any]]) -> list[str]:
     return failed
 
 
-def measure(chosen: dict[str, dict[str, Any]], tokens: int, out: Path) -> list[str]:
+def measure(chosen: dict[str, dict[str, Any]], options: argparse.Namespace) -> list[str]:
     """Parity and times of every shape, written as they come; names of those that fail."""
-    result: dict[str, Any] = {"environment": environment(), "tokens": tokens, "shapes": {}}
+    result: dict[str, Any] = {"environment": environment(), "tokens": options.tokens, "shapes": {}}
     failed = []
     for name, values in chosen.items():
         # longer than any window, and shorter
@@ -241,14 +310,14 @@ def measure(chosen: dict[str, dict[str, Any]], tokens: int, out: Path) -> list[s
         torch.cuda.empty_cache()
         row: dict[str, Any] = {"model_type": values["model_type"], "parity": rows}
         if all(by_dtype["passed"] for by_dtype in rows.values()):
-            row |= times(values, tokens)
+            row |= times(values, options.tokens, options.float8, options.profile)
             torch.cuda.empty_cache()
-        else:
+        if "ours" not in row:
             failed.append(name)
         result["shapes"][name] = row
         print(f"{name}: {json.dumps(row)}", flush=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(markdown(result))
     return failed
 

@@ -3,6 +3,7 @@
     python benchmarks/text_to_score.py DATA.parquet --output results/text_to_score.json               # a CPU
     python benchmarks/text_to_score.py DATA.parquet --output results/text_to_score-gpu.json           # one GPU
     torchrun --nproc_per_node 2 benchmarks/text_to_score.py DATA.parquet --gpus-only --output ...     # two
+    ... --shape Llama-3.2-1B                    # a model of a shape of benchmarks/shapes.py, with random weights
 
 First it checks that threads ahead of the device change no row. Then, on any machine, the host's part: seconds of
 processor time a token of each stage, and of a whole run whose engine costs nothing, with one thread and with all. On a
@@ -44,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="parquet with text; its documents are joined and cut to about 8k tokens each")
     parser.add_argument("--model", default="ladm-nano")
+    parser.add_argument("--shape", help="a random model of a shape of shapes.py, with ladm-nano's tokenizer")
     parser.add_argument("--documents", type=int, default=0, help="defaults to 100 on a CPU and 4,000 on a GPU")
     parser.add_argument("--gpus-only", action="store_true")
     parser.add_argument("--output", type=Path)
@@ -54,22 +56,37 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(ranks.share(lambda: scratch))
         text, ids = folder / "text.parquet", folder / "ids.parquet"
-        ranks.share(lambda: write(options.data, number, options.model, text, ids))
+        model = options.model
+        if options.shape:
+            model = str(folder / "calculator")
+            ranks.share(lambda: save_shape(options.shape, Path(model)))
+        ranks.share(lambda: write(options.data, number, model, text, ids))
         result: dict[str, Any] = {
-            "ladm_hf": __version__, "machine": platform.machine(), "cores": os.cpu_count(), "processes": ranks.world,
-            "model": options.model, "documents": number, "tokens": sum(pq.read_table(ids)["tokens"].to_pylist()),
+            "ladm_hf": __version__, "machine": platform.machine(), "cores": len(os.sched_getaffinity(0)),
+            "processes": ranks.world, "model": options.shape or options.model, "documents": number,
+            "tokens": sum(pq.read_table(ids)["tokens"].to_pylist()),
         }  # fmt: skip
         if not options.gpus_only:
             check(text, folder)
             result |= {"stages": stages(text), "run": host_run(text, folder, result["tokens"])}
         if gpu:
             result["gpu"] = torch.cuda.get_device_name()
-            result["device"] = on_device(options.model, text, ids, folder, ranks)
+            result["device"] = on_device(model, text, ids, folder, ranks)
         ranks.wait()
     if ranks.is_main:
         print(json.dumps(result, indent=1))
         if options.output:
             options.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def save_shape(name: str, folder: Path) -> None:
+    """A calculator of a shape of shapes.py with random weights and ladm-nano's tokenizer."""
+    from shapes import SHAPES, build
+
+    tokenizer = LadmScorer().calculator.load_tokenizer()
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    build(SHAPES[name] | {"vocab_size": len(tokenizer)}, torch.float16, device).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def write(data: str, number: int, model: str, text: Path, ids: Path) -> None:
