@@ -39,7 +39,8 @@ FILES = {
     "object_store open parquet repositories results row_files rows run_record schemas score_columns "
     "shards sources storable storage store_errors streams temporary writer",
     "integrations": "datatrove evaluate ray_data",
-    "ops": "blockwise causal chunked device distant fused hopper naive pointwise rms_norm scores spans tiled windowed",
+    "ops": "blockwise causal chunked device distant float8 fused hopper naive pointwise rms_norm scores spans tiled "
+    "windowed",
     "packing": "best_fit documents formats minimum_slack mixture pack record sequences tokenizer",
     "publishing": "account bundle card card_block front_matter limits publication publish repository retry verify",
     "report": "comparison focus_plot heat_maps matrix page parts plots style tables",

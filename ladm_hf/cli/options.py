@@ -30,7 +30,7 @@ ONCE = ("options", "restart", "resume", "status", "estimate", "yes", "dry_run", 
 
 Ablation = Literal["no_std", "no_length_weight"]
 Backend = Literal["auto", "naive", "chunked", "fused"]
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16", "float8"]
 OnError = Literal["status", "raise"]
 Overflow = Literal["truncate", "windows"]
 PackBoundaries = Literal["position_ids", "seq_lengths", "cu_seqlens"]

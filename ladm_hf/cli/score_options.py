@@ -82,7 +82,7 @@ Precision = Annotated[
     Dtype,
     _speed(
         help="Precision; auto is float16 on a GPU, and on a CPU bfloat16 where it is faster (AMX, AVX512-BF16), "
-        "else float32. A resumed run keeps its own."
+        "else float32. float8 is for linear layers, on GPUs that have it (Ada, Hopper). A resumed run keeps its own."
     ),
 ]
 HowFocus = Annotated[

@@ -155,14 +155,20 @@ def _rotate_kernel(
 
 
 @triton.jit
+def activated(gate, up, GELU: tl.constexpr):  # noqa: N803
+    """`activation(gate) * up` in the dtype of both."""
+    values = gate.to(tl.float32)
+    # gelu's (1 + tanh(u)) / 2 is the sigmoid of 2 u, with u = sqrt(2 / pi) (x + 0.044715 x^3)
+    power = 1.5957691216057308 * (values + 0.044715 * values * values * values) if GELU else values
+    values = (values / (1.0 + tl.exp(-power))).to(gate.dtype).to(tl.float32)
+    return (values * up.to(tl.float32)).to(gate.dtype)
+
+
+@triton.jit
 def _gated_kernel(gate_up_ptr, out_ptr, width, GELU: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
     row = tl.program_id(0).to(tl.int64)
     offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < width
     gate = tl.load(gate_up_ptr + row * 2 * width + offsets, mask=inside, other=0.0)
     up = tl.load(gate_up_ptr + row * 2 * width + width + offsets, mask=inside, other=0.0)
-    values = gate.to(tl.float32)
-    # gelu's (1 + tanh(u)) / 2 is the sigmoid of 2 u, with u = sqrt(2 / pi) (x + 0.044715 x^3)
-    power = 1.5957691216057308 * (values + 0.044715 * values * values * values) if GELU else values
-    activated = (values / (1.0 + tl.exp(-power))).to(gate.dtype).to(tl.float32)
-    tl.store(out_ptr + row * width + offsets, (activated * up.to(tl.float32)).to(gate.dtype), mask=inside)
+    tl.store(out_ptr + row * width + offsets, activated(gate, up, GELU), mask=inside)

@@ -20,7 +20,7 @@ process. Both leave products and residuals apart, the wide intermediate and the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +29,10 @@ from ladm_hf.ops.causal import causal_attention
 from ladm_hf.ops.device import launches_on
 from ladm_hf.ops.rms_norm import RmsNorm
 from ladm_hf.ops.windowed import windowed_attention
-from ladm_hf.scoring.architecture import Angles, Attention, Layer, Mlp, Norm, Rotation
+from ladm_hf.scoring.architecture import Angles, Attention, Layer, Mlp, Norm, Rotation, UnknownPart
 from ladm_hf.scoring.attention import focused_attention
 from ladm_hf.scoring.layers import LayerPlan
-from ladm_hf.scoring.product import Product, side_by_side
+from ladm_hf.scoring.product import AnyProduct, in_float8, side_by_side
 from ladm_hf.scoring.reading import read_decoder
 from ladm_hf.scoring.recorder import NoRecorder, Recorder
 
@@ -41,6 +41,16 @@ if TYPE_CHECKING:
 
 # Tokens that go through an MLP at once.
 MLP_BLOCK = 16_384
+
+
+Pair = tuple[AnyProduct, AnyProduct]
+
+
+class _Products(NamedTuple):
+    """The products into and out of a layer's attention and its MLP, `None` where a module is called as it is."""
+
+    mixer: Pair | None
+    mlp: Pair | None
 
 
 class DecoderForward:
@@ -53,15 +63,22 @@ class DecoderForward:
     def __init__(self, model: PreTrainedModel, plan: LayerPlan) -> None:
         self.base: Any = model.get_decoder()
         self.decoder = read_decoder(model, plan)
-        # products of queries, keys and values, where a layer has them, and of gate and up
-        self.products = [
-            (
-                side_by_side(layer.mixer.qkv) if isinstance(layer.mixer, Attention) else None,
-                side_by_side(layer.mlp.gate_up) if isinstance(layer.mlp, Mlp) else None,
-            )
-            for layer in self.decoder.layers
-        ]
+        self.products = [_products(layer) for layer in self.decoder.layers]
         self.state = _state(self.base)
+
+    def to_float8(self) -> None:
+        """Has all products run in float8 from now on.
+
+        Raises:
+            UnknownPart: there are none, or one has sizes that do not suit.
+        """
+        if not any(pair for products in self.products for pair in products):
+            raise UnknownPart("none of its layers has linear layers that are known")
+        with launches_on(next(self.base.parameters()).device):
+            self.products = [
+                _Products(*(pair and (in_float8(pair[0]), in_float8(pair[1])) for pair in products))
+                for products in self.products
+            ]
 
     def is_current(self) -> bool:
         """Whether the model still is what was read: its modules and weights in place, no adapters, no hooks."""
@@ -90,31 +107,41 @@ class DecoderForward:
         angles = {} if self.decoder.rotary is None else self.decoder.rotary(embedded, positions)
         # [B T, C]
         hidden = embedded.flatten(0, 1)
-        for index, (layer, (qkv, gate_up)) in enumerate(zip(self.decoder.layers, self.products, strict=True)):
+        for index, (layer, products) in enumerate(zip(self.decoder.layers, self.products, strict=True)):
             # what the MLP reads where it does not wait for the mixer
             source = hidden.clone() if layer.parallel else hidden
             normed = _normed(hidden, layer.before_mixer)
-            if qkv is None:
+            if products.mixer is None:
                 assert isinstance(layer.mixer, nn.Module)
                 _add_module(hidden, layer.mixer, normed.view(*shape, -1), layer.after_mixer, layer.multiplier)
             else:
                 assert isinstance(layer.mixer, Attention)
+                qkv, out = products.mixer
                 product = qkv(normed, _wanted_rows(index, layer.mixer, recorder))
                 heads = _attend(index, layer.mixer, product, shape, angles, positions, recorder)
                 del product
                 if heads is None:
                     return None
-                _add(hidden, heads, layer.mixer.out, layer.after_mixer, layer.multiplier)
+                _add(hidden, heads, out, layer.after_mixer, layer.multiplier)
                 del heads
             del normed
-            if gate_up is None:
+            if products.mlp is None:
                 assert isinstance(layer.mlp, nn.Module)
                 x = _normed(source, layer.before_mlp).view(*shape, -1)
                 _add_module(hidden, layer.mlp, x, layer.after_mlp, layer.multiplier)
                 del x
             else:
-                _add_mlp(hidden, source, layer, gate_up)
+                _add_mlp(hidden, source, layer, *products.mlp)
         return _normed(hidden, self.decoder.norm).view(*shape, -1)
+
+
+def _products(layer: Layer) -> _Products:
+    """The products of a layer, each over weights laid side by side."""
+    mixer, mlp = layer.mixer, layer.mlp
+    return _Products(
+        (side_by_side(mixer.qkv), side_by_side((mixer.out,))) if isinstance(mixer, Attention) else None,
+        (side_by_side(mlp.gate_up), side_by_side((mlp.down,))) if isinstance(mlp, Mlp) else None,
+    )
 
 
 def _wanted_rows(index: int, attention: Attention, recorder: Recorder) -> int | None:
@@ -226,28 +253,24 @@ def _add_module(hidden: Tensor, module: nn.Module, x: Tensor, norm: Norm | None,
     hidden.add_(_normed(output, norm), alpha=multiplier)
 
 
-def _add_mlp(hidden: Tensor, source: Tensor, layer: Layer, gate_up: Product) -> None:
-    from ladm_hf.ops import pointwise
-
+def _add_mlp(hidden: Tensor, source: Tensor, layer: Layer, gate_up: AnyProduct, down: AnyProduct) -> None:
     assert isinstance(layer.mlp, Mlp)
     for block, read in zip(hidden.split(MLP_BLOCK), source.split(MLP_BLOCK), strict=True):
-        wide = pointwise.gated(gate_up(_normed(read, layer.before_mlp)), layer.mlp.activation)
-        _add(block, wide, layer.mlp.down, layer.after_mlp, layer.multiplier)
+        wide = down.gated(gate_up(_normed(read, layer.before_mlp)), layer.mlp.activation)
+        _add(block, wide, down, layer.after_mlp, layer.multiplier)
         del wide
 
 
-def _add(hidden: Tensor, x: Tensor, linear: nn.Linear, norm: Norm | None, multiplier: float) -> None:
-    """`hidden += multiplier * norm(linear(x))`."""
+def _add(hidden: Tensor, x: Any, product: AnyProduct, norm: Norm | None, multiplier: float) -> None:
+    """`hidden += multiplier * norm(product(x))`."""
     from ladm_hf.ops import pointwise
 
     if norm is None:
-        hidden.addmm_(x, linear.weight.t(), alpha=multiplier)
-        if linear.bias is not None:
-            hidden.add_(linear.bias, alpha=multiplier)
+        product.add_to(hidden, x, multiplier)
     elif multiplier == 1.0 and isinstance(norm, RmsNorm):
-        pointwise.add_rms_norm_(hidden, linear(x), norm)
+        pointwise.add_rms_norm_(hidden, product(x), norm)
     else:
-        hidden.add_(_normed(linear(x), norm), alpha=multiplier)
+        hidden.add_(_normed(product(x), norm), alpha=multiplier)
 
 
 def _normed(x: Tensor, norm: Norm | None) -> Tensor:

@@ -26,9 +26,9 @@ from ladm_hf.scoring.batching import TokenBudget
 from ladm_hf.scoring.decoder import DecoderForward
 from ladm_hf.scoring.layers import LayerPlan, check_reach, chosen_heads, layer_plan
 from ladm_hf.scoring.losses import LanguageModelHead, loss_signals, short_losses
-from ladm_hf.scoring.precision import keep_sums_in_float32
+from ladm_hf.scoring.precision import FLOAT8, check_float8, keep_sums_in_float32
 from ladm_hf.scoring.recorder import ForwardDone, NoRecorder, Recorder, SignalRecorder, SpanRecorder
-from ladm_hf.scoring.trial import decoder_forward
+from ladm_hf.scoring.trial import decoder_forward, float8_forward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -92,7 +92,9 @@ class Engine:
         self.config = config
         self.dtype = dtype
         try:
-            self.model = calculator.load_model(dtype, device, head_for)
+            if dtype == FLOAT8:
+                check_float8(device)
+            self.model = calculator.load_model("bfloat16" if dtype == FLOAT8 else dtype, device, head_for)
         except (AssertionError, RuntimeError) as error:
             if "re-initialize CUDA in forked" in str(error):
                 raise BackendError(
@@ -116,7 +118,8 @@ class Engine:
         self._alone = _rotates_by_length(self.model)
         self._pads = self._asynchronous and not self._alone
         with _evaluating(self.model):
-            self._fast: DecoderForward | None = decoder_forward(self.model, self.plan)
+            forward = float8_forward if dtype == FLOAT8 else decoder_forward
+            self._fast: DecoderForward | None = forward(self.model, self.plan)
         self.budget = TokenBudget(1 if self._alone else max_batch_tokens or self._default_batch_tokens())
         self._tokenizer: PreTrainedTokenizerBase | None = None
 

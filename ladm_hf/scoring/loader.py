@@ -24,12 +24,12 @@ from ladm_hf.errors import BackendError, ConfigError
 from ladm_hf.ops import BACKENDS
 from ladm_hf.scoring.encoder import Encoder
 from ladm_hf.scoring.engine import Engine, host_threads, prepare_worker
-from ladm_hf.scoring.precision import auto_dtype
+from ladm_hf.scoring.precision import FLOAT8, auto_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("float32", "float16", "bfloat16", FLOAT8)
 DOCUMENT_BACKENDS = ("auto", *BACKENDS)
 
 
@@ -87,6 +87,10 @@ class Loader:
     ) -> None:
         dtype = str(dtype).removeprefix("torch.")
         check_option("dtype", dtype, ("auto", *DTYPES))
+        if dtype == FLOAT8 and not (model is None or isinstance(model, (str, os.PathLike))):
+            raise ConfigError(
+                "dtype='float8' needs a calculator that is loaded by name or from a folder: a live model keeps its own"
+            )
         check_option("backend", backend, DOCUMENT_BACKENDS)
         if config is not None and not isinstance(config, LadmConfig):
             raise ConfigError(f"config must be a LadmConfig, got {type(config).__name__}")

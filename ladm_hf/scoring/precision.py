@@ -25,11 +25,15 @@ from torch import Tensor, nn
 
 from ladm_hf.calculators.calculator import Calculator
 from ladm_hf.calculators.loading import bfloat16_mlp
+from ladm_hf.errors import BackendError
+from ladm_hf.ops import triton_problem
 from ladm_hf.ops.device import cpu_has
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# Linear layers of the fast forward pass in float8, everything else in bfloat16; never what "auto" stands for.
+FLOAT8 = "float8"
 # Models whose sums stay in float32.
 FAMILIES = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")
 # The narrowest model that gains: in narrower ones the conversions between types cost what the products save.
@@ -49,6 +53,25 @@ def auto_dtype(calculator: Calculator, device: str) -> str:
     if mlp is None or mlp[0] < MIN_WIDTH:
         return "float32"
     return "bfloat16" if bfloat16_is_faster(min(mlp[0], MAX_WIDTH), min(mlp[1], MAX_INNER)) else "float32"
+
+
+def check_float8(device: str) -> None:
+    """Refuses a device that multiplies no float8.
+
+    Raises:
+        BackendError: the message says what it lacks.
+    """
+    on = torch.device(device)
+    problem = triton_problem(on) if on.type == "cuda" else "it is no NVIDIA GPU"
+    if not problem:
+        from ladm_hf.ops import float8
+
+        problem = float8.problem(on)
+    if problem:
+        raise BackendError(
+            f"dtype='float8' needs a GPU that multiplies float8 (Ada, Hopper or newer), which {device} does not: "
+            f"{problem}. Use dtype='bfloat16'"
+        )
 
 
 def _multiplies_bfloat16() -> bool:

@@ -61,12 +61,13 @@ class LadmScorer:
             `"naive"`, `"chunked"`, `"fused"` (Triton) or `"auto"`, the fastest for the device. It changes nothing
             but speed.
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
-            `"float32"`, `"float16"`, `"bfloat16"`, or `"auto"`: float16 on an accelerator, the published code's; on a
-            CPU bfloat16 where the weights were saved in it and the processor multiplies it faster (AMX or
-            AVX512-BF16), else float32. It is a part of
-            the identity as what it came to, so that runs and caches never mix two types; name one to have the same on
-            every machine. On a CPU Llama-like models in bfloat16 keep their residual stream, norms and the score's
-            queries and keys in float32. A live model keeps its own.
+            `"float32"`, `"float16"`, `"bfloat16"`, `"float8"`, or `"auto"`: float16 on an accelerator, the published
+            code's; on a CPU bfloat16 where the weights were saved in it and the processor multiplies it faster (AMX or
+            AVX512-BF16), else float32. It is a part of the identity as what it came to, so that runs and caches never
+            mix two types; name one to have the same on every machine. On a CPU Llama-like models in bfloat16 keep their
+            residual stream, norms and the score's queries and keys in float32. `"float8"` is for GPUs of capability 8.9
+            or newer and models with the fused forward pass: their linear layers multiply in float8 (e4m3, a scale for
+            each row), everything else is bfloat16. A live model keeps its own.
         device (`str`, *optional*):
             Defaults to the GPU of the worker's rank where there is one, else MPS, else the CPU.
         max_batch_tokens (`int`, *optional*):

@@ -7,11 +7,13 @@ knows and beyond its sliding windows; a model for which anything is unusual keep
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ladm_hf.errors import BackendError
 from ladm_hf.ops import triton_runs_on
 from ladm_hf.scoring.architecture import UnknownPart
 from ladm_hf.scoring.attention import scoring_attention
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 # Tokens of the comparison, so many beyond the widest window, unless that is wider than the last; and how far
-# queries, keys and last hidden states may be off, relative to their norm.
+# queries, keys and last hidden states may be off, relative to their norm: so much for every so many layers, over which
+# roundings add up.
 TRIAL_TOKENS, MOST_TRIAL_TOKENS = 192, 8192
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+TOLERANCE_LAYERS = 16
 
 
 def decoder_forward(model: PreTrainedModel, plan: LayerPlan) -> DecoderForward | None:
@@ -37,30 +41,56 @@ def decoder_forward(model: PreTrainedModel, plan: LayerPlan) -> DecoderForward |
         model (`PreTrainedModel`): on its device, in evaluation mode.
         plan ([`LayerPlan`]): which of its layers are scored, and what they ask of the attention function.
     """
-    name = model.config.model_type
-    reason = _unsuitable(model)
     try:
-        forward = None if reason else DecoderForward(model, plan)
+        return _tried(model, plan)
     except UnknownPart as unknown:
-        forward, reason = None, str(unknown)
-    except torch.OutOfMemoryError:
+        # nothing that a user could mend, but for kernels that fail
+        level = logging.INFO if unknown.__cause__ is None else logging.WARNING
+        logger.log(level, "%s uses its own forward pass: %s", model.config.model_type, unknown)
+        return None
+
+
+def float8_forward(model: PreTrainedModel, plan: LayerPlan) -> DecoderForward:
+    """The fast forward pass of a model in bfloat16, its linear layers in float8.
+
+    Raises:
+        BackendError: it has none, or a linear layer does not suit.
+    """
+    try:
+        forward = _tried(model, plan)
+        forward.to_float8()
+        # each product has been compared with its own; how far their roundings lead is the model's
+        if not math.isfinite(disagreement(model, forward, plan)):
+            raise UnknownPart("it gives no numbers on a trial input")
+    except UnknownPart as unknown:
+        raise BackendError(
+            f"dtype='float8' cannot be had of this {model.config.model_type!r} model: {unknown}. Use dtype='bfloat16'"
+        ) from unknown
+    return forward
+
+
+def _tried(model: PreTrainedModel, plan: LayerPlan) -> DecoderForward:
+    """The fast forward pass of a model, compared with its own.
+
+    Raises:
+        UnknownPart: there is none; with a cause, where a kernel failed.
+    """
+    if reason := _unsuitable(model):
+        raise UnknownPart(reason)
+    try:
+        forward = DecoderForward(model, plan)
+    except (UnknownPart, torch.OutOfMemoryError):
         raise
     except Exception as failure:  # parts of a model raise what they like when they are tried
-        forward, reason = None, f"it could not be read ({type(failure).__name__}: {failure})"
-    if forward is None:
-        logger.info("%s uses its own forward pass: %s", name, reason)
-        return None
+        raise UnknownPart(f"it could not be read ({type(failure).__name__}: {failure})") from None
     try:
         error = disagreement(model, forward, plan)
     except torch.OutOfMemoryError:
         raise
     except Exception as failure:  # Triton raises what its compiler and driver raise
-        logger.warning("%s uses its own forward pass: the fast one failed (%s)", name, failure)
-        return None
-    if not error <= TOLERANCE[model.dtype]:
-        # nothing that a user could mend
-        logger.info("%s uses its own forward pass: the fast one is off by %.1e on a trial input", name, error)
-        return None
+        raise UnknownPart(f"the fast one failed ({failure})") from failure
+    if not error <= TOLERANCE[model.dtype] * max(1.0, len(forward.decoder.layers) / TOLERANCE_LAYERS):
+        raise UnknownPart(f"the fast one is off by {error:.1e} on a trial input")
     return forward
 
 
