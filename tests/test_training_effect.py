@@ -278,6 +278,20 @@ def test_a_difference_that_all_runs_and_documents_share_is_found_and_none_is_not
     assert result["arms"]["better"]["share_of_gap"] == pytest.approx(0.5, abs=0.05)
 
 
+def test_of_arms_on_the_same_texts_the_spread_of_their_difference_counts() -> None:
+    rng = np.random.default_rng(0)
+    texts, noise = rng.normal(0, 0.1, (5, 1)), rng.normal(0, 0.001, (5, 8))
+    loss = {"oracle": 4 + texts + noise, "junk": 4.02 + texts - noise}
+    done = [(0, seed) for seed in range(5)]
+    found = {"runs": dict.fromkeys(loss, done), "domains": {"loss": ["a"] * 8}, "loss": loss}
+    plan = {"stage_0": {"arms": ["oracle", "junk"], "at_least": 3.0}, "statistics": {"against": "random"}}
+    assert not analysis.instrument(plan, found)["passed"]
+    plan["stage_0"]["paired"] = True
+    result = analysis.instrument(plan, found)
+    assert result["passed"]
+    assert result["difference"] == pytest.approx(0.02, abs=0.001)
+
+
 def test_the_bootstrap_of_a_mean_has_the_spread_of_theory() -> None:
     values = np.random.default_rng(0).normal(0, 1, (10, 200))
     found = {"bases": np.repeat([0, 1], 5), "domains": {"loss": ["a"] * 200}, "loss": {"one": values}}
@@ -403,6 +417,84 @@ def test_a_model_of_the_hub_is_trained_in_its_own_tokens(tmp_path: Path, calcula
     ids = AutoTokenizer.from_pretrained(calculator)(text, add_special_tokens=False)["input_ids"]
     assert read[3].tolist() == ids[:512]
     assert np.isfinite(np.load(root / "work/scores/ladm.npy")).all()
+
+
+@pytest.fixture(scope="module")
+def planted_study(tmp_path_factory: pytest.TempPathFactory, calculator: Path) -> Path:
+    """The working folder after every command of the documents on the planted variant."""
+    plan = yaml.safe_load((ROOT / "benchmarks/training_effect/plan_planted.yaml").read_text())
+    own = {name: plan[name] for name in ("planted", "base", "arms", "statistics")}
+    plan = toy_plan(calculator) | own
+    plan["pool"]["max_tokens"] = 256
+    plan["planted"] |= {"pieces": 4}
+    plan["base"] |= {"unique_tokens": 20000, "stages": [[1024, 1.0]], "steps": 2, "batch_tokens": 2048,
+                     "least_gain": -1.0}  # fmt: skip
+    plan["model"] |= {"head_dim": 16}
+    plan["selection"]["budget_tokens"] = 10 * 256
+    plan["long_minus_short"]["max_tokens"] = 256
+    plan["statistics"] |= {"rounds": 200}
+    return run_commands(tmp_path_factory.mktemp("planted"), "The planted variant, again", plan, calculator)
+
+
+def test_the_planted_variant_runs_from_the_commands_of_the_documents(planted_study: Path) -> None:
+    result = json.loads((planted_study / "results/training_effect_planted.json").read_text())
+    assert {len(done) for done in result["runs"].values()} == {2}
+    assert set(result["runs"]) == set(result["plan"]["arms"])
+    assert {"gain", "loss", "parameters"} <= set(result["bases"]["0"])
+    assert [[t["arm"], t["against"]] for t in result["measures"]["loss"]["tests"]] == result["plan"]["statistics"][
+        "tested"
+    ]
+
+
+def test_splices_hold_the_tokens_of_their_documents_at_the_same_positions(planted_study: Path) -> None:
+    work = planted_study / "work"
+    stream, table = Stream.read(work / "tokens/pool"), pd.read_parquet(work / "pool.parquet")
+    assert set(stream.lengths) == {256}
+    size = 4
+    for _, group in table.groupby("group"):
+        assert group["domain"].nunique() == 1
+        documents, splices = (
+            np.stack([stream[row] for row in group.index[group["text"] == form]]) for form in (True, False)
+        )
+        np.testing.assert_array_equal(np.sort(documents, 0), np.sort(splices, 0))
+        for splice in splices:
+            pieces = zip(np.split(splice, size), np.split(documents, size, axis=1), strict=True)
+            came_from = [[row for row in range(size) if (at[row] == piece).all()] for piece, at in pieces]
+            assert len({row for rows in came_from for row in rows}) == size
+
+
+def test_oracle_junk_and_random_train_on_the_same_texts_in_their_forms(planted_study: Path) -> None:
+    work = planted_study / "work"
+    table = pd.read_parquet(work / "pool.parquet")
+    chosen = {
+        arm: table.loc[json.loads((work / f"selections/{arm}-1.json").read_text())["rows"]]
+        for arm in ("oracle", "junk", "random")
+    }
+    assert chosen["oracle"]["text"].all()
+    assert not chosen["junk"]["text"].any()
+    assert chosen["random"]["offered"].all()
+    assert 0 < chosen["random"]["text"].mean() < 1
+    assert len({tuple(part["group"].value_counts().sort_index().items()) for part in chosen.values()}) == 1
+    # nobody but the oracle and its opposite has what is not offered
+    scored = table.loc[json.loads((work / "selections/LADM-0.json").read_text())["rows"]]
+    assert scored["offered"].all()
+
+
+def test_no_arm_runs_on_a_base_that_does_not_use_distant_text(planted_study: Path) -> None:
+    work = planted_study / "work"
+    plan = json.loads((work / "plan.json").read_text())
+    plan["base"]["least_gain"] = 10.0
+    with pytest.raises(SystemExit, match="the plan asks for 10"):
+        training.extended(plan, work, work / "windows/random-0.npz", 0, 0)
+
+
+def test_the_base_of_the_planted_variant_goes_on_from_its_checkpoint(planted_study: Path) -> None:
+    folder = planted_study / "work/bases/0"
+    trained, model = ((folder / name).read_bytes() for name in ("trained.json", "model.safetensors"))
+    (folder / "trained.json").unlink()
+    main(["base", "--work", str(planted_study / "work")])
+    assert (folder / "model.safetensors").read_bytes() == model
+    assert json.loads((folder / "trained.json").read_bytes())["gain"] == json.loads(trained)["gain"]
 
 
 def test_heads_that_share_keys_attend_to_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

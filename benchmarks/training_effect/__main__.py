@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         from .analysis import analyse
 
-        analyse(plan, work, options.output)
+        analyse(plan, work, options.output, options.name)
 
 
 def files_of(work: Path, what: str) -> list[str]:
@@ -76,7 +76,9 @@ def files_of(work: Path, what: str) -> list[str]:
         return [*SMALL, *streams("mix", "held_out", "short"), "windows/mix.npz"]
     if what == "windows":
         return [f"windows/{path.stem}.npz" for path in sorted((work / "selections").glob("*.json"))]
-    return [*streams("pool")] if what == "pool" else [*streams("base"), "windows/base.npz"]
+    if what == "pool":
+        return streams("pool")
+    return [*streams("base"), *(name for name in ("windows/base.npz", "base.json") if (work / name).exists())]
 
 
 def runs(plan: Plan) -> Iterator[tuple[int, int, str]]:
@@ -189,6 +191,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     stage("unpack", "puts the pieces of a folder in place").add_argument("folder", type=Path)
     analyse = stage("analyse", "statistics, tables and figure")
     analyse.add_argument("--output", type=Path, default=HERE.parent / "results", help="folder of the results")
+    analyse.add_argument("--name", default="training_effect", help="beginning of the names of their files")
     return parser.parse_args(arguments)
 
 

@@ -27,7 +27,8 @@ MEASURES = ("loss", "gain", "probes", "short")
 NOT_PLANNED = (("LADM", "long minus short loss"), ("LADM", "oracle"), ("long minus short loss", "oracle"))
 
 
-def analyse(plan: Plan, work: Path, output: Path) -> None:
+def analyse(plan: Plan, work: Path, output: Path, name: str = "training_effect") -> None:
+    """`NAME.json`, `NAME_manifest.csv` and `NAME.png` in `output`."""
     found = read_runs(plan, work)
     result: dict[str, Any] = {"plan": plan, "plan_digest": digest(plan), "prepared": read_json(work / "prepared.json")}
     result["bases"] = {
@@ -45,10 +46,10 @@ def analyse(plan: Plan, work: Path, output: Path) -> None:
     result["rank_correlation"] = rank_correlation(work, pool)
     result["bill"] = bill(work, found, result["prepared"]["pool"]["tokens"])
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "training_effect.json", result)
-    manifest(plan, work, pool).to_csv(output / "training_effect_manifest.csv", index=False)
+    write_json(output / f"{name}.json", result)
+    manifest(plan, work, pool).to_csv(output / f"{name}_manifest.csv", index=False)
     if "measures" in result:
-        draw(result, output / "training_effect.png")
+        draw(result, output / f"{name}.png")
     print(markdown(result))
 
 
@@ -227,7 +228,10 @@ def instrument(plan: Plan, found: dict[str, Any]) -> dict[str, Any]:
     weights = document_weights(found["domains"]["loss"], None)[0]
     both = common(found, good, bad)
     by_run = {arm: both["loss"][arm] @ weights for arm in (good, bad)}
-    spread = within_bases([by_run[good], by_run[bad]], both["bases"])
+    # where both train on the same texts, what seeds change in both alike is no noise of the difference
+    paired_runs = bool(plan["stage_0"].get("paired"))
+    varying = [by_run[bad] - by_run[good]] if paired_runs else [by_run[good], by_run[bad]]
+    spread = within_bases(varying, both["bases"])
     difference = float((by_run[bad] - by_run[good]).mean())
     result = {
         "difference": round(difference, 5),

@@ -3,7 +3,8 @@
 An arm is a column to rank by. Arms that draw by chance draw anew for each seed. `first` puts documents before all
 others and leaves their order to chance: `gzip` those of the middle 60 % of compression ratios, `text` and `not_text`
 those of the oracle and of its opposite. Where a domain or length band has too few of them, the others fill it, so that
-all arms have the same domains and lengths.
+all arms have the same domains and lengths. Of a planted pool these two take their form of every text, the other arms
+the form that is offered, and what is drawn are groups of texts.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def select_arms(plan: Plan, work: Path) -> None:
             target = work / "selections" / f"{slug(name)}-{seed}.json"
             if target.exists():
                 continue
-            rows = chosen_rows(plan, pool, ranking(work, pool, arm, seed), arm)
+            rows = chosen_rows(plan, pool[offered(pool, arm)], ranking(work, pool, arm, seed), arm)
             windows = packed(stream, rows, plan["extension"]["length"])
             windows.save(work / "windows" / f"{slug(name)}-{seed}.npz")
             tokens = int(stream.lengths[rows].sum())
@@ -42,12 +43,21 @@ def select_arms(plan: Plan, work: Path) -> None:
             print(f"{name}, seed {seed}: {len(rows)} documents, {tokens:,} tokens, {len(windows)} windows", flush=True)
 
 
+def offered(pool: pd.DataFrame, arm: dict[str, Any]) -> pd.Series[bool]:
+    """The documents that an arm may choose."""
+    if "offered" not in pool:
+        return pd.Series(True, pool.index)
+    form = {"text": pool["text"], "not_text": ~pool["text"]}
+    return form.get(arm.get("first", ""), pool["offered"])
+
+
 def ranking(work: Path, pool: pd.DataFrame, arm: dict[str, Any], seed: int) -> np.ndarray:
     """The column that an arm ranks by, `[N]`, the higher the sooner chosen."""
     if not drawn(arm):
         values = np.load(work / "scores" / f"{arm['rank']}.npy")
         return values if arm.get("descending", True) else -values
-    values = generator("draw", seed).random(len(pool))
+    unit = pool["group"].to_numpy() if "group" in pool else np.arange(len(pool))
+    values = generator("draw", seed).random(int(unit.max()) + 1)[unit]
     first = arm.get("first")
     if first == "gzip":
         values = values + pool["gzip_ratio"].rank(pct=True).between(0.2, 0.8)
@@ -57,9 +67,10 @@ def ranking(work: Path, pool: pd.DataFrame, arm: dict[str, Any], seed: int) -> n
 
 
 def chosen_rows(plan: Plan, pool: pd.DataFrame, values: np.ndarray, arm: dict[str, Any]) -> np.ndarray:
-    """Rows of the pool that `select` keeps."""
+    """Rows of the pool, by its index, that `select` keeps; `values` are of the whole pool."""
+    values = values[pool.index]
     columns: dict[str, Any] = {
-        "row": np.arange(len(pool)),
+        "row": pool.index.to_numpy(),
         "domain": pool["domain"].tolist(),
         "ladm_score": values.astype(float),
         "ladm_num_tokens": pool["ladm_num_tokens"].to_numpy(),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from transformers import DynamicCache
 
@@ -112,3 +113,9 @@ def choice_likelihood(model: Any, contexts: Ints, choices: Ints) -> np.ndarray:
 
 def rounded(values: torch.Tensor) -> list[float]:
     return [round(value, 5) for value in values.double().cpu().tolist()]
+
+
+def domain_mean(work: Path, values: list[float]) -> float:
+    """Mean over the domains of what is held out."""
+    domains = [row["domain"] for row in read_json(work / "held_out.json")]
+    return float(pd.Series(values).groupby(domains).mean().mean())

@@ -5,7 +5,6 @@ What is held out shares no source with the pool or with the data of the bases.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from ladm_hf.scoring.repetition import repetition
-
 from .file_types import is_text
 from .packing import packed
 from .plan import Plan
+from .planted import plant
 from .probes import write_probes
 from .scores import load_tokenizer
 from .store import Stream, generator, write_json
+from .texts import text_columns
 
 Rows = list[dict[str, Any]]
 # Documents tokenized at a time.
@@ -45,6 +44,8 @@ def prepare(plan: Plan, work: Path, pool: Sequence[str], corpus: Sequence[str], 
     facts["held_out"] = prepare_held_out(plan, work, held_out, seen | trained, tokenizer)
     facts["base"] = prepare_base(plan, work, corpus, tokenizer)
     facts["pool"] = prepare_pool(plan, work, pool, tokenizer)
+    if "planted" in plan:
+        facts["pool"] = plant(plan, work)
     write_json(done, facts)
 
 
@@ -74,8 +75,7 @@ def prepare_pool(plan: Plan, work: Path, files: Sequence[str], tokenizer: Any) -
         rows = read([file], ["id", "domain", "source", "text", "n_chars"])
         frame = pd.DataFrame({name: [row[name] for row in rows] for name in ("id", "domain", "source")})
         texts = [row["text"] for row in rows]
-        frame["gzip_ratio"] = [compression(text) for text in texts]
-        frame["ladm_repetition"] = [repetition(text) for text in texts]
+        frame = frame.assign(**text_columns(texts))
         frame["text"] = frame["id"].map(is_text)
         parts.append(frame)
         streams += [np.array(ids, dtype=np.uint16) for ids in tokenized(rows, tokenizer, most)]
@@ -86,16 +86,13 @@ def prepare_pool(plan: Plan, work: Path, files: Sequence[str], tokenizer: Any) -
     return {"documents": len(frame), "tokens": int(stream.lengths.sum())}
 
 
-def compression(text: str) -> float:
-    """Raw size over compressed size."""
-    data = text.encode()
-    return len(data) / len(zlib.compress(data, 6))
-
-
 def prepare_base(plan: Plan, work: Path, files: Sequence[str], tokenizer: Any) -> dict[str, int]:
-    """`base.u16` and `mix.u16`, short documents of the same data that every arm gets, each with its windows."""
+    """`base.u16` and `mix.u16`, short documents of the same data that every arm gets, each with its windows.
+
+    A base of interleaved windows has none of its own, but needs to know what its documents are: `base.json`.
+    """
     rng = generator("base")
-    rows = read(files, ["id", "kind", "text", "n_chars"])
+    rows = read(files, ["id", "domain", "source", "kind", "text", "n_chars"])
     short = [row for row in rows if row["kind"] == "short"]
     long = [row for row in rows if row["kind"] != "short"]
     long = [long[i] for i in rng.permutation(len(long))]
@@ -107,8 +104,11 @@ def prepare_base(plan: Plan, work: Path, files: Sequence[str], tokenizer: Any) -
         documents.append(ids[: most - total])
         total += len(documents[-1])
     stream = Stream.write(work / "tokens/base", documents)
-    every = np.arange(len(stream))
-    packed(stream, every, plan["base"]["length"]).save(work / "windows/base.npz")
+    if "length" in plan["base"]:
+        packed(stream, np.arange(len(stream)), plan["base"]["length"]).save(work / "windows/base.npz")
+    else:
+        named = [{name: row[name] for name in ("domain", "source", "kind")} for row in [*short, *long][: len(stream)]]
+        write_json(work / "base.json", named)
     shorts = generator("short").permutation(min(len(short), len(stream)))
     budget = plan["extension"]["length"] * plan["extension"]["short_windows"]
     enough = 1 + int(np.searchsorted(np.cumsum(stream.lengths[shorts]), budget * 1.05))

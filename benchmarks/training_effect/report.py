@@ -50,8 +50,10 @@ def stage_0(result: Result) -> str:
     if not found:
         return ""
     verdict = "passed" if found["passed"] else "not passed"
+    planted = "planted" in result["plan"]
+    who = "Splices are above the documents" if planted else "Junk is above the oracle"
     text = (
-        f"Junk is above the oracle by {found['difference']:.4f} nats, {found['ratio']:.0f} times the spread of seeds "
+        f"{who} by {found['difference']:.4f} nats, {found['ratio']:.0f} times the spread of seeds "
         f"({found['spread_of_seeds']:.4f}, {len(found['runs']['oracle'])} runs each): {verdict}."
     )
     if "detectable_difference" in found:

@@ -161,6 +161,11 @@ def train_base(plan: Plan, work: Path, seed: int) -> None:
         given.save_pretrained(folder)
         write_json(folder / "trained.json", {"pretrained": name, "parameters": given.num_parameters(), "seconds": 0})
         return
+    if "mix" in settings:
+        from .interleaved import train_interleaved
+
+        train_interleaved(plan, work, seed, folder)
+        return
     data = PackedWindows([(Stream.read(work / "tokens/base"), Windows.load(work / "windows/base.npz"))])
     torch.manual_seed(seed)
     model = LlamaForCausalLM(llama_config(plan, work, settings["rope_theta"], settings["length"]))
@@ -174,13 +179,16 @@ def train_base(plan: Plan, work: Path, seed: int) -> None:
 def extended(plan: Plan, work: Path, selection: Path, base: int, seed: int) -> tuple[Any, dict[str, Any]]:
     """A base that has continued its training on the windows of a selection and on short documents."""
     settings = plan["extension"]
+    folder = work / "bases" / str(base)
+    least, gain = plan["base"].get("least_gain", -np.inf), read_json(folder / "trained.json").get("gain", np.inf)
+    if gain < least:
+        raise SystemExit(f"base {base} gains {gain} nats by distant text, the plan asks for {least}: no arm is run")
     chosen = Windows.load(selection)
     if len(chosen) < settings["windows"]:
         raise SystemExit(f"{selection.name} has {len(chosen)} windows, the plan needs {settings['windows']}")
     order = generator("windows", seed).permutation(len(chosen))[: settings["windows"]]
     mix = Stream.read(work / "tokens/mix"), Windows.load(work / "windows/mix.npz")
     data = PackedWindows([(Stream.read(work / "tokens/pool"), chosen.take(order)), mix])
-    folder = work / "bases" / str(base)
     if "pretrained" in plan["base"]:
         config = longer(AutoConfig.from_pretrained(folder), settings["rope_theta"], settings["length"])
     else:
