@@ -531,7 +531,11 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "gpu": ("h200.json", render_gpu),
     "gpu_summary": ("h200.json", gpu_summary),
     "effect_summary": ("training_effect.json", effect_summary),
-    **{name: ("training_effect.json", table) for name, table in EFFECT_TABLES.items()},
+    **{
+        name.replace("effect", f"effect{study}"): (f"training_effect{study}.json", table)
+        for study in ("", "_40m", "_planted")
+        for name, table in EFFECT_TABLES.items()
+    },
 }
 
 
