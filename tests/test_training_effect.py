@@ -373,6 +373,20 @@ def test_the_trainer_keeps_documents_apart(finished: Path) -> None:
         torch.testing.assert_close(together[first:last], alone, atol=1e-4, rtol=1e-4)
 
 
+def test_a_step_in_parts_is_the_step_at_once(finished: Path) -> None:
+    plan = json.loads((finished / "work/plan.json").read_text())
+    work, weights = finished / "work", []
+    data = training.PackedWindows([(Stream.read(work / "tokens/pool"), Windows.load(work / "windows/LADM-0.npz"))])
+    for own in ({}, {"micro_batch_tokens": 256}):
+        torch.manual_seed(0)
+        model = training.LlamaForCausalLM(training.llama_config(plan, work, 10_000.0, 256))
+        before = model.lm_head.weight.detach().clone()
+        training.train(model, data, plan["extension"] | own, 0, 1)
+        weights.append(model.lm_head.weight.detach() - before)
+    assert weights[0].abs().max() > 1e-3
+    torch.testing.assert_close(weights[0], weights[1], atol=1e-4, rtol=0.02)
+
+
 def test_the_attention_that_trains_on_a_gpu_keeps_documents_apart(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,7 +443,7 @@ def planted_study(tmp_path_factory: pytest.TempPathFactory, calculator: Path) ->
     plan["planted"] |= {"pieces": 4}
     plan["base"] |= {"unique_tokens": 20000, "stages": [[1024, 1.0]], "steps": 2, "batch_tokens": 2048,
                      "least_gain": -1.0}  # fmt: skip
-    plan["model"] |= {"head_dim": 16}
+    plan["extension"]["micro_batch_tokens"] = 256
     plan["selection"]["budget_tokens"] = 10 * 256
     plan["long_minus_short"]["max_tokens"] = 256
     plan["statistics"] |= {"rounds": 200}

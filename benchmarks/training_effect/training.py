@@ -120,12 +120,16 @@ def train(model: Any, data: PackedWindows, settings: dict[str, Any], seed: int, 
     cuda = torch.cuda.is_available()
     windows = max(1, settings["batch_tokens"] // settings["length"])
     steps = max(1, round(epochs * len(data) / windows))
+    # windows of a forward pass, where a step does not fit in memory at once
+    at_once = min(windows, max(1, settings.get("micro_batch_tokens", settings["batch_tokens"]) // settings["length"]))
+    assert windows % at_once == 0, f"{windows} windows of a step are not a multiple of {at_once}"
     model.set_attn_implementation("within_documents" if cuda else "sdpa")
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
             max_steps=steps,
-            per_device_train_batch_size=windows,
+            per_device_train_batch_size=at_once,
+            gradient_accumulation_steps=windows // at_once,
             learning_rate=settings["learning_rate"],
             lr_scheduler_type="cosine",
             warmup_steps=max(1, round(settings["warmup"] * steps)),
