@@ -130,6 +130,8 @@ class Launch:
         if run is None:
             if not again:
                 self.output.check_new()
+            # a run keeps its dtype
+            self.scorer.check_device(self.ranks.local)
             run = self._plan(identity, chunks)
             if again:
                 self.output.clear()

@@ -24,7 +24,7 @@ from ladm_hf.errors import BackendError, ConfigError
 from ladm_hf.ops import BACKENDS
 from ladm_hf.scoring.encoder import Encoder
 from ladm_hf.scoring.engine import Engine, host_threads, prepare_worker
-from ladm_hf.scoring.precision import FLOAT8, auto_dtype
+from ladm_hf.scoring.precision import FLOAT8, auto_dtype, check_float8
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -170,6 +170,11 @@ class Loader:
         if gpus:
             return f"cuda:{(rank or 0) % gpus}"
         return "mps" if torch.backends.mps.is_available() else "cpu"
+
+    def check_device(self, rank: int | None) -> None:
+        """Refuses a worker's device that cannot compute in the dtype, as far as is known without the model."""
+        if self.dtype == FLOAT8:
+            check_float8(self.device(rank))
 
     def engine(self, rank: int | None) -> Engine:
         """The engine of a worker, loaded where it is not."""

@@ -285,6 +285,14 @@ class LadmScorer:
         scored = call.begin(rows)
         return lambda: columns(scored(), self.signals)
 
+    def check_device(self, rank: int | None = None) -> None:
+        """Refuses a device that cannot compute in the dtype; nothing is loaded.
+
+        Raises:
+            BackendError: the message says what it lacks.
+        """
+        self._loader.check_device(rank)
+
     def works_ahead(self, rank: int | None = None) -> bool:
         """Whether the device computes on its own while the host does something else, as a GPU does."""
         return self._journal_folder is None and self._loader.works_ahead(rank)

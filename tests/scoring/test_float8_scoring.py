@@ -109,9 +109,12 @@ def test_it_is_another_identity_than_bfloat16(folder: Path) -> None:
     assert len({Hasher.hash(scorer) for scorer in scorers}) == 2
 
 
-def test_a_run_is_not_continued_in_it(folder: Path, tmp_path: Path) -> None:
+def test_a_run_is_neither_continued_nor_begun_in_it(folder: Path, tmp_path: Path) -> None:
     rows = Dataset.from_dict({"input_ids": [random_ids(300, n) for n in range(3)]})
     options = {"text_column": None, "config": SMALL, "device": "cpu"}
+    scorer = LadmScorer(folder, dtype="float8", **options)
+    with pytest.raises(BackendError, match="Use dtype='bfloat16'"):
+        score_dataset(rows, tmp_path / "run", scorer, progress=False)
     score_dataset(rows, tmp_path / "run", LadmScorer(folder, dtype="bfloat16", **options), progress=False)
     with pytest.raises(ResumeError, match="dtype"):
-        score_dataset(rows, tmp_path / "run", LadmScorer(folder, dtype="float8", **options), progress=False)
+        score_dataset(rows, tmp_path / "run", scorer, progress=False)
