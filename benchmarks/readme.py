@@ -19,6 +19,7 @@ from typing import Any
 from quality import domains_markdown, settings_markdown
 from quality import markdown as render_quality
 from table import render as render_gpu
+from table import render_float8, render_shapes, render_text_to_score
 from training_effect.report import TABLES as EFFECT_TABLES
 from training_effect.report import summary as effect_summary
 
@@ -530,6 +531,10 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "families_summary": ("families.json", families_summary),
     "gpu": ("h200.json", render_gpu),
     "gpu_summary": ("h200.json", gpu_summary),
+    "shapes": ("shapes.json", render_shapes),
+    "float8": ("float8.json", render_float8),
+    "precision_float8": ("precision-float8.json", precision),
+    "text_to_score_gpu": ("text_to_score-gpu.json", render_text_to_score),
     "effect_summary": ("training_effect.json", effect_summary),
     **{
         name.replace("effect", f"effect{study}"): (f"training_effect{study}.json", table)

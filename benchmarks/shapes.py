@@ -1,15 +1,15 @@
 """What scoring costs on one GPU by family: models of real shapes with random weights, parity first, then times.
 
     python benchmarks/shapes.py [--out benchmarks/results/shapes.json] [--tokens 32768] [NAME ...]
-    python benchmarks/shapes.py --float8 --out benchmarks/results/shapes-float8.json Llama-3.2-1B Llama-3.2-3B
+    python benchmarks/shapes.py --float8 --out benchmarks/results/float8.json Llama-3.2-1B Llama-3.2-3B
     python benchmarks/shapes.py --tiny      # parity of narrow models in Triton's interpreter, where there is no GPU
 
 Parity: PFS in the first layers of each shape, ours and plain PyTorch's, against plain PyTorch in float32; ours may be
 off by twice as much as plain PyTorch in the same dtype. A shape that fails is not timed, and the script ends in an
 error. Times: seconds of one document in bfloat16, ours beside the better of the plain forward passes with flash and
 with cuDNN attention (where a layer slides, with whatever kernel takes its mask); what scoring adds to our own forward
-pass, cut at the same place, is measured over several documents in a row, in turns with it. `--float8` times linear
-layers in float8 besides, `--profile` says where the time goes.
+pass, cut at the same place, is measured over several documents in a row, in turns with it. `--profile` says where the
+time goes. `--float8` times linear layers in float8 beside bfloat16 instead, in turns, too.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from gpu import (
     score_stream,
     seconds,
 )
+from table import render_float8, render_shapes
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
@@ -58,6 +59,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PARITY_FP32 = 2e-5
 # Seconds of documents in a row, about, and rounds in turns, of which the first warms up.
 STREAM_SECONDS, ROUNDS = 1.0, 4
+# Lengths at which float8 is timed, a batch of the last.
+FLOAT8_TOKENS = (8192, 32_768)
 
 
 def shape(model_type: str, hidden: int, inner: int, layers: int, heads: tuple[int, int], **more: Any) -> dict[str, Any]:
@@ -171,7 +174,7 @@ def parity(values: dict[str, Any], lengths: list[int], config: LadmConfig, devic
     return rows
 
 
-def times(values: dict[str, Any], tokens: int, float8: bool, profile: bool) -> dict[str, Any]:
+def times(values: dict[str, Any], tokens: int, profile: bool) -> dict[str, Any]:
     """Seconds of one document, in bfloat16; why there are none where the fast forward pass is refused."""
     config = LadmConfig(max_length=tokens)
     model = build(values, torch.bfloat16, "cuda:0")
@@ -215,8 +218,6 @@ def times(values: dict[str, Any], tokens: int, float8: bool, profile: bool) -> d
         "attention": causal.kernel_name(0, torch.bfloat16, call.head_dim, call.num_heads // call.num_key_heads),
         "ratio": better and found["ours"] / better, "scoring_adds": scoring_adds(engine, tokens, found["ours"]),
     }  # fmt: skip
-    if float8:
-        found["float8"] = seconds(partial(engine_of(model, config, "cuda:0", FLOAT8).score, documents), 3)
     return found
 
 
@@ -232,39 +233,37 @@ def scoring_adds(engine: Engine, tokens: int, one: float) -> float:
             for _ in documents:
                 fast(ids, Unscored(last))
 
-    runs = partial(score_stream, engine, documents), unscored
-    took: list[float] = []
-    # in turns, so that both meet the same temperatures and clocks
-    for _ in range(ROUNDS):
-        for run in runs:
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            run()
-            torch.cuda.synchronize()
-            took.append(time.perf_counter() - start)
-    scored, forward = np.median(np.reshape(took, (-1, 2))[1:], axis=0)
-    return float(scored / forward - 1)
+    scored, forward = in_turns(partial(score_stream, engine, documents), unscored)
+    return scored / forward - 1
 
 
-def markdown(result: dict[str, Any]) -> str:
-    lines = [
-        f"One {result['environment']['device']}, bfloat16, random weights, seconds a document of {result['tokens']:,} "
-        "tokens.\n",
-        "| shape | head size | layers scored | plain, flash | plain, cuDNN | ours | ratio | scoring adds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, row in result["shapes"].items():
-        if "ours" in row:
-            plain = (f"{row[key]:.3f}" if row[key] else "out of memory" for key in ("plain_flash", "plain_cudnn"))
-            ratio = f"{row['ratio']:.2f}" if row["ratio"] else ""
-            lines.append(
-                f"| {name} | {row['head_dim']} | {row['layers']} of {row['of_layers']} | {' | '.join(plain)} | "
-                f"{row['ours']:.3f} | {ratio} | {row['scoring_adds']:+.1%} |"
-            )
-    ratios = [row["ratio"] for row in result["shapes"].values() if row.get("ratio")]
-    if ratios:
-        lines.append(f"\nRatio: {max(ratios):.2f} at most, {np.median(ratios):.2f} in the median.")
-    return "\n".join(lines)
+def in_turns(*runs: Callable[[], None]) -> list[float]:
+    """Median seconds of each, run in turns, so that all meet the same temperatures and clocks."""
+    took = []
+    for run in runs * ROUNDS:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        took.append(time.perf_counter() - start)
+    medians: list[float] = np.median(np.reshape(took, (ROUNDS, len(runs)))[1:], axis=0).tolist()
+    return medians
+
+
+def float8_times(values: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Seconds of a document by length and dtype, in batches of 32,768 tokens."""
+    model = build(values, torch.bfloat16, "cuda:0")
+    config = LadmConfig(max_length=FLOAT8_TOKENS[-1])
+    dtypes = ("bfloat16", FLOAT8)
+    engines = [engine_of(model, config, "cuda:0", dtype, FLOAT8_TOKENS[-1]) for dtype in dtypes]
+    found = {}
+    for tokens in FLOAT8_TOKENS:
+        documents = random_documents([tokens] * (2 * FLOAT8_TOKENS[-1] // tokens))
+        took = in_turns(*(partial(score_stream, engine, documents) for engine in engines))
+        found[str(tokens)] = {
+            dtype: seconds / len(documents) for dtype, seconds in zip(dtypes, took, strict=True)
+        }  # fmt: skip
+    return found
 
 
 def main() -> None:
@@ -272,13 +271,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/shapes.json"))
     parser.add_argument("--tokens", type=int, default=32_768, help="length of the document that is timed")
     parser.add_argument("--tiny", action="store_true", help="parity of narrow models, on any machine")
-    parser.add_argument("--float8", action="store_true", help="time linear layers in float8, too")
+    parser.add_argument("--float8", action="store_true", help="times of float8 beside bfloat16, and nothing else")
     parser.add_argument("--profile", action="store_true", help="milliseconds of the device by part of our forward pass")
     parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(SHAPES)}")
     options = parser.parse_args()
     chosen = {name: SHAPES[name] for name in options.names or SHAPES}
     if options.tiny:
         failed = tiny_parity(chosen)
+    elif options.float8:
+        rows = {name: float8_times(values) for name, values in chosen.items()}
+        print(render_float8(result := {"environment": environment(), "shapes": rows}))
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        return
     else:
         failed = measure(chosen, options)
     if failed:
@@ -310,7 +314,7 @@ def measure(chosen: dict[str, dict[str, Any]], options: argparse.Namespace) -> l
         torch.cuda.empty_cache()
         row: dict[str, Any] = {"model_type": values["model_type"], "parity": rows}
         if all(by_dtype["passed"] for by_dtype in rows.values()):
-            row |= times(values, options.tokens, options.float8, options.profile)
+            row |= times(values, options.tokens, options.profile)
             torch.cuda.empty_cache()
         if "ours" not in row:
             failed.append(name)
@@ -318,7 +322,7 @@ def measure(chosen: dict[str, dict[str, Any]], options: argparse.Namespace) -> l
         print(f"{name}: {json.dumps(row)}", flush=True)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(markdown(result))
+    print(render_shapes(result))
     return failed
 
 

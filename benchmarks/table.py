@@ -1,12 +1,13 @@
-"""Renders a file that `gpu.py` wrote as the Markdown of the README's benchmark section.
+"""Renders what was measured on GPUs as Markdown: files that `gpu.py`, `shapes.py` and `text_to_score.py` wrote.
 
-python benchmarks/table.py benchmarks/results/h200.json
+python benchmarks/table.py benchmarks/results/h200.json     # of gpu.py
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,61 @@ def _sentences(result: dict[str, Any]) -> list[str]:
             f"{result['batch_invariance']['spread']:.0e}."
         )
     return lines
+
+
+def render_shapes(result: dict[str, Any]) -> str:
+    """Times of every shape that was timed, and the ratio to the better plain forward pass over all of them."""
+    environment, rows = result["environment"], result["shapes"]
+    lines = [
+        f"One {environment['device']}, bfloat16, random weights, seconds a document of {result['tokens']:,} tokens "
+        f"(torch {environment['torch']}, cuDNN {environment['cudnn']}, transformers {environment['transformers']}).",
+        "",
+        "| shape | head size | layers scored | attention | plain, flash | plain, cuDNN | ours | ratio | scoring adds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        if "ours" in row:
+            plain = (f"{row[key]:.3f}" if row[key] else "out of memory" for key in ("plain_flash", "plain_cudnn"))
+            ratio = f"{row['ratio']:.2f}" if row["ratio"] else ""
+            lines.append(
+                f"| {name} | {row['head_dim']} | {row['layers']} of {row['of_layers']} | {row['attention']} | "
+                f"{' | '.join(plain)} | {row['ours']:.3f} | {ratio} | {row['scoring_adds']:+.1%} |"
+            )
+    ratios = [row["ratio"] for row in rows.values() if row.get("ratio")]
+    if ratios:
+        lines += ["", f"Ratio: {max(ratios):.2f} at most, {statistics.median(ratios):.2f} in the median."]
+    return "\n".join(lines)
+
+
+def render_float8(result: dict[str, Any]) -> str:
+    """Times in float8 beside bfloat16."""
+    lines = [
+        f"One {result['environment']['device']}, random weights, seconds a scored document.",
+        "",
+        "| shape | tokens | bfloat16 | float8 | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for name, rows in result["shapes"].items():
+        for tokens, row in rows.items():
+            ratio = row["float8"] / row["bfloat16"]
+            lines.append(f"| {name} | {int(tokens):,} | {row['bfloat16']:.3f} | {row['float8']:.3f} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def render_text_to_score(results: list[dict[str, Any]]) -> str:
+    """Documents a second from parquet to parquet beside the engine's own, by model and number of GPUs."""
+    lines = [
+        f"{results[0]['gpu']}, float16, documents a second of about 8k tokens, parquet to parquet:",
+        "",
+        "| model | GPUs | cores | the engine alone, each GPU | from token ids | from text | share of the engines' |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        found, gpus = result["device"], result["processes"]
+        share = found["from_text"] / (gpus * found["engine_alone"])
+        cells = (f"{found[name]:,.0f}" for name in ("engine_alone", "from_token_ids", "from_text"))
+        lines.append(f"| {result['model']} | {gpus} | {result['cores']} | {' | '.join(cells)} | {share:.0%} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
