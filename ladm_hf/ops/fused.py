@@ -48,7 +48,7 @@ def span_focus(
         # the interpreter multiplies bf16 as if it were an integer type
         q, k = q.float(), k.float()
     rows, columns = grid.shape
-    tile, key_tile, warps, stages = _tile(q, grid.span_length)
+    tile, key_tile, warps, stages, registers = _tile(q, grid.span_length)
     # [B, H, R, S, l / QUERY_GROUP]: each warp adds up its own queries, and no warp waits for another
     pfs = torch.empty(
         batch, heads, rows, columns, grid.span_length // QUERY_GROUP, dtype=torch.float32, device=q.device
@@ -65,7 +65,7 @@ def span_focus(
         DIM=dim, BLOCK_DIM=max(16, triton.next_power_of_2(dim)),
         HAS_LSE=lse is not None, HAS_SOFTCAP=softcap is not None,
         PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-        num_warps=warps, num_stages=stages,
+        num_warps=warps, num_stages=stages, maxnreg=registers,
     )  # fmt: skip
     return pfs.sum(-1)
 
@@ -75,20 +75,22 @@ def covers(q: Tensor, span_length: int) -> bool:
     return q.dtype in DTYPES and q.shape[-1] <= MAX_HEAD_DIM and span_length in SPAN_LENGTHS
 
 
-def _tile(q: Tensor, span_length: int) -> tuple[int, int, int, int]:
-    """Queries and keys of a tile, warps and pipeline stages, fixed by dtype and head dimension."""
+def _tile(q: Tensor, span_length: int) -> tuple[int, int, int, int, int | None]:
+    """Queries and keys of a tile, warps, pipeline stages and most registers, fixed by dtype and head dimension."""
     dim = q.shape[-1]
     if q.dtype == torch.float32:
         # the exact fp32 product runs outside the matrix units and needs its registers for operands
         tile = min(span_length, 32 if dim > 64 else 64)
-        return tile, tile, 4, 2
+        return tile, tile, 4, 2, None
     roomy = q.is_cuda and _shared_memory(q.device) >= 200_000
-    if dim > 128 or (dim > 64 and roomy):
-        # keys come from the cache once for a tile of queries, which is what takes longest for half of the queries
+    if dim > 128:
         tile = min(span_length, 128 if roomy else 64)
-        return tile, tile, 8 if tile == 128 else 4, 2
+        return tile, tile, 8 if tile == 128 else 4, 2, None
     # several programs should fit a multiprocessor, so that one multiplies while others take exponentials
-    return min(span_length, 64), min(span_length, 128), 4, 3 if dim <= 64 else 2
+    if dim > 64 and roomy and span_length >= 128:
+        # a tile of keys for all queries of a span: to read it twice from the cache would take longest
+        return 128, 128, 8, 2, 128
+    return min(span_length, 64), min(span_length, 128), 4, 3 if dim <= 64 else 2, None
 
 
 @functools.cache
