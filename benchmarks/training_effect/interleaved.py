@@ -6,6 +6,7 @@ which a model of this size does not learn from natural windows in as many tokens
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ WORKERS = 8
 
 
 def train_interleaved(plan: Plan, work: Path, seed: int, folder: Path) -> None:
-    """`bases/SEED` with the gain of the base by distant text in `trained.json`; goes on from its last checkpoint."""
+    """`bases/SEED` with the gain of the base by distant text in `trained.json`; goes on from its last checkpoint.
+
+    Under `torchrun` the processes share each step.
+    """
     settings, cuda = plan["base"], torch.cuda.is_available()
     checkpoints = folder / "checkpoints"
     train_calculator(
@@ -42,6 +46,8 @@ def train_interleaved(plan: Plan, work: Path, seed: int, folder: Path) -> None:
         save_steps=max(1, settings["steps"] // 10),
         num_workers=WORKERS if cuda else 0,
     )
+    if os.environ.get("RANK", "0") != "0":
+        return
     record = read_json(folder / RECORD)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to("cuda" if cuda else "cpu").eval()
     with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=cuda):
@@ -69,7 +75,7 @@ def recipe(plan: Plan, seed: int) -> Recipe:
     stages = tuple((int(length), float(share)) for length, share in settings["stages"])
     return Recipe(
         stages=stages,
-        micro_batch_tokens=settings["batch_tokens"],
+        micro_batch_tokens=settings["batch_tokens"] // int(os.environ.get("WORLD_SIZE", "1")),
         max_position_embeddings=max(plan["extension"]["length"], *(length for length, _ in stages)),
         mix=WindowMix(**settings["mix"]),
         seed=seed,
