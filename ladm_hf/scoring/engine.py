@@ -118,8 +118,7 @@ class Engine:
         self._alone = _rotates_by_length(self.model)
         self._pads = self._asynchronous and not self._alone
         with _evaluating(self.model):
-            forward = float8_forward if dtype == FLOAT8 else decoder_forward
-            self._fast: DecoderForward | None = forward(self.model, self.plan)
+            self._fast: DecoderForward | None = self._read_forward()
         self.budget = TokenBudget(1 if self._alone else max_batch_tokens or self._default_batch_tokens())
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -289,7 +288,7 @@ class Engine:
         with _evaluating(self.model):
             if self._fast is not None and not self._fast.is_current():
                 # a live model has been changed under us
-                self._fast = decoder_forward(self.model, self.plan)
+                self._fast = self._read_forward()
             if self._fast is not None:
                 return self._fast(input_ids, recorder)
             with scoring_attention(self.model), contextlib.suppress(ForwardDone):
@@ -300,6 +299,10 @@ class Engine:
                 output = model(input_ids=input_ids, attention_mask=mask, use_cache=False, ladm_recorder=recorder)
                 return output.last_hidden_state if recorder.to_the_end else None
         return None
+
+    def _read_forward(self) -> DecoderForward | None:
+        """The fast forward pass of the model as it is now."""
+        return (float8_forward if self.dtype == FLOAT8 else decoder_forward)(self.model, self.plan)
 
     def _padded_length(self, length: int) -> int:
         """The length that a document is padded to."""
