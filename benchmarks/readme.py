@@ -22,6 +22,7 @@ from table import render as render_gpu
 from table import render_float8, render_shapes, render_text_to_score
 from training_effect.report import TABLES as EFFECT_TABLES
 from training_effect.report import summary as effect_summary
+from training_effect.report import summary_larger as effect_summary_larger
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -536,6 +537,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "precision_float8": ("precision-float8.json", precision),
     "text_to_score_gpu": ("text_to_score-gpu.json", render_text_to_score),
     "effect_summary": ("training_effect.json", effect_summary),
+    "effect_summary_larger": ("training_effect_40m.json", effect_summary_larger),
     **{
         name.replace("effect", f"effect{study}"): (f"training_effect{study}.json", table)
         for study in ("", "_40m", "_planted")

@@ -26,9 +26,16 @@ MEASURES = ("loss", "gain", "probes", "short")
 # Differences that the plan does not test, shown without a test.
 NOT_PLANNED = (("LADM", "long minus short loss"), ("LADM", "oracle"), ("long minus short loss", "oracle"))
 
+# Figure of each study, by the beginning of its results' names.
+FIGURES = {
+    "training_effect": "training_effect.png",
+    "training_effect_40m": "training_effect_40m.png",
+    "training_effect_planted": "training_effect_planted.png",
+}
+
 
 def analyse(plan: Plan, work: Path, output: Path, name: str = "training_effect") -> None:
-    """`NAME.json`, `NAME_manifest.csv` and `NAME.png` in `output`."""
+    """`NAME.json`, `NAME_manifest.csv` and the figure in `output`."""
     found = read_runs(plan, work)
     result: dict[str, Any] = {"plan": plan, "plan_digest": digest(plan), "prepared": read_json(work / "prepared.json")}
     result["bases"] = {
@@ -49,7 +56,7 @@ def analyse(plan: Plan, work: Path, output: Path, name: str = "training_effect")
     write_json(output / f"{name}.json", result)
     manifest(plan, work, pool).to_csv(output / f"{name}_manifest.csv", index=False)
     if "measures" in result:
-        draw(result, output / f"{name}.png")
+        draw(result, output / FIGURES[name])
     print(markdown(result))
 
 

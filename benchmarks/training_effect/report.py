@@ -29,9 +29,26 @@ def summary(result: Result) -> str:
         "16k of unseen documents, after training on a selection from a pool with a quarter of junk, beside a random "
         f"selection (nats): LADM {read(loss['LADM'])}, the middle of gzip ratios {read(loss['gzip middle 60 %'])}, "
         f"long minus short loss {read(loss['long minus short loss'])}, junk left out by file type "
-        f"{read(loss['oracle'])}, ladm-nano 0.1.0 {read(loss['LADM 0.1.0'])}. On short documents LADM's is "
-        f"{read(short['LADM'])}. With {loss['LADM']['runs']} runs this tells what junk costs small models, little of "
-        "long-range dependency, and nothing of larger models: [plan, tables, reasons](docs/evidence.md)."
+        f"{read(loss['oracle'])}, ladm-nano 0.1.0 {read(loss['LADM 0.1.0'])}; {loss['LADM']['runs']} runs each. On "
+        f"short documents LADM's is {read(short['LADM'])}."
+    )
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def summary_larger(result: Result) -> str:
+    """The same of the repeat on a larger model."""
+    loss, size = result["measures"]["loss"], next(iter(result["bases"].values()))["parameters"]
+    tested = {(test["arm"], test["against"]): test for test in loss["tests"]}
+
+    def read(entry: dict[str, Any]) -> str:
+        return f"{entry['difference']:+.3f} ({span(entry['interval'])})"
+
+    arms = loss["arms"]
+    text = (
+        f"With {size / 1e6:.0f} million parameters: LADM {read(arms['LADM'])}, the middle of gzip ratios "
+        f"{read(arms['gzip middle 60 %'])}, LADM beside it {read(tested['LADM', 'gzip middle 60 %'])}; "
+        f"{arms['LADM']['runs']} runs each. This tells what junk costs small models, little of long-range dependency, "
+        "and nothing of models of useful size: [plan, tables, reasons](docs/evidence.md)."
     )
     return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
