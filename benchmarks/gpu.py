@@ -496,6 +496,7 @@ def main() -> None:
     parser.add_argument(
         "--profile", action="store_true", help="show where the time of one layer goes, and nothing else"
     )
+    parser.add_argument("--only", nargs="+", help="of what is measured these alone, after the check of parity")
     parser.add_argument("--first-document", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.first_document:
@@ -506,6 +507,8 @@ def main() -> None:
         result["environment"]["commit"] = options.commit
 
     def section(name: str, function: Callable[[], Any]) -> None:
+        if options.only and name not in (*options.only, "parity", "shape_parity"):
+            return
         start = time.perf_counter()
         result[name] = function()
         print(f"{name} ({time.perf_counter() - start:.0f} s): {json.dumps(result[name])}", flush=True)
