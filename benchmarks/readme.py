@@ -218,6 +218,8 @@ def quality_summary(result: dict[str, Any]) -> str:
     return "\n".join(f"| {row[0].strip()} | {row[1].strip()} | {row[2].strip()} | {row[-1].strip()} |" for row in rows)
 
 
+# What the table of a calibration shows of each figure.
+SHOWN = ("chosen", "all_heads", "best_head")
 # How the calculators that ladm-nano is the average of are called in the results.
 SEED = "last stage, seed "
 
@@ -377,6 +379,29 @@ def gpu_summary(result: dict[str, Any]) -> str:
     return "\n".join([f"On a GPU ({card}):", "", *(line for line in lines if line.startswith("- Steady state"))])
 
 
+def calibration(result: dict[str, Any]) -> str:
+    """What `ladm calibrate` found by question, and by the kinds of order and dependency."""
+    record = result["calibration"]
+    best = tuple(record["best_head"])
+    lines = [
+        f"| | windows | on the choosing half | chosen heads | all heads (paper) | best head, {best} |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in record["figures"]:
+        if row["kind"] and row["question"] not in ("order", "dependency"):
+            continue
+        name = row["kind"] or f"**{row['question'] or 'objective'}**"
+        cells = (f"{v['value']:.2f} ({v['low']:.2f} to {v['high']:.2f})" for v in map(row.get, SHOWN))
+        lines.append(f"| {name} | {row['windows']} | {row['choosing']:.2f} | {' | '.join(cells)} |")
+    chosen = record["chosen_on"]
+    return "\n".join([
+        f"{chosen['documents']} documents and {chosen['degenerate_documents']} degenerate files of {chosen['sources']} "
+        f"sources, {chosen['windows']:,} windows of {' and '.join(f'{length:,}' for length in chosen['lengths'])} tokens:",
+        "",
+        *lines,
+    ])  # fmt: skip
+
+
 def signals(result: dict[str, Any]) -> str:
     """What each signal adds to the score alone."""
     lengths = sorted({row["tokens"] for row in result["rows"]})
@@ -524,6 +549,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "kept_and_length": ("mixed_pool.json", kept_and_length),
     "quality_summary": ("quality.json", quality_summary),
     "length": ("length.json", length),
+    "calibration": ("calibration.json", calibration),
     "signals_cpu": ("signals-cpu.json", signals),
     "signals_gpu": ("signals-gpu.json", signals),
     "packing": ("packing.json", packing),
