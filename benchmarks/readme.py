@@ -379,6 +379,13 @@ def gpu_summary(result: dict[str, Any]) -> str:
     return "\n".join([f"On a GPU ({card}):", "", *(line for line in lines if line.startswith("- Steady state"))])
 
 
+def lexical(result: dict[str, Any]) -> str:
+    """What words alone tell of the second half of another document of the source."""
+    lines = [f"| by words alone, {result['pairs']} pairs | natural above changed |", "|---|---|"]
+    lines += [f"| {name} | {row['share']:.2f} |" for name, row in result["measures"].items()]
+    return "\n".join(lines)
+
+
 def calibration(result: dict[str, Any]) -> str:
     """What `ladm calibrate` found by question, and by the kinds of order and dependency."""
     record = result["calibration"]
@@ -549,6 +556,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "kept_and_length": ("mixed_pool.json", kept_and_length),
     "quality_summary": ("quality.json", quality_summary),
     "length": ("length.json", length),
+    "lexical": ("lexical.json", lexical),
     "calibration": ("calibration.json", calibration),
     "signals_cpu": ("signals-cpu.json", signals),
     "signals_gpu": ("signals-gpu.json", signals),

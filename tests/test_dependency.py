@@ -193,3 +193,17 @@ def test_scores_and_losses_are_written_once_for_each_document_and_length(benchma
     assert set(lines["300", 512]["scores"]) == {"LADM", "other"}
     assert set(lines["700", 512]["scores"]) == {"LADM", "other", "token loss", "long minus short loss"}
     assert lines["700", 512]["scores"]["LADM"] == lines["700", 512]["scores"]["other"]
+
+
+def test_words_alone_tell_a_text_that_returns_to_its_words(benchmark) -> None:
+    measures = benchmark("lexical").measures
+
+    rng = np.random.default_rng(0)
+    spans = [" ".join(f"w{rng.integers(40)}" for _ in range(90)) for _ in range(32)]
+    others = [" ".join(f"v{rng.integers(40)}" for _ in range(90)) for _ in range(16)]
+    whole, changed = measures(spans, lambda word: 1.0), measures(spans[:16] + others, lambda word: 1.0)
+    assert changed["both halves"] == 0
+    assert whole["both halves"] > 0.9
+    assert all(whole[name] > changed[name] for name in whole)
+    # of the s spans before span s, as alike as can be, s - 3 are far
+    assert whole["returns"] == pytest.approx(sum((s - 3) / s for s in range(4, 32)) / 32, abs=0.01)
