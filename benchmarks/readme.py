@@ -401,12 +401,12 @@ def calibration(result: dict[str, Any]) -> str:
         cells = (f"{v['value']:.2f} ({v['low']:.2f} to {v['high']:.2f})" for v in map(row.get, SHOWN))
         lines.append(f"| {name} | {row['windows']} | {row['choosing']:.2f} | {' | '.join(cells)} |")
     chosen = record["chosen_on"]
-    return "\n".join([
+    lengths = " and ".join(f"{length:,}" for length in chosen["lengths"])
+    head = (
         f"{chosen['documents']} documents and {chosen['degenerate_documents']} degenerate files of {chosen['sources']} "
-        f"sources, {chosen['windows']:,} windows of {' and '.join(f'{length:,}' for length in chosen['lengths'])} tokens:",
-        "",
-        *lines,
-    ])  # fmt: skip
+        f"sources, {chosen['windows']:,} windows of {lengths} tokens:"
+    )
+    return "\n".join([head, "", *lines])
 
 
 def signals(result: dict[str, Any]) -> str:
