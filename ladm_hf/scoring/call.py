@@ -14,14 +14,7 @@ from ladm_hf.scoring.journal import Finished, Journal, with_journal
 from ladm_hf.scoring.loader import Loader
 from ladm_hf.scoring.repetition import repetition
 from ladm_hf.scoring.results import DocumentScore
-from ladm_hf.scoring.rows import (
-    TOKENIZE_CHARS,
-    Counted,
-    begin_scoring,
-    counted,
-    score_rows,
-    with_statistics,
-)
+from ladm_hf.scoring.rows import TOKENIZE_CHARS, begin_scoring, score_rows, with_statistics
 from ladm_hf.scoring.text_signals import text_signals
 
 # Characters scored on a CPU before the journal keeps them; elsewhere as many as are tokenised at once.
@@ -52,13 +45,10 @@ class Call:
     progress: bool | None = None
 
     def begin(self, rows: list[Any]) -> Callable[[], list[DocumentScore]]:
-        """Begins to count rows, where a device leaves the host free for it; the function returned scores them."""
+        """Begins the host's part, where a device leaves the host free for it; the function returned scores the rows."""
         if not self.are_texts:
             self._warn_of_text_signals()
         encode = (lambda texts: self.loader.encoder()(texts)) if self.are_texts else None
-
-        def count(some: list[Any]) -> Counted:
-            return counted(some, encode, self._statistics)
 
         def score(ids: list[Tokens | str], first: int) -> list[DocumentScore]:
             def check(i: int, status: str) -> None:
@@ -67,7 +57,7 @@ class Call:
             return score_rows(ids, lambda: self.loader.engine(self.rank), check, self.progress)
 
         ahead = self.loader.works_ahead(self.rank)
-        return begin_scoring(rows, count, score, self.loader.host_threads() if ahead else None)
+        return begin_scoring(rows, encode, self._statistics, score, self.loader.host_threads() if ahead else None)
 
     def score_journalled(self, rows: list[Any], journal: Journal) -> list[DocumentScore]:
         """Scores rows that the journal does not hold yet, and keeps them as they finish."""

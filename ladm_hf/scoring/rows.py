@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor
-from typing import Any, NamedTuple
+from concurrent.futures import Executor, Future
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -27,18 +27,6 @@ TOKENIZE_CHARS, THREAD_CHARS = 4_000_000, 250_000
 PROGRESS_DELAY = 2.0
 # Repetition and text signals of a document.
 Statistics = Callable[[Any], tuple[float, Mapping[str, float]]]
-
-
-class Counted(NamedTuple):
-    """Rows of which the host has done its part.
-
-    Attributes:
-        ids (`list`): token ids, or the status of a row that has none.
-        statistics (`list`): repetition and text signals of each.
-    """
-
-    ids: list[Tokens | str]
-    statistics: list[tuple[float, Mapping[str, float]]]
 
 
 def groups_by_size(sizes: list[int], limit: int) -> Iterable[list[int]]:
@@ -63,66 +51,65 @@ def windows(ids: Tokens, config: LadmConfig) -> list[Tokens]:
     return [window for window in windows if len(window) >= config.min_tokens]
 
 
-def counted(
-    rows: list[Any], encode: Callable[[list[str]], list[Tokens | str]] | None, statistics: Statistics
-) -> Counted:
-    """Token ids or statuses, and statistics, of some rows.
+def token_ids(rows: list[Any], encode: Callable[[list[str]], list[Tokens | str]] | None) -> list[Tokens | str]:
+    """Token ids or statuses of some rows.
 
     Args:
         rows (`list`): texts, where anything else gets a status; or what `checked_ids` gave, where `encode` is `None`.
         encode (callable, *optional*): gives the token ids of texts, and is called only where there is a text.
-        statistics (callable): gives repetition and text signals of a document.
     """
     if encode is None:
-        return Counted(rows, [statistics(None if isinstance(row, str) else row) for row in rows])
+        return rows
     ids: list[Tokens | str] = [checked_text(text) for text in rows]
     todo = [i for i, row in enumerate(ids) if not row]
     for group in groups_by_size([len(rows[i]) for i in todo], TOKENIZE_CHARS):
         for n, found in zip(group, encode([rows[todo[n]] for n in group]), strict=True):
             ids[todo[n]] = found
-    return Counted(ids, [statistics(text) for text in rows])
+    return ids
 
 
 def begin_scoring(
     rows: list[Any],
-    count: Callable[[list[Any]], Counted],
+    encode: Callable[[list[str]], list[Tokens | str]] | None,
+    statistics: Statistics,
     score: Callable[[list[Tokens | str], int], list[DocumentScore]],
     threads: Executor | None,
 ) -> Callable[[], list[DocumentScore]]:
-    """Begins to count rows, by threads where there are some; the function returned scores them.
+    """Begins the host's part of some rows, by threads where there are some; the function returned scores them.
 
-    While a device scores one group of rows the threads count the next.
+    While a device scores one group of rows the threads tokenise the next. What is counted of the documents beside the
+    score comes after all token ids, for which the device waits.
 
     Args:
         rows (`list`): texts, or what `checked_ids` gave.
-        count (callable): gives token ids and statistics of rows.
+        encode (callable, *optional*): see [`token_ids`].
+        statistics (callable): gives repetition and text signals of a document.
         score (callable): scores token ids or statuses, given the number of the first row.
         threads (`Executor`, *optional*): for a device that works on its own while the host does something else.
     """
+
+    def count(some: list[Any]) -> list[tuple[float, Mapping[str, float]]]:
+        # a string in place of token ids is a status
+        return [statistics(None if encode is None and isinstance(row, str) else row) for row in some]
+
     if threads is None:
-
-        def score_all() -> list[DocumentScore]:
-            found = count(rows)
-            return with_statistics(score(found.ids, 0), found.statistics)
-
-        return score_all
+        return lambda: with_statistics(score(token_ids(rows, encode), 0), count(rows))
     sizes = [len(row) if isinstance(row, (str, np.ndarray)) else 0 for row in rows]
-    groups = [(group[0], group[-1] + 1) for group in groups_by_size(sizes, THREAD_CHARS)]
-    futures = [threads.submit(count, rows[low:high]) for low, high in groups]
-    together = list(groups_by_size([sum(sizes[low:high]) for low, high in groups], TOKENIZE_CHARS))
+    parts = [slice(group[0], group[-1] + 1) for group in groups_by_size(sizes, THREAD_CHARS)]
+    ids = [threads.submit(token_ids, rows[part], encode) for part in parts]
+    counts = [threads.submit(count, rows[part]) for part in parts]
+    together = list(groups_by_size([sum(sizes[part]) for part in parts], TOKENIZE_CHARS))
 
     def score_groups() -> list[DocumentScore]:
         scores: list[DocumentScore] = []
         try:
             for group in together:
-                found = [futures[n].result() for n in group]
-                ids = [row for part in found for row in part.ids]
-                statistics = [values for part in found for values in part.statistics]
-                scores += with_statistics(score(ids, len(scores)), statistics)
+                scores += score([row for n in group for row in ids[n].result()], len(scores))
+            return with_statistics(scores, [values for part in counts for values in part.result()])
         finally:
-            for future in futures:
+            waiting: list[Future[Any]] = [*ids, *counts]
+            for future in waiting:
                 future.cancel()
-        return scores
 
     return score_groups
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from conftest import SMALL, random_ids, tiny_model, torch_threads
 from ladm_hf import DocumentScore, LadmConfig, LadmScorer, ladm_score
 from ladm_hf.errors import BackendError, ColumnError, ConfigError, InputError, RowError
 from ladm_hf.scoring.engine import Engine
+from ladm_hf.scoring.rows import begin_scoring
 
 GOOD = random_ids(500, seed=7)
 
@@ -353,3 +356,26 @@ def test_a_model_without_calibration_warns_at_its_first_score_alone(llama_folder
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         LadmScorer(llama_folder, config=LadmConfig(span_length=16)).score_input_ids(ids)
+
+
+def test_what_is_counted_beside_the_score_comes_after_all_token_ids(monkeypatch) -> None:
+    done = []
+
+    def encode(texts: list[str]) -> list[Any]:
+        done.append("ids")
+        return [np.arange(len(text)) for text in texts]
+
+    def statistics(document: Any) -> tuple[float, dict[str, float]]:
+        done.append("statistics")
+        return float(len(document)), {}
+
+    def score(ids: list[Any], first: int) -> list[DocumentScore]:
+        return [DocumentScore(0.0, len(row), "ok") for row in ids]
+
+    texts = ["word " * n for n in range(1, 7)]
+    monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 12)
+    # one thread takes them in turn
+    with ThreadPoolExecutor(1) as threads:
+        found = begin_scoring(texts, encode, statistics, score, threads)()
+    assert done == ["ids"] * 6 + ["statistics"] * 6
+    assert [(one.num_tokens, one.repetition) for one in found] == [(len(text), len(text)) for text in texts]
