@@ -308,16 +308,17 @@ def label(setting: tuple[int, int]) -> str:
 def markdown(result: dict[str, Any]) -> str:
     """The table of README and model card: every score on the settings that the README quotes."""
     names = [label(setting) for setting in HEADLINE if label(setting) in next(iter(result["methods"].values()))]
-    lines = [
-        "| score | mean | LADM is ahead by | " + " | ".join(names) + " | s / document |",
-        "|---|---|---|" + "---|" * (len(names) + 1),
-    ]
+    measured = CALIBRATED in result["methods"]
+    columns = ["score", "mean", *(["LADM is ahead by"] if measured else []), *names, "s / document"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for place, (name, row) in enumerate(result["methods"].items()):
         mean = row["headline"] or row["all"]
-        ahead = interval(mean["behind_first"], "+.3f") if place and "behind_first" in mean else ""
-        cells = [f"{row[setting]['auc']:.2f}" for setting in names]
+        cells = [name, interval(mean)]
+        if measured:
+            cells.append(interval(mean["behind_first"], "+.3f") if place and "behind_first" in mean else "")
+        cells += [f"{row[setting]['auc']:.2f}" for setting in names]
         cells.append(f"{row['seconds']:.3g}" if "seconds" in row else "")
-        lines.append(f"| {name} | {interval(mean)} | {ahead} | " + " | ".join(cells) + " |")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

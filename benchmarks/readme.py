@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quality import domains_markdown, settings_markdown
 from quality import markdown as render_quality
 from table import render as render_gpu
 from table import render_float8, render_shapes, render_text_to_score
@@ -210,12 +209,6 @@ def repetition(result: dict[str, Any]) -> str:
         total = f"{sum(some for some, _ in found):,} of {sum(many for _, many in found):,}"
         lines.append(f"| {label} | {total} | {min(shares):.1%} to {max(shares):.1%} |")
     return "\n".join(lines)
-
-
-def quality_summary(result: dict[str, Any]) -> str:
-    """Of the quality table: the mean, how far LADM is ahead, and the seconds."""
-    rows = [line.strip("| ").split("|") for line in render_quality(result).splitlines() if line.startswith("|")]
-    return "\n".join(f"| {row[0].strip()} | {row[1].strip()} | {row[2].strip()} | {row[-1].strip()} |" for row in rows)
 
 
 # What the table of a calibration shows of each figure.
@@ -543,8 +536,6 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "object_storage_bucket": ("object_storage_soak_bucket.json", object_storage),
     "object_storage_overhead": ("object_storage_overhead.json", object_storage_overhead),
     "quality": ("quality.json", render_quality),
-    "quality_settings": ("quality.json", settings_markdown),
-    "quality_domains": ("quality.json", domains_markdown),
     "natural": ("natural.json", natural),
     "natural_seeds": ("natural.json", partial(natural, seeds=True)),
     "natural_areas": ("natural.json", natural_areas),
@@ -554,7 +545,6 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "mixed_pool": ("mixed_pool.json", mixed_pool),
     "mixed_pool_scores": ("mixed_pool.json", mixed_pool_scores),
     "kept_and_length": ("mixed_pool.json", kept_and_length),
-    "quality_summary": ("quality.json", quality_summary),
     "length": ("length.json", length),
     "lexical": ("lexical.json", lexical),
     "calibration": ("calibration.json", calibration),
