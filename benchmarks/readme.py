@@ -18,7 +18,7 @@ from typing import Any
 
 from quality import markdown as render_quality
 from table import render as render_gpu
-from table import render_float8, render_shapes, render_text_to_score
+from table import render_shapes
 from training_effect.report import TABLES as EFFECT_TABLES
 from training_effect.report import summary as effect_summary
 from training_effect.report import summary_larger as effect_summary_larger
@@ -54,8 +54,10 @@ def precision(result: dict[str, Any]) -> str:
     exact, other = result.get("dtypes", ("float32", "bfloat16"))
     shortest, longest = result["tokens"]
     kept = result["selected_by_both"] / result["selected"]
+    # see the benchmark
+    how = ", emulated on a CPU," if (other, result.get("device")) == ("float8", "cpu") else ""
     return (
-        f"{other} against {exact} on {result['documents']} documents of {shortest:,} to {longest:,} tokens: "
+        f"{other}{how} against {exact} on {result['documents']} documents of {shortest:,} to {longest:,} tokens: "
         f"rank correlation {result['rank_correlation']:.4f}, {kept:.0%} of the best quarter the same, scores moved by "
         f"{result['median_difference']:.2%} in the median and {result['largest_difference']:.1%} at most "
         "(`benchmarks/precision.py`)."
@@ -557,9 +559,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "gpu": ("h200.json", render_gpu),
     "gpu_summary": ("h200.json", gpu_summary),
     "shapes": ("shapes.json", render_shapes),
-    "float8": ("float8.json", render_float8),
     "precision_float8": ("precision-float8.json", precision),
-    "text_to_score_gpu": ("text_to_score-gpu.json", render_text_to_score),
     "effect_summary": ("training_effect.json", effect_summary),
     "effect_summary_larger": ("training_effect_40m.json", effect_summary_larger),
     **{
