@@ -95,6 +95,8 @@ class Engine:
             if dtype == FLOAT8:
                 check_float8(device)
             self.model = calculator.load_model("bfloat16" if dtype == FLOAT8 else dtype, device, head_for)
+        except BackendError:
+            raise
         except (AssertionError, RuntimeError) as error:
             if "re-initialize CUDA in forked" in str(error):
                 raise BackendError(
