@@ -130,8 +130,9 @@ class Launch:
         if run is None:
             if not again:
                 self.output.check_new()
-            # a run keeps its dtype
-            self.scorer.check_device(self.ranks.local)
+            # of both passes, before the first has taken its time
+            for scorer in (self.scorer, *([] if self.first_of is None else self.first_of[1:])):
+                scorer.check_device(self.ranks.local)
             run = self._plan(identity, chunks)
             if again:
                 self.output.clear()

@@ -13,7 +13,7 @@ from datasets.fingerprint import Hasher
 
 pytest.importorskip("triton")
 
-from ladm_hf import LadmScorer, score_dataset
+from ladm_hf import Cascade, LadmScorer, score_dataset
 from ladm_hf.calculators.calculator import resolve
 from ladm_hf.errors import BackendError, ConfigError, ResumeError
 from ladm_hf.ops import float8, fused
@@ -93,7 +93,9 @@ def test_a_product_that_is_wrong_is_refused(kernels_run_here, monkeypatch: pytes
 
 
 def test_a_device_without_it_is_refused_in_one_line(folder: Path) -> None:
-    with pytest.raises(BackendError, match=r"Ada, Hopper or newer.*cpu.*Use dtype='bfloat16'") as refused:
+    with pytest.raises(
+        BackendError, match=r"^dtype='float8' .*Ada, Hopper or newer.*cpu.*Use dtype='bfloat16'$"
+    ) as refused:
         LadmScorer(folder, dtype="float8", device="cpu", config=SMALL).score_input_ids([random_ids(300)])
     assert "\n" not in str(refused.value)
 
@@ -118,3 +120,12 @@ def test_a_run_is_neither_continued_nor_begun_in_it(folder: Path, tmp_path: Path
     score_dataset(rows, tmp_path / "run", LadmScorer(folder, dtype="bfloat16", **options), progress=False)
     with pytest.raises(ResumeError, match="dtype"):
         score_dataset(rows, tmp_path / "run", scorer, progress=False)
+
+
+def test_a_second_pass_that_cannot_run_is_refused_before_the_first(folder: Path, tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"input_ids": [random_ids(300, n) for n in range(3)]})
+    options = {"text_column": None, "config": SMALL, "device": "cpu"}
+    first = Cascade(LadmScorer(folder, dtype="bfloat16", **options), "50%", by=None)
+    with pytest.raises(BackendError, match="Use dtype='bfloat16'"):
+        score_dataset(rows, tmp_path, LadmScorer(folder, dtype="float8", **options), cascade=first, progress=False)
+    assert not list(tmp_path.rglob("*.parquet"))
