@@ -70,6 +70,7 @@ def start_jobs(values: Mapping[str, Any], arguments: list[str], command: str) ->
         jobs = RunJobs(output, values["namespace"])
         with jobs.refusals():
             flavor = find_flavor(values["job"], list_flavors(jobs.api))
+        flavor.check_dtype(values["dtype"])
         no_bucket = jobs.bucket_is_missing()
         passes, finished = passes_left(values, flavor, begun=not no_bucket)
         if finished:

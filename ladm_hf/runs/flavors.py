@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _HOURS = {"second": 3600.0, "minute": 60.0, "hour": 1.0}
+# Older than Ada.
+_WITHOUT_FLOAT8 = ("V100", "T4", "A10", "A10G", "A100")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,19 @@ class Flavor:
     gpu: str = ""
     gpus: int = 0
     cores: int = 1
+
+    def check_dtype(self, dtype: str) -> None:
+        """Refuses a dtype that it cannot compute in, as far as its model is known.
+
+        Raises:
+            ConfigError: the message says what to name instead.
+        """
+        model = self.gpu.upper().removeprefix("NVIDIA").strip()
+        if dtype == "float8" and (not model or model in _WITHOUT_FLOAT8):
+            raise ConfigError(
+                f"--dtype float8 needs a GPU that multiplies float8 (Ada, Hopper or newer), and --job {self.name} has "
+                f"{model or 'no GPU'}: name another flavor, or --dtype bfloat16"
+            )
 
     @property
     def processes(self) -> int:

@@ -391,6 +391,7 @@ def test_the_flavors_that_there_are_are_named_with_their_prices(hub: FakeHub) ->
         ({"options": ["--cascade", "ladm-nano", "--cascade-keep", "20%"]}, "no column 'domain' in this data"),
         ({"options": ["--cascade", ".", "--cascade-keep", "20%"]}, "a job cannot see the calculator '.'"),
         ({"output": "hf://datasets/tester/scored"}, "`ladm publish hf://buckets/tester/scored/output tester/scored`"),
+        ({"options": ["--dtype", "float8"], "flavor": "cpu-upgrade"}, "and --job cpu-upgrade has no GPU: name another"),
         ({"options": ["--restart"]}, "--restart does not go with --job"),
         ({"options": ["--secret", "NO_SUCH_NAME"]}, "no environment variable of that name"),
         ({"options": ["--model", "tester/none"]}, "no model 'tester/none' on the Hub"),

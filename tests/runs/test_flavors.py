@@ -156,3 +156,15 @@ def test_hours_of_two_passes_are_those_of_both() -> None:
     assert "work of the first pass: 100,000 documents, about 1.0B tokens" in str(quote)
     assert "work of the second pass: 20,000 documents, about 200.0M tokens" in str(quote)
     assert "speed of the second pass: 100.0k tokens/s a GPU, b" in str(quote)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "refused"), [("", True), ("Nvidia T4", True), ("A100", True), ("L4", False), ("", None)]
+)
+def test_a_flavor_without_float8_is_refused_before_it_is_paid_for(gpu: str, refused: bool | None) -> None:
+    flavor = Flavor("one", "hardware", 1.0, gpu)
+    if refused:
+        with pytest.raises(ConfigError, match=r"--job one has .*: name another flavor, or --dtype bfloat16"):
+            flavor.check_dtype("float8")
+    else:
+        flavor.check_dtype("bfloat16" if refused is None else "float8")
