@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from ladm_hf.errors import ConfigError
 
 KINDS = ("natural", "interleaved", "spliced", "joined", "shuffled", "renamed", "degenerate")
+PROBABILITIES = ("same_domain", "same_source", "separated", "flattened", "anonymised", "generated")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,8 @@ class WindowMix:
             value = getattr(self, field.name)
             if value < 0:
                 raise ConfigError(f"{field.name} must not be negative, got {value}")
+            if field.name in PROBABILITIES and value > 1:
+                raise ConfigError(f"{field.name} is a probability and must not be above 1, got {value}")
         if sum(getattr(self, kind) for kind in KINDS) <= 0:
             raise ConfigError(f"at least one of the shares {', '.join(KINDS)} must be positive")
         if not 2 <= self.min_documents <= self.max_documents:

@@ -251,6 +251,8 @@ def test_kinds_that_no_document_serves_fall_back_to_interleaved() -> None:
 
 
 def test_options_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match="anonymised is a probability and must not be above 1, got 1.5"):
+        WindowMix(anonymised=1.5)
     with pytest.raises(ConfigError, match="natural must not be negative"):
         WindowMix(natural=-1)
     with pytest.raises(ConfigError, match="at least one of the shares"):
