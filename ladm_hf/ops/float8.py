@@ -20,7 +20,6 @@ from ladm_hf.ops.device import launches_on
 from ladm_hf.ops.pointwise import ACTIVATIONS, activated
 
 DTYPE = torch.float8_e4m3fn
-LARGEST = 448.0
 # What both sizes of a product's weights must be a multiple of.
 MULTIPLE = 16
 # Of GPUs that multiply float8.
