@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 # Tokens that go through an MLP at once.
 MLP_BLOCK = 16_384
-
-
 Pair = tuple[AnyProduct, AnyProduct]
 
 
