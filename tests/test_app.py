@@ -268,6 +268,7 @@ def test_a_reader_scores_a_document_and_reads_two_spans(page: Any, server: str, 
     page.fill("#document textarea", DOCUMENT)
     press_score(page)
     page.wait_for_selector("#status .busy")
+    page.wait_for_selector("#status .busy", state="detached")
     page.wait_for_selector("#map rect.cell")
     assert "LADM score" in page.inner_text("#panel")
     assert float(page.inner_text("#panel .number")) > 0
@@ -290,6 +291,8 @@ def test_the_keyboard_is_enough(page: Any, tmp_path: Path) -> None:
     page.fill("#document textarea", SHORT)
     press_score(page)
     page.wait_for_selector("#status .busy")
+    # the map of an earlier document stands until the new one takes its place, and the focus with it
+    page.wait_for_selector("#status .busy", state="detached")
     page.wait_for_selector("#map rect.cell")
     first = page.inner_text("#spans")
     # the Tab key leads from the list of calculators to the button, to the map's one cell and out again
