@@ -23,6 +23,9 @@ from training_effect.report import TABLES as EFFECT_TABLES
 from training_effect.report import summary as effect_summary
 from training_effect.report import summary_larger as effect_summary_larger
 
+from ladm_hf.training.figures import Figure, Row
+from ladm_hf.training.figures import markdown as render_calibration
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 CARD = ROOT / "ladm_hf" / "calculators" / "ladm_nano" / "README.md"
@@ -213,8 +216,6 @@ def repetition(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-# What the table of a calibration shows of each figure.
-SHOWN = ("chosen", "all_heads", "best_head")
 # How the calculators that ladm-nano is the average of are called in the results.
 SEED = "last stage, seed "
 
@@ -384,24 +385,18 @@ def lexical(result: dict[str, Any]) -> str:
 def calibration(result: dict[str, Any]) -> str:
     """What `ladm calibrate` found by question, and by the kinds of order and dependency."""
     record = result["calibration"]
-    best = tuple(record["best_head"])
-    lines = [
-        f"| | windows | on the choosing half | chosen heads | all heads (paper) | best head, {best} |",
-        "|---|---|---|---|---|---|",
+    rows = [
+        Row(**{name: Figure(**value) if isinstance(value, dict) else value for name, value in row.items()})
+        for row in record["figures"]
+        if not row["kind"] or row["question"] in ("order", "dependency")
     ]
-    for row in record["figures"]:
-        if row["kind"] and row["question"] not in ("order", "dependency"):
-            continue
-        name = row["kind"] or f"**{row['question'] or 'objective'}**"
-        cells = (f"{v['value']:.2f} ({v['low']:.2f} to {v['high']:.2f})" for v in map(row.get, SHOWN))
-        lines.append(f"| {name} | {row['windows']} | {row['choosing']:.2f} | {' | '.join(cells)} |")
     chosen = record["chosen_on"]
     lengths = " and ".join(f"{length:,}" for length in chosen["lengths"])
     head = (
         f"{chosen['documents']} documents and {chosen['degenerate_documents']} degenerate files of {chosen['sources']} "
         f"sources, {chosen['windows']:,} windows of {lengths} tokens:"
     )
-    return "\n".join([head, "", *lines])
+    return f"{head}\n\n{render_calibration(rows, tuple(record['best_head']))}"
 
 
 def signals(result: dict[str, Any]) -> str:
