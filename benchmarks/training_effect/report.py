@@ -21,16 +21,13 @@ def summary(result: Result) -> str:
     loss, short = (result["measures"][name]["arms"] for name in ("loss", "short"))
     size = next(iter(result["bases"].values()))["parameters"]
 
-    def read(entry: dict[str, Any]) -> str:
-        return f"{entry['difference']:+.3f} ({span(entry['interval'])})"
-
     text = (
         f"Does a model train better on it? Loss of models of {size / 1e6:.0f} million parameters at positions 8k to "
         "16k of unseen documents, after training on a selection from a pool with a quarter of junk, beside a random "
-        f"selection (nats): LADM {read(loss['LADM'])}, the middle of gzip ratios {read(loss['gzip middle 60 %'])}, "
-        f"long minus short loss {read(loss['long minus short loss'])}, junk left out by file type "
-        f"{read(loss['oracle'])}, ladm-nano 0.1.0 {read(loss['LADM 0.1.0'])}; {loss['LADM']['runs']} runs each. On "
-        f"short documents LADM's is {read(short['LADM'])}."
+        f"selection (nats): LADM {shift(loss['LADM'])}, the middle of gzip ratios {shift(loss['gzip middle 60 %'])}, "
+        f"long minus short loss {shift(loss['long minus short loss'])}, junk left out by file type "
+        f"{shift(loss['oracle'])}, ladm-nano 0.1.0 {shift(loss['LADM 0.1.0'])}; {loss['LADM']['runs']} runs each. On "
+        f"short documents LADM's is {shift(short['LADM'])}."
     )
     return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
@@ -40,17 +37,19 @@ def summary_larger(result: Result) -> str:
     loss, size = result["measures"]["loss"], next(iter(result["bases"].values()))["parameters"]
     tested = {(test["arm"], test["against"]): test for test in loss["tests"]}
 
-    def read(entry: dict[str, Any]) -> str:
-        return f"{entry['difference']:+.3f} ({span(entry['interval'])})"
-
     arms = loss["arms"]
     text = (
-        f"With {size / 1e6:.0f} million parameters: LADM {read(arms['LADM'])}, the middle of gzip ratios "
-        f"{read(arms['gzip middle 60 %'])}, LADM beside it {read(tested['LADM', 'gzip middle 60 %'])}; "
+        f"With {size / 1e6:.0f} million parameters: LADM {shift(arms['LADM'])}, the middle of gzip ratios "
+        f"{shift(arms['gzip middle 60 %'])}, LADM beside it {shift(tested['LADM', 'gzip middle 60 %'])}; "
         f"{arms['LADM']['runs']} runs each. This tells what junk costs small models, little of long-range dependency, "
         "and nothing of models of useful size: [plan, tables, reasons](docs/evidence.md)."
     )
     return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def shift(entry: dict[str, Any]) -> str:
+    """A difference in a sentence."""
+    return f"{entry['difference']:+.3f} ({span(entry['interval'])})"
 
 
 def runs(result: Result) -> str:
