@@ -191,7 +191,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     stage("unpack", "puts the pieces of a folder in place").add_argument("folder", type=Path)
     analyse = stage("analyse", "statistics, tables and figure")
     analyse.add_argument("--output", type=Path, default=HERE.parent / "results", help="folder of the results")
-    names = ["training_effect", "training_effect_40m", "training_effect_planted"]
+    names = [Path(figure).stem for figure in plans.FIGURES]
     analyse.add_argument("--name", default=names[0], choices=names, help="beginning of the names of their files")
     return parser.parse_args(arguments)
 

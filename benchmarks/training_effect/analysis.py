@@ -26,13 +26,6 @@ MEASURES = ("loss", "gain", "probes", "short")
 # Differences that the plan does not test, shown without a test.
 NOT_PLANNED = (("LADM", "long minus short loss"), ("LADM", "oracle"), ("long minus short loss", "oracle"))
 
-# Figure of each study, by the beginning of its results' names.
-FIGURES = {
-    "training_effect": "training_effect.png",
-    "training_effect_40m": "training_effect_40m.png",
-    "training_effect_planted": "training_effect_planted.png",
-}
-
 
 def analyse(plan: Plan, work: Path, output: Path, name: str = "training_effect") -> None:
     """`NAME.json`, `NAME_manifest.csv` and the figure in `output`."""
@@ -56,7 +49,7 @@ def analyse(plan: Plan, work: Path, output: Path, name: str = "training_effect")
     write_json(output / f"{name}.json", result)
     manifest(plan, work, pool).to_csv(output / f"{name}_manifest.csv", index=False)
     if "measures" in result:
-        draw(result, output / FIGURES[name])
+        draw(result, output / f"{name}.png")
     print(markdown(result))
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 FILE = "plan.json"
+# Of each study the figure, whose stem its other results have, too.
+FIGURES = ("training_effect.png", "training_effect_40m.png", "training_effect_planted.png")
 Plan = dict[str, Any]
 
 
