@@ -20,15 +20,15 @@ import argparse
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from natural import RESULTS, windows
 
 from ladm_hf import __version__
 from ladm_hf.calculators.calculator import resolve
+from ladm_hf.training.documents import DEGENERATE, load_documents, tokenize_documents
 
 SPAN, CONTEXT, NEAR = 128, 16, 4
 KIND = "second half of the same source"
@@ -43,7 +43,7 @@ def vectors(counts: np.ndarray, idf: np.ndarray) -> np.ndarray:
     return np.asarray(weighted / np.maximum(norm, 1e-12))
 
 
-def measures(spans: Sequence[str], idf_of: Any) -> dict[str, float]:
+def measures(spans: Sequence[str], idf_of: Callable[[str], float]) -> dict[str, float]:
     """All measures of one window of spans of text."""
     found = [WORD.findall(span) for span in spans]
     words = {word: column for column, word in enumerate(dict.fromkeys(word for row in found for word in row))}
@@ -58,9 +58,9 @@ def measures(spans: Sequence[str], idf_of: Any) -> dict[str, float]:
     alone = vectors(counts, idf)
     apart = np.subtract.outer(np.arange(len(spans)), np.arange(len(spans)))
     # of each word, the occurrences before a span, and those of them that are far
-    before = np.cumsum(counts, axis=0) - counts
-    far = np.zeros_like(before)
-    far[NEAR:] = np.cumsum(counts, axis=0)[:-NEAR]
+    so_far = np.cumsum(counts, axis=0)
+    before, far = so_far - counts, np.zeros_like(so_far)
+    far[NEAR:] = so_far[:-NEAR]
     share = np.divide(far, before, out=np.zeros_like(far), where=before > 0)
     return {
         "both halves": float(halves[0] @ halves[1]),
@@ -76,8 +76,6 @@ def main() -> None:
     parser.add_argument("--per-domain", type=int, default=12, help="most pairs of a domain")
     parser.add_argument("--output", type=Path, default=RESULTS / "lexical.json")
     options = parser.parse_args()
-    from ladm_hf.training.documents import DEGENERATE, load_documents, tokenize_documents
-
     tokenizer = resolve("ladm-nano").load_tokenizer()
     documents = tokenize_documents(load_documents(options.data), tokenizer)
     seen: Counter[str] = Counter()
