@@ -562,7 +562,8 @@ def main() -> None:
     options.output.write_text(json.dumps(result, indent=1) + "\n")
     figure(result, options.output.with_suffix(".png"))
     print(markdown(result))
-    if len(result["methods"]) > 1:
+    # these two compare LADM with the others
+    if CALIBRATED in result["methods"] and len(result["methods"]) > 1:
         print(settings_markdown(result), domains_markdown(result), sep="\n")
 
 
