@@ -267,7 +267,8 @@ def float8_times(values: dict[str, Any]) -> dict[str, dict[str, float]]:
     for tokens in FLOAT8_TOKENS:
         documents = random_documents([tokens] * (2 * FLOAT8_TOKENS[-1] // tokens))
         runs = [partial(score_stream, engine, documents) for engine in engines]
-        in_turns(*runs)
+        for run in runs:
+            run()
         took = in_turns(*runs)
         found[str(tokens)] = {
             dtype: seconds / len(documents) for dtype, seconds in zip(dtypes, took, strict=True)
@@ -289,9 +290,7 @@ def main() -> None:
     if options.tiny:
         failed = tiny_parity(chosen)
     elif options.float8:
-        rows = {name: float8_times(values) for name, values in chosen.items()}
-        print(render_float8(result := {"environment": environment(), "shapes": rows}))
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        measure_float8(chosen, options.out)
         return
     else:
         failed = measure(chosen, options)
@@ -314,6 +313,22 @@ def tiny_parity(chosen: dict[str, dict[str, Any]]) -> list[str]:
     return failed
 
 
+def measure_float8(chosen: dict[str, dict[str, Any]], out: Path) -> None:
+    """Times in float8 of every shape, written as they come."""
+    result: dict[str, Any] = {"environment": environment(), "shapes": {}}
+    for name, values in chosen.items():
+        result["shapes"][name] = float8_times(values)
+        torch.cuda.empty_cache()
+        print(f"{name}: {json.dumps(result['shapes'][name])}", flush=True)
+        write(out, result)
+    print(render_float8(result))
+
+
+def write(out: Path, result: dict[str, Any]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
 def measure(chosen: dict[str, dict[str, Any]], options: argparse.Namespace) -> list[str]:
     """Parity and times of every shape, written as they come; names of those that fail."""
     result: dict[str, Any] = {"environment": environment(), "tokens": options.tokens, "shapes": {}}
@@ -334,8 +349,7 @@ def measure(chosen: dict[str, dict[str, Any]], options: argparse.Namespace) -> l
             failed.append(name)
         result["shapes"][name] = row
         print(f"{name}: {json.dumps(row)}", flush=True)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write(options.out, result)
     print(render_shapes(result))
     return failed
 

@@ -39,6 +39,8 @@ from ladm_hf.scoring.engine import Engine, Measured
 from ladm_hf.scoring.repetition import repetition
 
 TOKENS = 8192
+# With which the engine alone is timed.
+ENGINE_DOCUMENTS = 1000
 
 
 def main() -> None:
@@ -61,6 +63,7 @@ def main() -> None:
             model = str(folder / "calculator")
             ranks.share(lambda: save_shape(options.shape, Path(model)))
         ranks.share(lambda: write(options.data, number, model, text, ids))
+        say(ranks, {"written": number})
         result: dict[str, Any] = {
             "ladm_hf": __version__, "machine": platform.machine(), "cores": len(os.sched_getaffinity(0)),
             "processes": ranks.world, "model": options.shape or options.model, "documents": number,
@@ -71,7 +74,7 @@ def main() -> None:
             result |= {"stages": stages(text), "run": host_run(text, folder, result["tokens"])}
         if gpu:
             result["gpu"] = torch.cuda.get_device_name()
-            result["device"] = on_device(model, text, ids, folder, ranks)
+            result["device"] = on_device(model, text, ids, folder, ranks, number)
         ranks.wait()
     if ranks.is_main:
         print(json.dumps(result, indent=1))
@@ -170,26 +173,44 @@ def host_run(text: Path, folder: Path, tokens: int) -> list[dict[str, Any]]:
     return rows
 
 
-def on_device(model: str, text: Path, ids: Path, folder: Path, ranks: Ranks) -> dict[str, Any]:
-    """Documents a second of the engine alone on each GPU, and of runs from text and from token ids on all of them."""
-    rows = pq.read_table(ids)["input_ids"].to_pylist()
+def on_device(model: str, text: Path, ids: Path, folder: Path, ranks: Ranks, number: int) -> dict[str, Any]:
+    """Documents a second of the engine alone on each GPU, and of runs from token ids and from text on all of them.
+
+    Beside each run stand the cores that were busy in it, and the share of its time that the device waited for the host:
+    what it took longer than the engine alone would.
+    """
     scorer = LadmScorer(model)
-    few = [np.asarray(row) for row in rows[: min(len(rows), 1000)]]
+    few = [np.asarray(row) for row in pq.read_table(ids)["input_ids"].slice(0, ENGINE_DOCUMENTS).to_pylist()]
     scorer({"input_ids": few[:64]}, rank=ranks.local)
+    engine = scorer._load(ranks.local)
     torch.cuda.synchronize()
     began = time.perf_counter()
-    for _ in scorer._load(ranks.local).score_all(few):
+    for _ in engine.score_all(few):
         pass
-    found = {"engine_alone": len(few) / (time.perf_counter() - began), "host_threads": engines.host_threads()}
-    for name, source in (("from_text", text), ("from_token_ids", ids)):
-        # another run first, so that nothing is loaded or compiled in the one that is timed
-        for attempt in range(2):
-            ranks.wait()
-            began = time.perf_counter()
-            run_scoring(source, folder / f"{name}-{attempt}", scorer, chunks=64, progress=False)
-            ranks.wait()
-            found[name] = len(rows) / (time.perf_counter() - began)
+    alone = len(few) / (time.perf_counter() - began)
+    found: dict[str, Any] = {"engine_alone": alone, "host_threads": engines.host_threads()}
+    say(ranks, found)
+    for name, source in (("from_token_ids", ids), ("from_text", text)):
+        # a short run first, so that nothing is loaded or compiled in the one that is timed
+        run_scoring(source, folder / f"{name}-warm", scorer, limit=64, chunks=2 * ranks.world, progress=False)
+        ranks.wait()
+        began, used = time.perf_counter(), time.process_time()
+        run_scoring(source, folder / name, scorer, chunks=64, progress=False)
+        ranks.wait()
+        took, used = time.perf_counter() - began, time.process_time() - used
+        rate = number / took
+        found[name] = {
+            "documents_per_second": rate, "busy_cores": used / took,
+            "share_of_engine": rate / (alone * ranks.world), "host_share": max(0.0, 1 - rate / (alone * ranks.world)),
+        }  # fmt: skip
+        say(ranks, {name: found[name]})
     return found
+
+
+def say(ranks: Ranks, found: dict[str, Any]) -> None:
+    """Prints what was measured so far: a run that is cut off leaves that."""
+    if ranks.is_main:
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
