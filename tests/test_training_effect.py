@@ -174,11 +174,13 @@ def test_processes_share_the_runs_that_nobody_has_in_hand(finished: Path) -> Non
         path.rename(path.with_suffix(".json"))
 
 
-def test_runs_wait_for_their_base(finished: Path) -> None:
+def test_runs_wait_for_their_base_and_say_so(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, trained = finished / "work/runs/LADM-1-1.json", finished / "work/bases/1/trained.json"
     kept = [path.rename(path.with_suffix(".kept")) for path in (run, trained)]
     main(["extend", "--work", str(finished / "work")])
     assert not run.exists()
+    said = capsys.readouterr().out
+    assert re.search(r"^1 of \d+ runs were passed over for want of bases/1/trained.json$", said, re.MULTILINE)
     for path in kept:
         path.rename(path.with_suffix(".json"))
 

@@ -107,6 +107,20 @@ def extend(plan: Plan, work: Path, options: argparse.Namespace) -> None:
                 return
             one_run(plan, work, *run)
             longest = max(longest, time.monotonic() - start)
+    passed_over = [absent for run in wanted if (absent := missing(plan, work, run))]
+    if passed_over:
+        first, *others = dict.fromkeys(path for absent in passed_over for path in absent)
+        more = f" and {len(others)} other files" if others else ""
+        print(f"{len(passed_over)} of {len(wanted)} runs were passed over for want of {first}{more}", flush=True)
+
+
+def missing(plan: Plan, work: Path, run: tuple[int, int, str]) -> list[str]:
+    """What a run that is not there yet needs and has not, as paths in the working folder."""
+    seed, base, arm = run
+    if result_file(work, seed, base, arm).exists():
+        return []
+    needed = (work / "bases" / str(base) / "trained.json", windows_file(plan, work, seed, arm))
+    return [str(path.relative_to(work)) for path in needed if not path.exists()]
 
 
 def free_run(
@@ -115,8 +129,7 @@ def free_run(
     """The first run that can be made and that nobody makes, and the lock that keeps it for this process."""
     for seed, base, arm in wanted:
         target = result_file(work, seed, base, arm)
-        trained = work / "bases" / str(base) / "trained.json"
-        if target.exists() or not trained.exists() or not windows_file(plan, work, seed, arm).exists():
+        if target.exists() or missing(plan, work, (seed, base, arm)):
             continue
         try:
             held = FileLock(target.with_name(f".{target.name}.lock"), blocking=False).acquire()
