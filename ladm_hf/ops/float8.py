@@ -2,8 +2,9 @@
 
     y = (x / a) (W / b)^T * a * b^T,      a, b: largest absolute value of a row / 448, in fp32
 
-The product is PyTorch's (`torch._scaled_mm`, CUTLASS or cuBLAS beneath), which accumulates in fp32 and gives bfloat16.
-Since no scale spans two rows, a document has the same result in any batch.
+The product is PyTorch's (`torch._scaled_mm`, CUTLASS or cuBLAS beneath), which gives bfloat16 and accumulates
+as fast as tensor cores can, on Hopper in fewer bits than fp32 has. Since no scale spans two rows, a document has the
+same result in any batch.
 """
 
 from __future__ import annotations

@@ -143,6 +143,12 @@ class Launch:
                 if jsonl and not self.output.has(JSONL_FILE):
                     self._write_jsonl()
                 return None
+            self.scorer.check_device(
+                self.ranks.local,
+                f"{self.output.name} was begun in {self.scorer.dtype}: resume it on such a GPU, or use "
+                "another dtype with another output folder, or with --restart (restart=True), which discards "
+                f"{len(self.output.records(run)):,} finished chunks",
+            )
         found = self.output.enter(
             dataclasses.replace(run, command=self.command), self.lock.launch, self.options, new=new
         )

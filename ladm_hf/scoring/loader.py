@@ -171,10 +171,10 @@ class Loader:
             return f"cuda:{(rank or 0) % gpus}"
         return "mps" if torch.backends.mps.is_available() else "cpu"
 
-    def check_device(self, rank: int | None) -> None:
+    def check_device(self, rank: int | None, *advice: str) -> None:
         """Refuses a worker's device that cannot compute in the dtype, as far as is known without the model."""
         if self.dtype == FLOAT8:
-            check_float8(self.device(rank))
+            check_float8(self.device(rank), *advice)
 
     def engine(self, rank: int | None) -> Engine:
         """The engine of a worker, loaded where it is not."""

@@ -55,8 +55,12 @@ def auto_dtype(calculator: Calculator, device: str) -> str:
     return "bfloat16" if bfloat16_is_faster(min(mlp[0], MAX_WIDTH), min(mlp[1], MAX_INNER)) else "float32"
 
 
-def check_float8(device: str) -> None:
+def check_float8(device: str, advice: str = "Use dtype='bfloat16'") -> None:
     """Refuses a device that multiplies no float8.
+
+    Args:
+        device (`str`): of PyTorch.
+        advice (`str`): what to do instead.
 
     Raises:
         BackendError: the message says what it lacks.
@@ -70,7 +74,7 @@ def check_float8(device: str) -> None:
     if problem:
         raise BackendError(
             f"dtype='float8' needs a GPU that multiplies float8 (Ada, Hopper or newer), which {device} does not: "
-            f"{problem}. Use dtype='bfloat16'"
+            f"{problem}. {advice}"
         )
 
 

@@ -285,13 +285,17 @@ class LadmScorer:
         scored = call.begin(rows)
         return lambda: columns(scored(), self.signals)
 
-    def check_device(self, rank: int | None = None) -> None:
+    def check_device(self, rank: int | None = None, *advice: str) -> None:
         """Refuses a device that cannot compute in the dtype; nothing is loaded.
+
+        Args:
+            rank (`int`, *optional*): of the worker.
+            advice (`str`, *optional*): what to do instead, where another dtype is none.
 
         Raises:
             BackendError: the message says what it lacks.
         """
-        self._loader.check_device(rank)
+        self._loader.check_device(rank, *advice)
 
     def works_ahead(self, rank: int | None = None) -> bool:
         """Whether the device computes on its own while the host does something else, as a GPU does."""

@@ -17,8 +17,9 @@ from ladm_hf import Cascade, LadmScorer, score_dataset
 from ladm_hf.calculators.calculator import resolve
 from ladm_hf.errors import BackendError, ConfigError, ResumeError
 from ladm_hf.ops import float8, fused
+from ladm_hf.runs.chunk_scorer import ChunkScorer
 from ladm_hf.scoring import engine as engines
-from ladm_hf.scoring import trial
+from ladm_hf.scoring import loader, trial
 from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.layers import layer_plan
@@ -120,6 +121,26 @@ def test_a_run_is_neither_continued_nor_begun_in_it(folder: Path, tmp_path: Path
     score_dataset(rows, tmp_path / "run", LadmScorer(folder, dtype="bfloat16", **options), progress=False)
     with pytest.raises(ResumeError, match="dtype"):
         score_dataset(rows, tmp_path / "run", scorer, progress=False)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float8"])
+def test_a_run_begun_in_it_is_not_said_to_go_on_in_another(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    rows = Dataset.from_dict({"input_ids": [random_ids(300, n) for n in range(3)]})
+    options = {"text_column": None, "config": SMALL, "device": "cpu"}
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as gpu:
+        gpu.setattr(loader, "check_float8", lambda *_: None)
+        gpu.setattr(ChunkScorer, "score", stop)
+        with pytest.raises(KeyboardInterrupt):
+            score_dataset(rows, tmp_path / "run", LadmScorer(folder, dtype="float8", **options), progress=False)
+    with pytest.raises(BackendError, match=r"run was begun in float8: resume it on such a GPU, [^\n]*$") as refused:
+        score_dataset(rows, tmp_path / "run", LadmScorer(folder, dtype=dtype, **options), progress=False)
+    assert "bfloat16" not in str(refused.value)
 
 
 def test_a_second_pass_that_cannot_run_is_refused_before_the_first(folder: Path, tmp_path: Path) -> None:
