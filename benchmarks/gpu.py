@@ -48,6 +48,8 @@ TINY_LLAMA = {
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
 LONG = LadmConfig(max_length=131072)
 PARITY_FP32 = 2e-5
+# In which several things are timed in turns.
+ROUNDS = 3
 OWN_KERNELS = (
     "ladm_attention", "_focus_kernel", "_rms_norm_kernel", "_rotate_kernel", "_gated_kernel", "_quantize_kernel",
 )  # fmt: skip
@@ -118,6 +120,19 @@ def seconds(function: Callable[[], Any], repeats: int) -> float:
         torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return float(np.median(times))
+
+
+def in_turns(*runs: Callable[[], None]) -> list[float]:
+    """Median seconds of each, run in turns, so that all meet the same temperatures and clocks."""
+    took = []
+    for run in runs * ROUNDS:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        took.append(time.perf_counter() - start)
+    medians: list[float] = np.median(np.reshape(took, (ROUNDS, len(runs))), axis=0).tolist()
+    return medians
 
 
 # Parity
@@ -353,17 +368,10 @@ def steady_state(engine: Engine, length: int, count: int) -> dict[str, Any]:
         "unscored": unscored("engine_unscored"),
         "unscored_whole": unscored("engine_unscored_whole"),
     }
-    rounds: dict[str, list[float]] = {name: [] for name in kinds}
-    # in turns, so that all meet the same temperatures and clocks; the first round warms up
-    for turn in range(4):
-        for name, run in kinds.items():
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            run()
-            torch.cuda.synchronize()
-            if turn:
-                rounds[name].append((time.perf_counter() - start) / count)
-    medians = {name: float(np.median(values)) for name, values in rounds.items()}
+    for run in kinds.values():
+        run()
+    took = in_turns(*kinds.values())
+    medians = {name: seconds / count for name, seconds in zip(kinds, took, strict=True)}
     return medians | {
         "documents": count,
         "documents_per_batch": per_batch,

@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,6 +32,7 @@ import torch
 from gpu import (
     Unscored,
     environment,
+    in_turns,
     kernel_times,
     parts_of,
     plain_pytorch,
@@ -57,8 +57,8 @@ VOCABULARY = 32_000
 COMPARED_LAYERS = 6
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PARITY_FP32 = 2e-5
-# Seconds of documents in a row, about, and rounds in turns; a plain forward pass that takes longer is timed once.
-STREAM_SECONDS, ROUNDS, LONG_SECONDS = 1.0, 3, 2.0
+# Seconds of documents in a row, about; a plain forward pass that takes longer than so many is timed once.
+STREAM_SECONDS, LONG_SECONDS = 1.0, 2.0
 # Lengths at which float8 is timed, a batch of the last.
 FLOAT8_TOKENS = (8192, 32_768)
 
@@ -238,19 +238,6 @@ def scoring_adds(engine: Engine, tokens: int, one: float) -> float:
 
     scored, forward = in_turns(partial(score_stream, engine, documents), unscored)
     return scored / forward - 1
-
-
-def in_turns(*runs: Callable[[], None]) -> list[float]:
-    """Median seconds of each, run in turns, so that all meet the same temperatures and clocks."""
-    took = []
-    for run in runs * ROUNDS:
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        torch.cuda.synchronize()
-        took.append(time.perf_counter() - start)
-    medians: list[float] = np.median(np.reshape(took, (ROUNDS, len(runs))), axis=0).tolist()
-    return medians
 
 
 def float8_times(values: dict[str, Any]) -> dict[str, dict[str, float]]:
