@@ -23,7 +23,7 @@ from ladm_hf.scoring import loader, trial
 from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.layers import layer_plan
-from ladm_hf.scoring.product import Float8Product
+from ladm_hf.scoring.product import Float8Product, Product, in_float8
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_kernels = pytest.mark.skipif(
@@ -99,6 +99,15 @@ def test_a_device_without_it_is_refused_in_one_line(folder: Path) -> None:
     ) as refused:
         LadmScorer(folder, dtype="float8", device="cpu", config=SMALL).score_input_ids([random_ids(300)])
     assert "\n" not in str(refused.value)
+
+
+@needs_kernels
+def test_any_number_of_first_outputs_can_be_had(kernels_run_here) -> None:
+    torch.manual_seed(0)
+    x, weight = (torch.randn(n, 32, device=DEVICE).bfloat16() for n in (5, 48))
+    product = in_float8(Product(weight, torch.randn(48, device=DEVICE).bfloat16()))
+    for rows in (16, 40):
+        torch.testing.assert_close(product(x, rows), product(x)[:, :rows])
 
 
 def test_a_live_model_keeps_its_own_dtype() -> None:
