@@ -460,6 +460,9 @@ def test_the_planted_variant_runs_from_the_commands_of_the_documents(planted_stu
     assert [[t["arm"], t["against"]] for t in result["measures"]["loss"]["tests"]] == result["plan"]["statistics"][
         "tested"
     ]
+    tables = markdown(result)
+    assert "oracle 0%, junk 100%." in tables
+    assert re.search(r"The base gains .* The sign is the same in \d of 2 runs\.", tables)
 
 
 def test_splices_hold_the_tokens_of_their_documents_at_the_same_positions(planted_study: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ Result = dict[str, Any]
 
 def markdown(result: Result) -> str:
     """All tables."""
-    found = {name: table(result) for name, table in TABLES.items() if name in BEFORE_ARMS or "measures" in result}
+    there = {name for name in BEFORE_ARMS if result["selections"] or name not in OF_SELECTIONS}
+    found = {name: table(result) for name, table in TABLES.items() if name in there or "measures" in result}
     return "\n\n".join(f"{name}\n\n{text}" for name, text in found.items() if text) + "\n"
 
 
@@ -68,13 +70,28 @@ def stage_0(result: Result) -> str:
     verdict = "passed" if found["passed"] else "not passed"
     planted = "planted" in result["plan"]
     who = "Splices are above the documents" if planted else "Junk is above the oracle"
+    ratio, (good, bad) = found["ratio"], found["runs"].values()
     text = (
-        f"{who} by {found['difference']:.4f} nats, {found['ratio']:.0f} times the spread of seeds "
-        f"({found['spread_of_seeds']:.4f}, {len(found['runs']['oracle'])} runs each): {verdict}."
+        f"{who} by {found['difference']:.4f} nats, {ratio:.{0 if ratio >= 10 else 1}f} times the spread of seeds "
+        f"({found['spread_of_seeds']:.4f}, {len(good)} runs each): {verdict}."
     )
+    if planted:
+        above, base = sum(map(operator.gt, bad, good)), next(iter(result["bases"].values()))
+        text = (
+            f"The base gains {base['gain']:.3f} nats by more than 1k of context. {text} The sign is the same in "
+            f"{above} of {len(bad)} runs."
+        )
     if "detectable_difference" in found:
         text += f" Smallest difference to random found with a power of 80 %: {found['detectable_difference']:.3f} nats."
     return text
+
+
+def splices(result: Result) -> str:
+    """The share of splices in the choice of every arm of a planted pool."""
+    if "planted" not in result["plan"]:
+        return ""
+    shares = ", ".join(f"{arm} {chosen['not_text']:.0%}" for arm, chosen in result["selections"].items())
+    return f"Splices among the texts chosen, of the tokens: {shares}."
 
 
 def measure(name: str, digits: int = 3) -> Callable[[Result], str]:
@@ -220,6 +237,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "effect_probe_kinds": probes,
     "effect_short": measure("short"),
     "effect_choices": choices,
+    "effect_splices": splices,
     "effect_junk": junk_by_domain,
     "effect_code": largest_domain,
     "effect_vocabulary": vocabulary,
@@ -228,8 +246,9 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "effect_bill": bill,
 }
 # Tables that there are before a run of the arms.
-BEFORE_ARMS = ("effect_runs", "effect_stage_0", "effect_choices", "effect_junk", "effect_code", "effect_vocabulary",
-               "effect_overlap", "effect_ranks", "effect_bill")  # fmt: skip
+OF_SELECTIONS = ("effect_choices", "effect_splices", "effect_junk", "effect_code", "effect_vocabulary",
+                 "effect_overlap")  # fmt: skip
+BEFORE_ARMS = ("effect_runs", "effect_stage_0", *OF_SELECTIONS, "effect_ranks", "effect_bill")
 
 
 def draw(result: Result, path: Path) -> None:
