@@ -25,7 +25,7 @@ RECIPE = {
     "learning_rate": "0.001", "schedule": "linear", "natural": "0.25", "interleaved": "0.4", "spliced": "0.25",
     "joined": "0.1", "min_chunk": "90", "max_chunk": "1260", "same_domain": "0.85", "same_source": "0.3",
     "shuffled": "0.0", "renamed": "0.0", "degenerate": "0.0", "generated": "0.4", "flattened": "0.1",
-    "anonymised": "0.0", "focus_layer": "none", "view": "document", "focus_weight": "1.0", "lm_weight": "1.0",
+    "focus_layer": "none", "view": "document", "focus_weight": "1.0", "lm_weight": "1.0",
     "lm_positions": "1.0", "held_out": "0.0",
 }  # fmt: skip
 PAPERS = {
@@ -86,9 +86,6 @@ def train_calculator(
         float | None, _recipe("generated", "Share of that text from generators, not the data.")
     ] = None,
     flattened: Annotated[float | None, _recipe("flattened", "Share of natural windows without line breaks.")] = None,
-    anonymised: Annotated[
-        float | None, _recipe("anonymised", "Share of natural and spliced windows with other names in each document.")
-    ] = None,
     focus_layer: Annotated[
         list[int] | None, _recipe("focus_layer", "Layer whose heads learn to find their document; may be repeated.")
     ] = None,
@@ -154,7 +151,6 @@ def train_calculator(
         "degenerate": degenerate,
         "generated": generated,
         "flattened": flattened,
-        "anonymised": anonymised,
     }
     path = _train(
         data,

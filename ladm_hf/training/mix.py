@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from ladm_hf.errors import ConfigError
 
 KINDS = ("natural", "interleaved", "spliced", "joined", "shuffled", "renamed", "degenerate")
-PROBABILITIES = ("same_domain", "same_source", "separated", "flattened", "anonymised", "generated")
+PROBABILITIES = ("same_domain", "same_source", "separated", "flattened", "generated")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,6 @@ class WindowMix:
         separated (`float`): probability that a spliced or joined window has the separator between its documents.
         flattened (`float`): probability that a natural window loses its line breaks, so that these alone tell nothing;
             without effect where there is no tokenizer.
-        anonymised (`float`): probability that every document of a natural or spliced window has its names replaced, the
-            same throughout the document and others in each, so that a document is known by what returns in it and not
-            by what is remembered of it (as entities are by Hermann et al., arXiv 1506.03340); without effect where
-            there is no tokenizer.
         generated (`float`): share of degenerate windows from random generators; the rest are of documents of kind
             `"degenerate"`, where there are any.
     """
@@ -48,7 +44,6 @@ class WindowMix:
     same_source: float = 0.3
     separated: float = 0.25
     flattened: float = 0.1
-    anonymised: float = 0.0
     generated: float = 0.4
 
     def __post_init__(self) -> None:

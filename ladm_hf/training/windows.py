@@ -23,7 +23,7 @@ exact one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -153,17 +153,15 @@ class WindowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             kind = "interleaved"
         if kind == "joined" and not any(len(pool) > 1 for pool in self._short.values()):
             kind = "interleaved"
-        of_text = {"shuffled": self._shuffled, "renamed": self._renamed, "degenerate": self._degenerate}
-        if kind == "natural":
-            window = self._natural(rng)
-            return replace(window, ids=self._anonymised(window.ids, window.document_labels, rng))
+        of_text = {
+            "natural": self._natural, "shuffled": self._shuffled, "renamed": self._renamed,
+            "degenerate": self._degenerate,
+        }  # fmt: skip
         if kind in of_text:
             return of_text[kind](rng)
         pieces = {"spliced": self._spliced, "joined": self._joined, "interleaved": self._interleaved}[kind](rng)
         separator = self.separator if kind != "interleaved" and rng.random() < self.mix.separated else None
         ids, labels = self._assemble(pieces, separator)
-        if kind == "spliced":
-            ids = self._anonymised(ids, labels, rng)
         # chunks out of turn are no running text, and no disorder either
         return Window(kind, ids, labels, np.full_like(labels, UNKNOWN) if kind == "interleaved" else labels)
 
@@ -220,18 +218,6 @@ class WindowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         two = len(chosen) == 1 and len(shared) >= FEWEST_NAMES
         labels = np.repeat(np.array([0, int(two)], np.int32), half)
         return Window("renamed", ids, labels, labels)
-
-    def _anonymised(self, ids: Ids, labels: Ids, rng: np.random.Generator) -> Ids:
-        """The tokens with the names of each document replaced, or as they are."""
-        if self.tokenizer is None or rng.random() >= self.mix.anonymised:
-            return ids
-        others = names_of(self._text(self._stretch_of_long(rng, self.length // 2))) if self._long else []
-        changed = ids.copy()
-        for label in np.unique(labels).tolist():
-            own = labels == label
-            text = self._text(ids[own])
-            changed[own] = np.resize(self._ids(renamed(text, names_of(text), rng, others)), int(own.sum()))
-        return changed
 
     def _degenerate(self, rng: np.random.Generator) -> Window:
         if not self._found or rng.random() < self.mix.generated:

@@ -42,7 +42,6 @@ def test_train_then_calibrate(data, tmp_path) -> None:
         "--batch-tokens", "2048", "--micro-batch-tokens", "2048", "--focus-layer", "1", "--layers", "2",
         "--hidden-size", "32", "--vocab-size", "400", "--workers", "0", "--held-out", "0.2", "--shuffled", "0.3",
         "--renamed", "0.2", "--degenerate", "0.3", "--same-source", "0.6", "--flattened", "0", "--generated", "0.7",
-        "--anonymised", "0.5",
         "--view", "document:0", "--view", "text:1,2", "--intermediate-size", "48",
     ]  # fmt: skip
     result = CliRunner().invoke(app, arguments)
@@ -51,7 +50,7 @@ def test_train_then_calibrate(data, tmp_path) -> None:
     record = json.loads((tmp_path / "calculator" / "training.json").read_text())
     mix = record["recipe"]["mix"]
     assert [mix[name] for name in ("shuffled", "renamed", "degenerate", "same_source")] == [0.3, 0.2, 0.3, 0.6]
-    assert [mix[name] for name in ("flattened", "generated", "anonymised")] == [0.0, 0.7, 0.5]
+    assert [mix[name] for name in ("flattened", "generated")] == [0.0, 0.7]
     assert record["recipe"]["focus_views"] == [["document_labels", [0]], ["text_labels", [1, 2]]]
     assert record["architecture"]["intermediate_size"] == 48
     assert record["recipe"]["focus_layers"] == [1]
