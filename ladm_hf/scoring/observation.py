@@ -38,12 +38,15 @@ class Observation(NamedTuple):
             layer.
         hidden (`Tensor` `[B, T, C]`): last hidden states.
         positions (`Tensor` `[T]`): of the tokens.
+        grids (`tuple[int, ...]`): what precedes `[B, T]` in the shape of the positions that the rotary embedding gets:
+            `(3,)` in Qwen3.5, whose tokens may be parts of a film.
     """
 
     calls: dict[nn.Module, list[Seen]]
     keys: dict[int, tuple[nn.Module, Tensor]]
     hidden: Tensor
     positions: Tensor
+    grids: tuple[int, ...]
 
 
 def observe(model: PreTrainedModel, base: nn.Module) -> Observation:
@@ -62,15 +65,23 @@ def observe(model: PreTrainedModel, base: nn.Module) -> Observation:
     parts += [(block, child) for block in blocks for child in block.children() if is_norm_like(child)]
     ids, positions = sample(model, TOKENS)
     probe = LayerProbe()
+    grids: list[tuple[int, ...]] = []
+
+    def note_grids(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and not x.is_floating_point())
+        grids.extend(tuple(positions.shape[:-2]) for positions in given)
+
     with ExitStack() as hooks, scoring_attention(model):
         for parent, child in parts:
             handle = child.register_forward_hook(_noting(calls[parent]), with_kwargs=True)
             hooks.callback(handle.remove)
+        if isinstance(rotary := getattr(base, "rotary_emb", None), nn.Module):
+            hooks.callback(rotary.register_forward_pre_hook(note_grids, with_kwargs=True).remove)
         output = model.base_model(
             input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions.expand(len(ids), -1),
             use_cache=False, ladm_recorder=probe,
         )  # fmt: skip
-    return Observation(calls, probe.keys, output.last_hidden_state, positions)
+    return Observation(calls, probe.keys, output.last_hidden_state, positions, grids[0] if grids else ())
 
 
 def sample(model: PreTrainedModel, tokens: int) -> tuple[Tensor, Tensor]:

@@ -117,6 +117,29 @@ def test_a_norm_without_weights_is_read() -> None:
     assert torch.equal(layer.before_mixer.weight, torch.ones(64))
 
 
+def test_a_norm_of_what_is_normed_already_has_its_place() -> None:
+    model = tiny_model("glm4", num_hidden_layers=1).to(torch.bfloat16)
+    with torch.no_grad():
+        model.embed_tokens.weight.mul_(1e-3)
+    (layer,) = read(model)
+    assert isinstance(layer.after_mixer, RmsNorm)
+    assert isinstance(layer.before_mlp, RmsNorm)
+
+
+def test_positions_come_in_as_many_grids_as_the_model_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("qwen3_5_text", num_hidden_layers=1, layer_types=["full_attention"])
+    given, forward = [], model.rotary_emb.forward
+
+    def noting(x: torch.Tensor, position_ids: torch.Tensor) -> Any:
+        given.append(position_ids.dim())
+        return forward(x, position_ids)
+
+    monkeypatch.setattr(model.rotary_emb, "forward", noting)
+    read(model)
+    assert len(given) > 2
+    assert len(set(given)) == 1
+
+
 @pytest.mark.parametrize("part", ["weight", "bias", "projection", "list"])
 def test_what_has_no_place_is_unknown(part: str) -> None:
     model = tiny_model(num_hidden_layers=1)
