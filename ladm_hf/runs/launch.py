@@ -69,7 +69,7 @@ class Launch:
         self.launch = ""
         self.chunks: ChunkScorer
         self._heart: Heartbeat | None = None
-        self.uploads = Uploads(output.uploads)
+        self.uploads: Uploads
         self.left = False
 
     @property
@@ -105,6 +105,8 @@ class Launch:
             self.run, self.source, self.scorer, self.first, kept_columns(self.run.schema, self.first_of), self.heart,
             self.output.scratch,
         )  # fmt: skip
+        # at a URL it takes requests, in a folder the disk must have written: a device need not wait for either
+        self.uploads = Uploads(self.output.uploads or self.chunks.works_ahead())
         self.heart.start()
         return True
 
@@ -235,7 +237,7 @@ class Launch:
             yield
         except BaseException as error:
             self.left = True
-            if self.uploads.left and isinstance(error, (KeyboardInterrupt, SystemExit)):
+            if self.output.uploads and self.uploads.left and isinstance(error, (KeyboardInterrupt, SystemExit)):
                 self._say(
                     f"uploading {self.uploads.left} scored chunks before the end: press Ctrl-C again to lose them"
                 )

@@ -25,6 +25,7 @@ from ladm_hf.ops import BACKENDS
 from ladm_hf.scoring.encoder import Encoder
 from ladm_hf.scoring.engine import Engine, host_threads, prepare_worker
 from ladm_hf.scoring.precision import FLOAT8, auto_dtype, check_float8
+from ladm_hf.scoring.rows import COUNTING_THREADS, HostThreads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -111,7 +112,7 @@ class Loader:
         self._loaded: _Loaded | None = None
         self._encoder_of: tuple[str, Encoder] | None = None
         self._encoding = threading.Lock()
-        self._threads: tuple[int, ThreadPoolExecutor] | None = None
+        self._threads: tuple[int, HostThreads] | None = None
 
     @property
     def calculator(self) -> Calculator:
@@ -210,10 +211,15 @@ class Loader:
         """Whether the device computes on its own while the host does something else, as a GPU does."""
         return self.device(rank).startswith("cuda")
 
-    def host_threads(self) -> ThreadPoolExecutor:
-        """Threads that tokenise ahead of a device; a forked process has its own."""
+    def host_threads(self) -> HostThreads:
+        """Threads that do the host's part ahead of a device; a forked process has its own."""
         if self._threads is None or self._threads[0] != os.getpid():
-            self._threads = os.getpid(), ThreadPoolExecutor(host_threads(), "ladm-tokenizer")
+            number = host_threads()
+            tokenizing, counting = (
+                ThreadPoolExecutor(threads, f"ladm-{name}")
+                for name, threads in (("tokenizer", number), ("counter", min(COUNTING_THREADS, number)))
+            )
+            self._threads = os.getpid(), HostThreads(tokenizing, counting)
         return self._threads[1]
 
     def _warn_if_uncalibrated(self) -> None:

@@ -9,7 +9,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -25,8 +25,18 @@ from ladm_hf.scoring.results import DocumentScore
 # Characters tokenised at once, which bounds the tokenizer's own memory, and those that one of several threads takes.
 TOKENIZE_CHARS, THREAD_CHARS = 4_000_000, 250_000
 PROGRESS_DELAY = 2.0
+# Threads that count. Their many short calls into NumPy each take the interpreter's lock anew: more threads would only
+# wait for one another, and keep the one that launches the device's kernels waiting.
+COUNTING_THREADS = 2
 # Repetition and text signals of a document.
 Statistics = Callable[[Any], tuple[float, Mapping[str, float]]]
+
+
+class HostThreads(NamedTuple):
+    """Threads that do the host's part for a device: those that tokenise, and those that count beside the score."""
+
+    tokenizing: Executor
+    counting: Executor
 
 
 def groups_by_size(sizes: list[int], limit: int) -> Iterable[list[int]]:
@@ -73,19 +83,18 @@ def begin_scoring(
     encode: Callable[[list[str]], list[Tokens | str]] | None,
     statistics: Statistics,
     score: Callable[[list[Tokens | str], int], list[DocumentScore]],
-    threads: Executor | None,
+    threads: HostThreads | None,
 ) -> Callable[[], list[DocumentScore]]:
     """Begins the host's part of some rows, by threads where there are some; the function returned scores them.
 
-    While a device scores one group of rows the threads tokenise the next. What is counted of the documents beside the
-    score comes after all token ids, for which the device waits.
+    While a device scores one group of rows the threads tokenise the next.
 
     Args:
         rows (`list`): texts, or what `checked_ids` gave.
         encode (callable, *optional*): see [`token_ids`].
         statistics (callable): gives repetition and text signals of a document.
         score (callable): scores token ids or statuses, given the number of the first row.
-        threads (`Executor`, *optional*): for a device that works on its own while the host does something else.
+        threads ([`HostThreads`], *optional*): for a device that works on its own while the host does something else.
     """
 
     def count(some: list[Any]) -> list[tuple[float, Mapping[str, float]]]:
@@ -96,8 +105,8 @@ def begin_scoring(
         return lambda: with_statistics(score(token_ids(rows, encode), 0), count(rows))
     sizes = [len(row) if isinstance(row, (str, np.ndarray)) else 0 for row in rows]
     parts = [slice(group[0], group[-1] + 1) for group in groups_by_size(sizes, THREAD_CHARS)]
-    ids = [threads.submit(token_ids, rows[part], encode) for part in parts]
-    counts = [threads.submit(count, rows[part]) for part in parts]
+    ids = [threads.tokenizing.submit(token_ids, rows[part], encode) for part in parts]
+    counts = [threads.counting.submit(count, rows[part]) for part in parts]
     together = list(groups_by_size([sum(sizes[part]) for part in parts], TOKENIZE_CHARS))
 
     def score_groups() -> list[DocumentScore]:

@@ -16,7 +16,7 @@ from conftest import SMALL, random_ids, tiny_model, torch_threads
 from ladm_hf import DocumentScore, LadmConfig, LadmScorer, ladm_score
 from ladm_hf.errors import BackendError, ColumnError, ConfigError, InputError, RowError
 from ladm_hf.scoring.engine import Engine
-from ladm_hf.scoring.rows import begin_scoring
+from ladm_hf.scoring.rows import HostThreads, begin_scoring
 
 GOOD = random_ids(500, seed=7)
 
@@ -375,7 +375,7 @@ def test_what_is_counted_beside_the_score_comes_after_all_token_ids(monkeypatch)
     texts = ["word " * n for n in range(1, 7)]
     monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 12)
     # one thread takes them in turn
-    with ThreadPoolExecutor(1) as threads:
-        found = begin_scoring(texts, encode, statistics, score, threads)()
+    with ThreadPoolExecutor(1) as thread:
+        found = begin_scoring(texts, encode, statistics, score, HostThreads(thread, thread))()
     assert done == ["ids"] * 6 + ["statistics"] * 6
     assert [(one.num_tokens, one.repetition) for one in found] == [(len(text), len(text)) for text in texts]
