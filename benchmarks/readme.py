@@ -18,7 +18,7 @@ from typing import Any
 
 from quality import markdown as render_quality
 from table import render as render_gpu
-from table import render_shapes
+from table import render_float8, render_shapes
 from training_effect.report import TABLES as EFFECT_TABLES
 from training_effect.report import summary as effect_summary
 from training_effect.report import summary_larger as effect_summary_larger
@@ -58,7 +58,11 @@ def precision(result: dict[str, Any]) -> str:
     shortest, longest = result["tokens"]
     kept = result["selected_by_both"] / result["selected"]
     # see the benchmark
-    how = ", emulated on a CPU," if (other, result.get("device")) == ("float8", "cpu") else ""
+    how = (
+        {"cpu": ", emulated on a CPU,"}.get(result["device"], f" on one {result['device']}")
+        if other == "float8"
+        else ""
+    )
     return (
         f"{other}{how} against {exact} on {result['documents']} documents of {shortest:,} to {longest:,} tokens: "
         f"rank correlation {result['rank_correlation']:.4f}, {kept:.0%} of the best quarter the same, scores moved by "
@@ -554,6 +558,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "gpu": ("h200.json", render_gpu),
     "gpu_summary": ("h200.json", gpu_summary),
     "shapes": ("shapes.json", render_shapes),
+    "float8": ("float8.json", render_float8),
     "precision_float8": ("precision-float8.json", precision),
     "effect_summary": ("training_effect.json", effect_summary),
     "effect_summary_larger": ("training_effect_40m.json", effect_summary_larger),
