@@ -18,7 +18,7 @@ from typing import Any
 
 from quality import markdown as render_quality
 from table import render as render_gpu
-from table import render_float8, render_shapes
+from table import render_float8, render_nano, render_shapes
 from training_effect.report import TABLES as EFFECT_TABLES
 from training_effect.report import summary as effect_summary
 from training_effect.report import summary_larger as effect_summary_larger
@@ -175,16 +175,18 @@ def text_to_score(result: dict[str, Any]) -> str:
     ]
     lines += [f"| {name} | {value:,.0f} |" for name, value in result["stages"].items()]
     per_core = max(row["tokens_per_core_second"] for row in result["run"])
-    gpu = json.loads((HERE / "results" / "h200.json").read_text(encoding="utf-8"))
+    h100, h200 = (
+        json.loads((HERE / "results" / f"{gpu}.json").read_text(encoding="utf-8")) for gpu in ("h100", "h200")
+    )
     engines = {
-        "ladm-nano (8,192 tokens)": 8192 * gpu["nano"]["calibrated"]["documents_per_second"],
-        "a 1.1B model (32,768 tokens)": gpu["steady_float16"]["tokens_per_second"],
+        "ladm-nano (8,192 tokens, H100)": h100["nano"]["calibrated"]["tokens_per_second"],
+        "a 1.1B model (32,768 tokens, H200)": h200["steady_float16"]["tokens_per_second"],
     }
     lines += [
         "",
         f"A whole run, parquet to parquet, whose engine costs nothing: {per_core:,.0f} tokens a second of one core "
         f"({result['documents']} documents of about 8k tokens, {result['cores']} cores of a busy machine). "
-        "So for one GPU of the table below",
+        "So one GPU takes at least",
         "",
         "    cores = the engine's tokens a second / the host's tokens a second of a core",
         "",
@@ -192,6 +194,37 @@ def text_to_score(result: dict[str, Any]) -> str:
     lines += [
         f"- {name}: {engine:,.0f} / {per_core:,.0f} = {engine / per_core:.1f} cores" for name, engine in engines.items()
     ]
+    return "\n".join(lines)
+
+
+def whole_runs(results: dict[str, dict[str, Any]]) -> str:
+    """Documents a second from parquet to parquet on GPUs, beside those of the engine alone."""
+    first = next(iter(results.values()))
+    lines = [
+        f"{first['gpu']}, documents of about 8k tokens a second (`benchmarks/text_to_score.py`):",
+        "",
+        "| model | GPUs | cores | the engine alone | from token ids | from text | cores busy with text |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results.values():
+        found, gpus = result["device"], result["processes"]
+        rates = [found[name] for name in ("from_token_ids", "from_text")]
+        cells = [f"{rate['documents_per_second']:,.0f} ({rate['share_of_engine']:.0%})" for rate in rates]
+        lines.append(
+            f"| {result['model']} | {gpus} | {result['cores']} | {found['engine_alone'] * gpus:,.0f} | "
+            f"{' | '.join(cells)} | {rates[1]['busy_cores'] * gpus:.1f} |"
+        )
+    one, more = ({r["model"]: r for r in results.values() if (r["processes"] > 1) is on} for on in (False, True))
+    for model in one.keys() & more.keys():
+        gain = (
+            more[model]["device"][name]["documents_per_second"] / one[model]["device"][name]["documents_per_second"]
+            for name in ("from_token_ids", "from_text")
+        )
+        ids, text = gain
+        lines += [
+            "",
+            f"{more[model]['processes']} GPUs beside one, {model}: {ids:.2f} times from ids, {text:.2f} from text.",
+        ]
     return "\n".join(lines)
 
 
@@ -531,6 +564,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "repetition": ("repetition.json", repetition),
     "repetition_report": ("repetition-report.json", repetition),
     "text_to_score": ("text_to_score.json", text_to_score),
+    "whole_runs": ("text_to_score-gpu.json", whole_runs),
     "runner": ("runner.json", runner),
     "soak": ("soak.json", soak),
     "object_storage": ("object_storage_soak_s3.json", object_storage),
@@ -556,6 +590,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "families": ("families.json", families),
     "families_summary": ("families.json", families_summary),
     "gpu": ("h200.json", render_gpu),
+    "gpu_nano": ("h100.json", render_nano),
     "gpu_summary": ("h200.json", gpu_summary),
     "shapes": ("shapes.json", render_shapes),
     "float8": ("float8.json", render_float8),

@@ -79,14 +79,8 @@ def _sentences(result: dict[str, Any]) -> list[str]:
             f"first document, {first['second']:.2f} s for the second, {first['first_of_another_length']:.2f} s for "
             f"the first of another length ({first['again']:.2f} s once more)."
         )
-    if nano := result.get("nano"):
-        model = f"ladm-nano {result['environment']['ladm_hf']}"
-        lines += [
-            f"- {model} at 8,192 tokens, {name.replace('_', ' ')}: {row['documents_per_second']:,.0f} documents/s; "
-            f"{row['share_in_own_kernels']:.0%} of the GPU's time in our own kernels, {row['share_in_scoring']:.0%} in "
-            "those of the score alone."
-            for name, row in nano.items()
-        ]
+    if "nano" in result:
+        lines += render_nano(result).splitlines()
     if "batch_invariance" in result:
         lines.append(
             f"- Parity with the golden scores: {result['parity']['worst_fp32']:.1e} relative at worst in fp32; fp16 "
@@ -94,6 +88,17 @@ def _sentences(result: dict[str, Any]) -> list[str]:
             f"{result['batch_invariance']['spread']:.0e}."
         )
     return lines
+
+
+def render_nano(result: dict[str, Any]) -> str:
+    """Documents of 8,192 tokens a second by ladm-nano."""
+    environment = result["environment"]
+    return "\n".join(
+        f"- ladm-nano {environment['ladm_hf']} at 8,192 tokens, {name.replace('_', ' ')}, one {environment['device']}: "
+        f"{row['documents_per_second']:,.0f} documents/s; {row['share_in_own_kernels']:.0%} of the GPU's time in our "
+        f"own kernels, {row['share_in_scoring']:.0%} in those of the score alone."
+        for name, row in result["nano"].items()
+    )
 
 
 def render_shapes(result: dict[str, Any]) -> str:
