@@ -198,21 +198,23 @@ def text_to_score(result: dict[str, Any]) -> str:
 
 
 def whole_runs(results: dict[str, dict[str, Any]]) -> str:
-    """Documents a second from parquet to parquet on GPUs, beside those of the engine alone."""
+    """Tokens a second from parquet to parquet on GPUs, beside those of the engine alone on the same token ids."""
     first = next(iter(results.values()))
     lines = [
-        f"{first['gpu']}, documents of about 8k tokens a second (`benchmarks/text_to_score.py`):",
+        f"{first['gpu']}, thousand tokens a second, documents of about 8k tokens (`benchmarks/text_to_score.py`):",
         "",
         "| model | GPUs | cores | the engine alone | from token ids | from text | cores busy with text |",
         "|---|---|---|---|---|---|---|",
     ]
     for result in results.values():
-        found, gpus = result["device"], result["processes"]
-        rates = [found[name] for name in ("from_token_ids", "from_text")]
-        cells = [f"{rate['documents_per_second']:,.0f} ({rate['share_of_engine']:.0%})" for rate in rates]
+        found, gpus, number = result["device"], result["processes"], result["documents"]
+        # texts that were not cut as their ids were have a number of their own
+        tokens = {"from_token_ids": result["tokens"], "from_text": result.get("text_tokens", result["tokens"])}
+        ids, text = (found[name]["documents_per_second"] * size / number / 1000 for name, size in tokens.items())
+        alone = found["engine_alone"] * gpus * result["tokens"] / number / 1000
         lines.append(
-            f"| {result['model']} | {gpus} | {result['cores']} | {found['engine_alone'] * gpus:,.0f} | "
-            f"{' | '.join(cells)} | {rates[1]['busy_cores'] * gpus:.1f} |"
+            f"| {result['model']} | {gpus} | {result['cores']} | {alone:,.0f} | {ids:,.0f} ({ids / alone:.0%}) | "
+            f"{text:,.0f} ({text / alone:.0%}) | {found['from_text']['busy_cores'] * gpus:.1f} |"
         )
     one, more = ({r["model"]: r for r in results.values() if (r["processes"] > 1) is on} for on in (False, True))
     for model in one.keys() & more.keys():

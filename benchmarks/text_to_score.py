@@ -93,14 +93,14 @@ def save_shape(name: str, folder: Path) -> None:
 
 
 def write(data: str, number: int, model: str, text: Path, ids: Path) -> None:
-    """Documents of about `TOKENS` tokens as text, and the same as token ids."""
+    """Documents of about `TOKENS` tokens in the mean as text, and the same as token ids."""
     encode = Encoder(LadmScorer(model).calculator.load_tokenizer())
     whole = "\n\n".join(filter(None, pq.read_table(data, columns=["text"])["text"].to_pylist()))
-    size = 28_000
+    size = 22_000
     while len(whole) < number * size:
         whole += whole
     pieces = [whole[n * size : (n + 1) * size] for n in range(number)]
-    rows = [row[:TOKENS] for start in range(0, number, 100) for row in encode(pieces[start : start + 100])]
+    rows = [row for start in range(0, number, 100) for row in encode(pieces[start : start + 100])]
     pq.write_table(pa.table({"text": pieces}), text, row_group_size=500)
     lengths = [len(row) for row in rows]
     table = {"input_ids": pa.array([row.astype(np.int32) for row in rows], pa.list_(pa.int32())), "tokens": lengths}
