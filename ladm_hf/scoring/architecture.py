@@ -131,17 +131,18 @@ class Rotary:
         module (`nn.Module`): gives cosines and sines of positions.
         layers (`tuple[str, ...]`): types of layers, each with angles of its own; `("",)` where all have the same.
         repeats (`bool`): whether the angle of a pair stands twice in a row, not in both halves.
-        grids (`tuple[int, ...]`): of positions in several grids, all of which are the same for text.
+        position_axes (`tuple[int, ...]`): what precedes `[B, T]` in the shape of the positions that the module takes;
+            along these axes the positions of text are the same.
     """
 
     module: nn.Module
     layers: tuple[str, ...]
     repeats: bool
-    grids: tuple[int, ...]
+    position_axes: tuple[int, ...]
 
     def __call__(self, like: Tensor, positions: Tensor) -> Angles:
         """The angles of positions `[T]`, with those of the pairs in both halves."""
-        positions = positions.expand(*self.grids, 1, -1)
+        positions = positions.expand(*self.position_axes, 1, -1)
         found = {layers: self.module(like, positions, *([layers] if layers else [])) for layers in self.layers}
         return {layers: (self._halves(cos[0]), self._halves(sin[0])) for layers, (cos, sin) in found.items()}
 

@@ -38,15 +38,15 @@ class Observation(NamedTuple):
             layer.
         hidden (`Tensor` `[B, T, C]`): last hidden states.
         positions (`Tensor` `[T]`): of the tokens.
-        grids (`tuple[int, ...]`): what precedes `[B, T]` in the shape of the positions that the rotary embedding gets:
-            `(3,)` in Qwen3.5, whose tokens may be parts of a film.
+        position_axes (`tuple[int, ...]`): what precedes `[B, T]` in the shape of the positions that the rotary
+            embedding takes: `(3,)` (time, height, width) for the multimodal one of Qwen3.5, else `()`.
     """
 
     calls: dict[nn.Module, list[Seen]]
     keys: dict[int, tuple[nn.Module, Tensor]]
     hidden: Tensor
     positions: Tensor
-    grids: tuple[int, ...]
+    position_axes: tuple[int, ...]
 
 
 def observe(model: PreTrainedModel, base: nn.Module) -> Observation:
@@ -65,23 +65,24 @@ def observe(model: PreTrainedModel, base: nn.Module) -> Observation:
     parts += [(block, child) for block in blocks for child in block.children() if is_norm_like(child)]
     ids, positions = sample(model, TOKENS)
     probe = LayerProbe()
-    grids: list[tuple[int, ...]] = []
+    axes: list[tuple[int, ...]] = []
 
-    def note_grids(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def note_axes(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # what is not floating point is positions
         given = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and not x.is_floating_point())
-        grids.extend(tuple(positions.shape[:-2]) for positions in given)
+        axes.extend(tuple(x.shape[:-2]) for x in given)
 
     with ExitStack() as hooks, scoring_attention(model):
         for parent, child in parts:
             handle = child.register_forward_hook(_noting(calls[parent]), with_kwargs=True)
             hooks.callback(handle.remove)
         if isinstance(rotary := getattr(base, "rotary_emb", None), nn.Module):
-            hooks.callback(rotary.register_forward_pre_hook(note_grids, with_kwargs=True).remove)
+            hooks.callback(rotary.register_forward_pre_hook(note_axes, with_kwargs=True).remove)
         output = model.base_model(
             input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions.expand(len(ids), -1),
             use_cache=False, ladm_recorder=probe,
         )  # fmt: skip
-    return Observation(calls, probe.keys, output.last_hidden_state, positions, grids[0] if grids else ())
+    return Observation(calls, probe.keys, output.last_hidden_state, positions, axes[0] if axes else ())
 
 
 def sample(model: PreTrainedModel, tokens: int) -> tuple[Tensor, Tensor]:

@@ -51,6 +51,7 @@ class Float8Product(NamedTuple):
     def __call__(self, x: Tensor | Float8, rows: int | None = None) -> Tensor:
         from ladm_hf.ops import float8
 
+        # the kernel gives multiples alone
         if rows is not None and rows % float8.MULTIPLE:
             return self(x)[:, :rows].contiguous()
         weight = float8.Float8(self.weight.values[:rows], self.weight.scales[:rows])

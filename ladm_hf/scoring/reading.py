@@ -76,12 +76,13 @@ class _Reader:
             return None
         by_type = "layer_type" in inspect.signature(module.forward).parameters
         layers = tuple(dict.fromkeys(self.base.config.layer_types)) if by_type else ("",)
-        positions = self.seen.positions.expand(*self.seen.grids, 1, -1)
+        positions = self.seen.positions.expand(*self.seen.position_axes, 1, -1)
         found = module(self.seen.hidden, positions, *layers[:1] if by_type else ())
         if not (isinstance(found, tuple) and len(found) == 2 and found[0].shape[-1] % 2 == 0):
             raise UnknownPart(f"{type(module).__name__} gives no cosines and sines")
         cos = found[0]
-        return Rotary(module, layers, repeats=torch.equal(cos[..., ::2], cos[..., 1::2]), grids=self.seen.grids)
+        repeats = torch.equal(cos[..., ::2], cos[..., 1::2])
+        return Rotary(module, layers, repeats, self.seen.position_axes)
 
     def last_norm(self) -> Norm | None:
         last = self.seen.calls[self.base][-1]
@@ -90,7 +91,7 @@ class _Reader:
         return self.norm(last) if is_norm_like(last.module) else None
 
     def layer(self, index: int, layer: nn.Module) -> Layer:
-        calls = [call for call in self.seen.calls[layer] if _does_something(call)]
+        calls = [call for call in self.seen.calls[layer] if not _is_identity(call)]
         blocks = [at for at, call in enumerate(calls) if not is_norm_like(call.module)]
         if len(blocks) != 2:
             names = ", ".join(type(calls[at].module).__name__ for at in blocks)
@@ -164,7 +165,7 @@ class _Reader:
 
     def head_norms(self, module: nn.Module, call: AttentionCall) -> tuple[tuple[RmsNorm, RmsNorm] | None, bool]:
         """Norms of queries and keys, and whether they go across heads."""
-        seen = [part for part in self.seen.calls[module] if _does_something(part)]
+        seen = [part for part in self.seen.calls[module] if not _is_identity(part)]
         if not seen:
             return None, False
         sizes = [part.input.shape[-1] for part in seen]
@@ -243,9 +244,9 @@ class _Reader:
         self.known.update(map(id, module.parameters()))
 
 
-def _does_something(call: Seen) -> bool:
-    """Whether a module is no dropout or the like; what a norm takes may happen to be normed already."""
-    return any(True for _ in call.module.parameters()) or not same(call.input, call.output)
+def _is_identity(call: Seen) -> bool:
+    """Whether a module is a dropout or the like. One with weights is not: a norm may take what is normed already."""
+    return next(call.module.parameters(), None) is None and same(call.input, call.output)
 
 
 def _norms_around(calls: list[Seen], at: int) -> tuple[Seen | None, Seen | None]:

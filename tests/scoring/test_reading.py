@@ -126,7 +126,7 @@ def test_a_norm_of_what_is_normed_already_has_its_place() -> None:
     assert isinstance(layer.before_mlp, RmsNorm)
 
 
-def test_positions_come_in_as_many_grids_as_the_model_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_positions_have_the_axes_that_the_rotary_embedding_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("qwen3_5_text", num_hidden_layers=1, layer_types=["full_attention"])
     given, forward = [], model.rotary_emb.forward
 
