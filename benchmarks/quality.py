@@ -23,8 +23,9 @@ The other scores, each with the sign that its authors give it:
 
 `--against` adds other calculators with the same tokenizer, each by its own configuration. `--only` takes windows, seed
 and settings from the result that it adds to, and adds nothing unless the row `length` comes out the same on them. How
-far LADM is ahead of an added row is known only where LADM is scored again (`--only "LADM, calibrated heads" ...`), and
-then it must come out the same too. An added row has no time, since the others may have been timed elsewhere.
+far LADM is ahead of an added row is known only where LADM is scored again (`--only "LADM, calibrated heads" ...`): its
+row is added where the result has none, else it must come out the same. An added row has no time, since the others may
+have been timed elsewhere.
 """
 
 from __future__ import annotations
@@ -444,14 +445,16 @@ def add(
     scores = {CALIBRATED: score_all(load(folder, config, device), windows)} if CALIBRATED in names else {}
     scores |= {name: over_batches(functions[name], windows, device) for name in names if name != CALIBRATED}
     methods = bootstrap(windows, scores, rounds, settings)
-    if CALIBRATED in methods:
-        check_same(recorded["methods"].get(CALIBRATED), methods.pop(CALIBRATED), CALIBRATED, SAME_AREA)
+    if CALIBRATED in methods and CALIBRATED in recorded["methods"]:
+        check_same(recorded["methods"][CALIBRATED], methods.pop(CALIBRATED), CALIBRATED, SAME_AREA)
     for name, row in methods.items():
         if CALIBRATED not in scores:
             for estimate in filter(None, row.values()):
                 del estimate["behind_first"]
         row |= {"domains": by_domain(setting_areas(windows, scores[name])), "device": device_name(device)}
-    return recorded | {"methods": recorded["methods"] | methods}
+    # LADM stays the first, as the tables take it to be
+    first = {CALIBRATED: methods[CALIBRATED]} if CALIBRATED in methods else {}
+    return recorded | {"methods": first | recorded["methods"] | methods}
 
 
 def check_same(before: dict[str, Any] | None, now: dict[str, Any], name: str, tolerance: float) -> None:

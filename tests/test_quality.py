@@ -131,6 +131,17 @@ def test_a_row_that_is_added_is_that_of_the_whole_run(quality, tokenizer, folder
         assert quality.settings_markdown(result)
 
 
+def test_a_row_of_ladm_is_added_where_there_is_none(quality, tokenizer, folder) -> None:
+    whole = quality.run(documents(), tokenizer, folder, "cpu", per_domain=2, settings=[(2432, 2)], rounds=5)
+    kept = {name: row for name, row in whole["methods"].items() if name not in (quality.CALIBRATED, "gzip ratio")}
+    names = ["gzip ratio", quality.CALIBRATED]
+    result = quality.add(whole | {"methods": kept}, documents(), tokenizer, folder, "cpu", names, rounds=5)
+    assert list(result["methods"]) == [quality.CALIBRATED, *kept, "gzip ratio"]
+    for name in names:
+        assert result["methods"][name]["all"] == whole["methods"][name]["all"]
+    assert quality.settings_markdown(result)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
