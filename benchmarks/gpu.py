@@ -48,7 +48,7 @@ TINY_LLAMA = {
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
 LONG = LadmConfig(max_length=131072)
 PARITY_FP32 = 2e-5
-# In which several things are timed in turns.
+# Of timing several things in turns.
 ROUNDS = 3
 OWN_KERNELS = (
     "ladm_attention", "_focus_kernel", "_rms_norm_kernel", "_rotate_kernel", "_gated_kernel", "_quantize_kernel",

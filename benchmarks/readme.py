@@ -57,12 +57,10 @@ def precision(result: dict[str, Any]) -> str:
     exact, other = result.get("dtypes", ("float32", "bfloat16"))
     shortest, longest = result["tokens"]
     kept = result["selected_by_both"] / result["selected"]
-    # see the benchmark
-    how = (
-        {"cpu": ", emulated on a CPU,"}.get(result["device"], f" on one {result['device']}")
-        if other == "float8"
-        else ""
-    )
+    how = ""
+    if other == "float8":
+        # see the benchmark
+        how = ", emulated on a CPU," if result["device"] == "cpu" else f" on one {result['device']}"
     return (
         f"{other}{how} against {exact} on {result['documents']} documents of {shortest:,} to {longest:,} tokens: "
         f"rank correlation {result['rank_correlation']:.4f}, {kept:.0%} of the best quarter the same, scores moved by "
@@ -186,7 +184,7 @@ def text_to_score(result: dict[str, Any]) -> str:
         "",
         f"A whole run, parquet to parquet, whose engine costs nothing: {per_core:,.0f} tokens a second of one core "
         f"({result['documents']} documents of about 8k tokens, {result['cores']} cores of a busy machine). "
-        "So one GPU takes at least",
+        "So what keeps one GPU busy is at least",
         "",
         "    cores = the engine's tokens a second / the host's tokens a second of a core",
         "",
@@ -201,33 +199,29 @@ def whole_runs(results: dict[str, dict[str, Any]]) -> str:
     """Tokens a second from parquet to parquet on GPUs, beside those of the engine alone on the same token ids."""
     first = next(iter(results.values()))
     lines = [
-        f"{first['gpu']}, thousand tokens a second, documents of about 8k tokens (`benchmarks/text_to_score.py`):",
+        f"{first['gpu']}, thousand tokens a second, documents of about 8k tokens, and the share of the engine's rate "
+        "(`benchmarks/text_to_score.py`):",
         "",
-        "| model | GPUs | cores | the engine alone | from token ids | from text | cores busy with text |",
+        "| model | GPUs | cores | the engine alone | from token ids | from text | cores busy, from text |",
         "|---|---|---|---|---|---|---|",
     ]
+    gains, on_one = [], {}
     for result in results.values():
-        found, gpus, number = result["device"], result["processes"], result["documents"]
+        model, found, gpus, number = (result[key] for key in ("model", "device", "processes", "documents"))
         # texts that were not cut as their ids were have a number of their own
         tokens = {"from_token_ids": result["tokens"], "from_text": result.get("text_tokens", result["tokens"])}
         ids, text = (found[name]["documents_per_second"] * size / number / 1000 for name, size in tokens.items())
         alone = found["engine_alone"] * gpus * result["tokens"] / number / 1000
         lines.append(
-            f"| {result['model']} | {gpus} | {result['cores']} | {alone:,.0f} | {ids:,.0f} ({ids / alone:.0%}) | "
+            f"| {model} | {gpus} | {result['cores']} | {alone:,.0f} | {ids:,.0f} ({ids / alone:.0%}) | "
             f"{text:,.0f} ({text / alone:.0%}) | {found['from_text']['busy_cores'] * gpus:.1f} |"
         )
-    one, more = ({r["model"]: r for r in results.values() if (r["processes"] > 1) is on} for on in (False, True))
-    for model in one.keys() & more.keys():
-        gain = (
-            more[model]["device"][name]["documents_per_second"] / one[model]["device"][name]["documents_per_second"]
-            for name in ("from_token_ids", "from_text")
-        )
-        ids, text = gain
-        lines += [
-            "",
-            f"{more[model]['processes']} GPUs beside one, {model}: {ids:.2f} times from ids, {text:.2f} from text.",
-        ]
-    return "\n".join(lines)
+        if gpus == 1:
+            on_one[model] = ids, text
+        elif model in on_one:
+            ids, text = ids / on_one[model][0], text / on_one[model][1]
+            gains += ["", f"{model}, {gpus} GPUs beside one: {ids:.2f} times from token ids, {text:.2f} from text."]
+    return "\n".join(lines + gains)
 
 
 def repetition(result: dict[str, Any]) -> str:

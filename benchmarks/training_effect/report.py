@@ -70,7 +70,7 @@ def stage_0(result: Result) -> str:
     verdict = "passed" if found["passed"] else "not passed"
     planted = "planted" in result["plan"]
     who = "Splices are above the documents" if planted else "Junk is above the oracle"
-    ratio, (good, bad) = found["ratio"], found["runs"].values()
+    ratio, good, bad = found["ratio"], found["runs"]["oracle"], found["runs"]["junk"]
     text = (
         f"{who} by {found['difference']:.4f} nats, {ratio:.{0 if ratio >= 10 else 1}f} times the spread of seeds "
         f"({found['spread_of_seeds']:.4f}, {len(good)} runs each): {verdict}."
@@ -245,7 +245,7 @@ TABLES: dict[str, Callable[[Result], str]] = {
     "effect_ranks": matrix("rank_correlation", "+.2f"),
     "effect_bill": bill,
 }
-# Tables that there are before a run of the arms.
+# Tables of the choices, and those that there are before a run of the arms.
 OF_SELECTIONS = ("effect_choices", "effect_splices", "effect_junk", "effect_code", "effect_vocabulary",
                  "effect_overlap")  # fmt: skip
 BEFORE_ARMS = ("effect_runs", "effect_stage_0", *OF_SELECTIONS, "effect_ranks", "effect_bill")
