@@ -46,7 +46,7 @@ MEASURED = (
         "h200.json", "H200", "TinyLlama-1.1B", 1_034_512_384,
         {4096: 0.01691, 8192: 0.03955, 16384: 0.10112, 32768: 0.29025, 65536: 0.92164, 131072: 3.21167},
     ),
-    Measurement("h200.json", "H200", "ladm-nano", NANO_PARAMETERS, {8192: 0.0005432}),
+    Measurement("h100.json", "H100", "ladm-nano", NANO_PARAMETERS, {8192: 0.0009106}),
     Measurement(
         "cpu.json", "", "ladm-nano", NANO_PARAMETERS, {4096: 0.3306, 8192: 0.9749, 16384: 3.4085, 32768: 12.7322}
     ),

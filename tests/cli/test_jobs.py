@@ -94,7 +94,7 @@ def test_jobs_are_started_with_work_hours_and_price_shown(hub: FakeHub) -> None:
     # three started minutes at 5 dollars an hour
     assert "under 0.1 GPU hours" in done.output
     assert "by 3 jobs, $0.25" in done.output
-    assert "measured with ladm-nano on an NVIDIA H200" in done.output
+    assert "measured with ladm-nano on an NVIDIA H100" in done.output
     assert done.output.count("started http") == 3
     assert len(hub.jobs()) == 3
     assert len({job["labels"]["ladm-job"] for job in hub.jobs()}) == 3
@@ -445,7 +445,7 @@ def test_a_private_calculator_is_looked_up_and_its_size_scales_the_speed(hub: Fa
     HfApi().upload_folder(repo_id="tester/calculator", folder_path=tmp_path / "model")
     done = launch("--yes", "--model", "tester/calculator", "--signals", "context_gain")
     assert done.exit_code == 0, done.output
-    assert "a rough estimate by number of parameters and cost of the signals on a CPU" in done.output
+    assert "a rough estimate by number of parameters and peak teraflops and cost of the signals on a CPU" in done.output
     assert "--model tester/calculator" in sent(hub)[0]["command"][2]
     # the weights stay where they are
     assert not list(Path(os.environ.get("HF_HOME", "/nowhere")).glob("**/tester--calculator/**/model.safetensors"))
