@@ -40,12 +40,14 @@ class _Calculator:
         model (`str`): what it is called.
         outline ([`Outline`]): its size and calibration.
         config ([`LadmConfig`]): the configuration.
+        from_text (`bool`): whether it reads texts.
         signals (`tuple[str, ...]`): what it computes beside the score, of what takes time.
     """
 
     model: str
     outline: Outline
     config: LadmConfig
+    from_text: bool
     signals: tuple[str, ...] = ()
 
     @property
@@ -59,7 +61,10 @@ class _Calculator:
         if self.outline.parameters is None:
             return Pass(work, None, name)
         length = None if work is None else work.tokens_per_document
-        speed = expected_speed(flavor.gpu, flavor.cores, self.outline.parameters, length, self.signals)
+        cores = flavor.cores // max(flavor.gpus, 1)
+        speed = expected_speed(
+            flavor.gpu, cores, self.outline.parameters, length, self.signals, from_text=self.from_text
+        )
         return Pass(work, speed, name)
 
 
@@ -77,7 +82,8 @@ def passes_left(values: Mapping[str, Any], flavor: Flavor, *, begun: bool) -> tu
     """
     found = outline(models_of(values)[0], values["model_revision"])
     signals = checked_signals(values["signals"])
-    calculator = _Calculator(models_of(values)[0], found, config_of(values).over(found.config), tuple(signals))
+    config, from_text = config_of(values).over(found.config), bool(values["text_column"])
+    calculator = _Calculator(models_of(values)[0], found, config, from_text, tuple(signals))
     output = output_at(values["output"])
     run = output.load() if begun else None
     if run is not None:
@@ -98,7 +104,7 @@ def passes_left(values: Mapping[str, Any], flavor: Flavor, *, begun: bool) -> tu
 def _both_passes(values: Mapping[str, Any], flavor: Flavor, second: _Calculator, *, begun: bool) -> list[Pass]:
     """The passes of a cascade whose second has not begun."""
     found = outline(values["cascade"], None)
-    calculator = _Calculator(values["cascade"], found, first_config_of(values).over(found.config))
+    calculator = _Calculator(values["cascade"], found, first_config_of(values).over(found.config), second.from_text)
     output = output_at(f"{values['output'].rstrip('/')}/{FIRST_PASS}")
     run = output.load() if begun else None
     if run is not None:

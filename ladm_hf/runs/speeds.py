@@ -58,6 +58,8 @@ SIGNAL_COSTS = {
 }  # fmt: skip
 # Peak teraflops of dense half-precision matrix products, by NVIDIA's data sheets.
 _TERAFLOPS = {"T4": 65, "A10G": 70, "L4": 121, "A100": 312, "L40S": 362, "H100": 989, "H200": 989}
+# Tokens a second of a run from text whose GPU waits for token ids, by text_to_score-gpu.json, and the cores busy in it.
+TEXT_TOKENS, TEXT_CORES = 1_974_000, 6.0
 # The length taken where none is known.
 USUAL_TOKENS = 8192
 
@@ -67,7 +69,7 @@ class Speed:
     """What to expect of one GPU, or of one machine without a GPU.
 
     Attributes:
-        tokens_per_second (`float`): of documents already read and tokenised.
+        tokens_per_second (`float`): of one process.
         source (`str`): where it is from, for people.
     """
 
@@ -76,16 +78,23 @@ class Speed:
 
 
 def expected_speed(
-    gpu: str, cores: int, parameters: int, length: float | None = None, signals: Collection[str] = ()
+    gpu: str,
+    cores: int,
+    parameters: int,
+    length: float | None = None,
+    signals: Collection[str] = (),
+    *,
+    from_text: bool = False,
 ) -> Speed | None:
     """The speed on a GPU, or on a machine without one; `None` where nothing comparable was measured.
 
     Args:
         gpu (`str`): its model as the Hub names it (`"A10G"`), `""` for none.
-        cores (`int`): of the machine, used where there is no GPU.
+        cores (`int`): of the machine, or of its share for one GPU.
         parameters (`int`): of the calculator.
         length (`float`, *optional*): mean tokens of a document.
         signals (collection of `str`, *optional*): signals beside the score.
+        from_text (`bool`, *optional*, defaults to `False`): whether a GPU has to wait for the token ids of texts.
     """
     name = gpu.upper().removeprefix("NVIDIA").strip()
     if name and name not in _TERAFLOPS:
@@ -108,6 +117,13 @@ def expected_speed(
     if cost := max((SIGNAL_COSTS.get(signal, 1.0) for signal in signals), default=1.0) - 1.0:
         rate /= 1.0 + cost
         rough.append("cost of the signals on a CPU")
+    host = TEXT_TOKENS * min(1.0, cores / TEXT_CORES)
+    if name and from_text and host < rate:
+        return Speed(
+            host,
+            "a rough estimate of what finding token ids takes, from a run of ladm-nano from text "
+            "(benchmarks/results/text_to_score-gpu.json): token ids, as of `ladm prepare`, are faster",
+        )
     where = f"an NVIDIA {nearest.device}" if name else f"a CPU of {CPU_CORES} cores"
     where += f" at {next(iter(nearest.seconds)):,} tokens" if len(nearest.seconds) == 1 else ""
     source = f"measured with {nearest.model} on {where}, from token ids (benchmarks/results/{nearest.file})"

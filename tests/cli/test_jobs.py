@@ -94,7 +94,7 @@ def test_jobs_are_started_with_work_hours_and_price_shown(hub: FakeHub) -> None:
     # three started minutes at 5 dollars an hour
     assert "under 0.1 GPU hours" in done.output
     assert "by 3 jobs, $0.25" in done.output
-    assert "measured with ladm-nano on an NVIDIA H100" in done.output
+    assert "what finding token ids takes, from a run of ladm-nano from text" in done.output
     assert done.output.count("started http") == 3
     assert len(hub.jobs()) == 3
     assert len({job["labels"]["ladm-job"] for job in hub.jobs()}) == 3

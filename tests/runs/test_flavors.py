@@ -13,7 +13,16 @@ from ladm_hf.calculators.calculator import outline
 from ladm_hf.errors import ConfigError
 from ladm_hf.runs.flavors import Flavor, Pass, Quote, Work, find_flavor, list_flavors, money, work_left
 from ladm_hf.runs.job_spec import timeout_seconds
-from ladm_hf.runs.speeds import CPU_CORES, MEASURED, NANO_PARAMETERS, SIGNAL_COSTS, Speed, expected_speed
+from ladm_hf.runs.speeds import (
+    CPU_CORES,
+    MEASURED,
+    NANO_PARAMETERS,
+    SIGNAL_COSTS,
+    TEXT_CORES,
+    TEXT_TOKENS,
+    Speed,
+    expected_speed,
+)
 
 RESULTS = ROOT / "benchmarks" / "results"
 TINYLLAMA = 1_100_048_384
@@ -93,6 +102,21 @@ def test_a_larger_model_a_slower_gpu_and_more_signals_take_longer() -> None:
     assert rate("H200", 8, TINYLLAMA, 8192, ["token_loss", "context_gain"]) == pytest.approx(base / 4.308)
     assert rate("", 8, NANO_PARAMETERS, 8192) == pytest.approx(4 * rate("", 2, NANO_PARAMETERS, 8192))
     assert expected_speed("Z9000", 8, TINYLLAMA, 8192) is None
+
+
+def test_token_ids_of_texts_limit_a_small_model_on_a_gpu_but_no_large_one() -> None:
+    run = result("text_to_score-gpu.json")["ladm-nano"]
+    text = run["device"]["from_text"]
+    rate = text["documents_per_second"] * run["text_tokens"] / run["documents"]
+    assert pytest.approx(rate, rel=1e-3) == TEXT_TOKENS
+    assert pytest.approx(text["busy_cores"], rel=1e-2) == TEXT_CORES
+    for cores, expected in ((16, TEXT_TOKENS), (3, TEXT_TOKENS / 2)):
+        found = expected_speed("H100", cores, NANO_PARAMETERS, 8192, from_text=True)
+        assert found is not None
+        assert found.tokens_per_second == expected
+        assert "text_to_score-gpu.json" in found.source
+    for arguments in (("H200", 8, TINYLLAMA), ("", 2, NANO_PARAMETERS)):
+        assert expected_speed(*arguments, from_text=True) == expected_speed(*arguments)
 
 
 def test_work_left_counts_unfinished_chunks_at_the_speed_of_finished_ones() -> None:
