@@ -439,13 +439,14 @@ def test_a_version_that_no_registry_has_needs_its_source(hub: FakeHub, monkeypat
     assert "pip install --quiet ladm-hf==0.2.0 &&" in sent(hub)[0]["command"][2]
 
 
-def test_a_private_calculator_is_looked_up_and_its_size_scales_the_speed(hub: FakeHub, tmp_path: Path) -> None:
+def test_the_size_of_a_private_calculator_is_looked_up_without_its_weights(hub: FakeHub, tmp_path: Path) -> None:
     tiny_model().save_pretrained(tmp_path / "model")
     HfApi().create_repo("tester/calculator", private=True)
     HfApi().upload_folder(repo_id="tester/calculator", folder_path=tmp_path / "model")
     done = launch("--yes", "--model", "tester/calculator", "--signals", "context_gain")
     assert done.exit_code == 0, done.output
-    assert "a rough estimate by number of parameters and peak teraflops and cost of the signals on a CPU" in done.output
+    # it is so small that the host is slower
+    assert "a rough estimate of what finding token ids takes" in done.output
     assert "--model tester/calculator" in sent(hub)[0]["command"][2]
     # the weights stay where they are
     assert not list(Path(os.environ.get("HF_HOME", "/nowhere")).glob("**/tester--calculator/**/model.safetensors"))
