@@ -36,6 +36,7 @@ from ladm_hf.scoring import engine as engines
 from ladm_hf.scoring import loader
 from ladm_hf.scoring.encoder import Encoder
 from ladm_hf.scoring.engine import Engine, Measured
+from ladm_hf.scoring.loader import Loader
 from ladm_hf.scoring.repetition import repetition
 
 TOKENS = 8192
@@ -117,7 +118,7 @@ def check(text: Path, folder: Path) -> None:
     """Threads ahead give the rows that one thread gives."""
     found = []
     for works_ahead in (False, True):
-        with patch.object(LadmScorer, "works_ahead", lambda self, rank=None, on=works_ahead: on):
+        with patch.object(Loader, "works_ahead", lambda self, rank, on=works_ahead: on):
             scorer = LadmScorer(device="cpu", config=LadmConfig(max_length=2400))
             run_scoring(text, folder / f"check-{works_ahead}", scorer, limit=4, chunks=2, progress=False)
         files = sorted((folder / f"check-{works_ahead}" / "data").iterdir())
@@ -161,7 +162,7 @@ def host_run(text: Path, folder: Path, tokens: int) -> list[dict[str, Any]]:
             scorer = LadmScorer(device="cpu", dtype="float32")
             scorer({"text": ["a b " * 4000]})
             with (
-                patch.object(LadmScorer, "works_ahead", lambda self, rank=None, on=threads > 0: on),
+                patch.object(Loader, "works_ahead", lambda self, rank, on=threads > 0: on),
                 patch.object(loader, "host_threads", lambda number=threads: number),
             ):
                 began, used = time.perf_counter(), time.process_time()

@@ -35,6 +35,7 @@ from ladm_hf.runs import chunk_scorer, runner
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.scoring import precision
+from ladm_hf.scoring.loader import Loader
 from ladm_hf.scoring.repetition import repetition
 
 QUICK = LadmConfig(span_length=16, max_length=512)
@@ -593,7 +594,7 @@ def test_a_thread_that_reads_and_tokenises_ahead_changes_no_row(tmp_path: Path, 
         (tmp_path / "data.jsonl").write_text("\n".join(bad))
         data = tmp_path / "data.jsonl"
     plain = score_dataset(data, tmp_path / "plain", scorer(), num_chunks=5, progress=False)
-    monkeypatch.setattr(LadmScorer, "works_ahead", lambda self, rank=None: True)
+    monkeypatch.setattr(Loader, "works_ahead", lambda self, rank: True)
     monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 2000)
     monkeypatch.setattr(chunk_scorer, "FIRST_PART_TOKENS", 1000)
     threaded = score_dataset(data, tmp_path / "threaded", scorer(), num_chunks=5, progress=False)
@@ -602,7 +603,7 @@ def test_a_thread_that_reads_and_tokenises_ahead_changes_no_row(tmp_path: Path, 
 
 
 def test_a_run_that_works_ahead_stops_at_an_error_and_goes_on(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(LadmScorer, "works_ahead", lambda self, rank=None: True)
+    monkeypatch.setattr(Loader, "works_ahead", lambda self, rank: True)
     begin, calls = LadmScorer.begin, []
 
     def third_fails(self: LadmScorer, batch: Any, rank: int | None = None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +17,7 @@ from conftest import SMALL, random_ids, tiny_model, torch_threads
 from ladm_hf import DocumentScore, LadmConfig, LadmScorer, ladm_score
 from ladm_hf.errors import BackendError, ColumnError, ConfigError, InputError, RowError
 from ladm_hf.scoring.engine import Engine
+from ladm_hf.scoring.loader import Loader
 from ladm_hf.scoring.rows import HostThreads, begin_scoring
 
 GOOD = random_ids(500, seed=7)
@@ -328,11 +330,12 @@ def test_threads_ahead_of_the_device_change_nothing(nano: LadmScorer, monkeypatc
     texts = [words(600), None, words(40), "", words(700), b"\xff", 7, words(650, seed=3), "\ud800 " * 90]
     ids = [random_ids(600), "no ids", [], random_ids(700, seed=2), None]
     expected, of_ids = nano.score_texts(texts), nano.score_input_ids(ids)
-    monkeypatch.setattr(LadmScorer, "works_ahead", lambda self, rank=None: True)
+    monkeypatch.setattr(Loader, "works_ahead", lambda self, rank: True)
     monkeypatch.setattr("ladm_hf.scoring.rows.TOKENIZE_CHARS", 4000)
     monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 1000)
     ahead = LadmScorer("ladm-nano", config=nano.config)
     assert repr(ahead.score_texts(texts)) == repr(expected)
+    assert any(thread.name.startswith("ladm-tokenizer") for thread in threading.enumerate())
     assert repr(ahead.score_input_ids(ids)) == repr(of_ids)
     assert ahead.score_texts([]) == []
     first, second = ahead.begin({"text": texts[:4]}), ahead.begin({"text": texts[4:]})
@@ -358,24 +361,20 @@ def test_a_model_without_calibration_warns_at_its_first_score_alone(llama_folder
         LadmScorer(llama_folder, config=LadmConfig(span_length=16)).score_input_ids(ids)
 
 
-def test_what_is_counted_beside_the_score_comes_after_all_token_ids(monkeypatch) -> None:
-    done = []
-
-    def encode(texts: list[str]) -> list[Any]:
-        done.append("ids")
-        return [np.arange(len(text)) for text in texts]
+def test_no_token_ids_wait_for_what_is_counted_beside_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = threading.Event()
 
     def statistics(document: Any) -> tuple[float, dict[str, float]]:
-        done.append("statistics")
+        assert scored.wait(20)
         return float(len(document)), {}
 
     def score(ids: list[Any], first: int) -> list[DocumentScore]:
+        scored.set()
         return [DocumentScore(0.0, len(row), "ok") for row in ids]
 
     texts = ["word " * n for n in range(1, 7)]
     monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 12)
-    # one thread takes them in turn
-    with ThreadPoolExecutor(1) as thread:
-        found = begin_scoring(texts, encode, statistics, score, HostThreads(thread, thread))()
-    assert done == ["ids"] * 6 + ["statistics"] * 6
+    with ThreadPoolExecutor(1) as tokenizing, ThreadPoolExecutor(1) as counting:
+        encode = lambda some: [np.arange(len(text)) for text in some]  # noqa: E731
+        found = begin_scoring(texts, encode, statistics, score, HostThreads(tokenizing, counting))()
     assert [(one.num_tokens, one.repetition) for one in found] == [(len(text), len(text)) for text in texts]
