@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from ladm_hf.data.object_store import storage_at
 from ladm_hf.data.storage import Storage
 from ladm_hf.runs.progress import run_status
 from ladm_hf.runs.runner import run_scoring
+from ladm_hf.scoring.begun import Begun
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
@@ -151,7 +152,7 @@ class Device(LadmScorer):
     def works_ahead(self, rank: int | None = None) -> bool:
         return True
 
-    def begin(self, batch: Any, rank: int | None = None) -> Callable[[], dict[str, Any]]:
+    def begin(self, batch: Any, rank: int | None = None) -> Begun[dict[str, Any]]:
         lengths = np.array([len(text) for text in batch["text"]])
 
         def score() -> dict[str, Any]:
@@ -161,7 +162,7 @@ class Device(LadmScorer):
                 "ladm_status": ["ok"] * len(lengths), "ladm_repetition": np.zeros(len(lengths)),
             }  # fmt: skip
 
-        return score
+        return Begun(score)
 
 
 def seconds(source: Path, output: str, chunks: int, speed: float) -> float:

@@ -14,14 +14,18 @@ T = TypeVar("T")
 _PATIENCE = 0.2
 
 
-def ahead(items: Iterator[T], most: int) -> Generator[T, None, None]:
+def ahead(items: Iterator[T], most: int, closed: threading.Event) -> Generator[T, None, None]:
     """The items of an iterator, in its order, up to `most` of them made before they are asked for.
 
     The thread ends with the iterator, at an error, which is raised in its place among the items, or when this generator
-    is closed.
+    is closed, which waits for the item that is being made.
+
+    Args:
+        items (iterator): what the thread goes through.
+        most (`int`): items that wait to be asked for.
+        closed (`Event`): is set when this generator ends; an iterator that waits for others must look at it.
     """
     made: queue.Queue[tuple[str, Any]] = queue.Queue(most)
-    closed = threading.Event()
 
     def put(kind: str, value: Any) -> bool:
         while not closed.is_set():

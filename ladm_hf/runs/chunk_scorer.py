@@ -6,7 +6,7 @@ import collections
 import functools
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from ladm_hf.runs.estimate import most_tokens
 from ladm_hf.runs.monitor import Heartbeat
 from ladm_hf.runs.plan import document_columns
 from ladm_hf.runs.progress import ErrorCounts
+from ladm_hf.scoring.begun import Begun
 from ladm_hf.scoring.scorer import LadmScorer
 
 # Rows go to the scorer in parts: of so many estimated tokens at first, more where that takes less than some seconds.
@@ -42,13 +43,13 @@ class Part(NamedTuple):
         rows ([`Rows`]): the rows.
         cost (`float`): their estimated tokens.
         limit (`int`, *optional*): estimated tokens at which they were cut; `None` where the rows ended before.
-        score (callable): gives their score columns by name.
+        score ([`Begun`]): gives their score columns by name.
     """
 
     rows: Rows
     cost: float
     limit: int | None
-    score: Callable[[], dict[str, Any]]
+    score: Begun[dict[str, Any]]
 
 
 class ChunkScorer:
@@ -79,6 +80,8 @@ class ChunkScorer:
         self.column = document_column(run.schema, document_columns(scorer))
         self.schema = output_schema(run.schema, run.scores_only, run.score_columns, kept)
         self.part_tokens = FIRST_PART_TOKENS
+        # parts that are not scored yet
+        self._begun: set[Begun[dict[str, Any]]] = set()
 
     def works_ahead(self) -> bool:
         """Whether a thread reads and tokenises while a device scores; never for a scorer with a call of its own."""
@@ -145,7 +148,12 @@ class ChunkScorer:
                 low = high
             done += found.table.num_rows
 
-    def _begin(self, rows: Rows, first: pa.Table | None) -> Callable[[], dict[str, Any]]:
+    def cancel(self) -> None:
+        """Has threads leave out what they do for parts that nobody will score."""
+        while self._begun:
+            self._begun.pop().cancel()
+
+    def _begin(self, rows: Rows, first: pa.Table | None) -> Begun[dict[str, Any]]:
         """What scores some rows, whose texts are being tokenised already where that is done ahead."""
         texts = documents_of(rows.table, self.column)
         for row in rows.problems:
@@ -156,8 +164,11 @@ class ChunkScorer:
         if self.works_ahead():
             score = self.scorer.begin(batch, self.ranks.local)
         else:
-            score = functools.partial(self.scorer, batch, rank=self.ranks.local)
-        return score if first is None else lambda: both_passes(first, score())
+            score = Begun(functools.partial(self.scorer, batch, rank=self.ranks.local))
+        if first is not None:
+            score = score.then(functools.partial(both_passes, first))
+        self._begun.add(score)
+        return score
 
     def _read(self, start: int, stop: int, columns: list[str] | None) -> Iterator[Rows]:
         try:
@@ -176,6 +187,7 @@ class ChunkScorer:
                 row = min(problems)
                 raise RowError(f"row {row}: {problems[row]}. With on_error='status' such rows get NaN.")
             found = part.score()
+            self._begun.discard(part.score)
         except RowError as error:
             raise RowError(f"in {where}: {error}") from error
         found["ladm_status"] = [problems.get(row, status) for row, status in enumerate(found["ladm_status"])]

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import sys
+import threading
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -70,7 +71,7 @@ class Launch:
         self.chunks: ChunkScorer
         self._heart: Heartbeat | None = None
         self.uploads: Uploads
-        self.left = False
+        self.left = threading.Event()
 
     @property
     def run(self) -> RunRecord:
@@ -208,15 +209,18 @@ class Launch:
         """Takes chunks until none is left."""
         items: Generator[Any, None, None] = self._take_chunks()
         if self.chunks.works_ahead():
-            items = ahead(items, PARTS_AHEAD)
+            items = ahead(items, PARTS_AHEAD, self.left)
         attempt = f"{self.launch}-{self.ranks.index}"
-        with self.uploads, contextlib.closing(items), self._leaving():
+        with self.uploads, contextlib.ExitStack() as cancelled, contextlib.closing(items), self._leaving():
+            cancelled.callback(self.chunks.cancel)
             for chunk in items:
                 self.heart.begin_chunk(chunk)
                 write = functools.partial(self.chunks.score, chunk, iter(items.__next__, None))
                 staged = self.output.stage(self.run, chunk, write, attempt=attempt)
                 self.heart.end_chunk()
                 self.uploads.add(staged, functools.partial(self._record, chunk))
+            # here, for a first signal to be told what is waited for, and to break nothing off
+            self.uploads.end()
 
     def _take_chunks(self) -> Generator[int | Part | None, None, None]:
         """The chunks that this rank takes: of each its number, its parts and, at its end, `None`."""
@@ -236,7 +240,7 @@ class Launch:
         try:
             yield
         except BaseException as error:
-            self.left = True
+            self.left.set()
             if self.output.uploads and self.uploads.left and isinstance(error, (KeyboardInterrupt, SystemExit)):
                 self._say(
                     f"uploading {self.uploads.left} scored chunks before the end: press Ctrl-C again to lose them"
@@ -247,7 +251,7 @@ class Launch:
         """Raises where no further chunk may be taken."""
         self.heart.check()
         self.uploads.check()
-        if self.left:
+        if self.left.is_set():
             raise RunError("the launch has ended")
 
     # After the work

@@ -34,15 +34,18 @@ class Uploads:
 
     def __init__(self, beside: bool) -> None:
         self._beside = beside
+        # each is filled and emptied in one step, which no signal breaks in two
         self._added: queue.SimpleQueue[tuple[Staged, Callable[[Staged], None]] | None] = queue.SimpleQueue()
-        self._changed = threading.Condition()
-        self._left = 0
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._number_added = self._number_ended = 0
+        # held while the thread lives: Thread.join takes a thread for ended once a signal broke it off
+        self._running = threading.Lock()
         self._error: BaseException | None = None
 
     @property
     def left(self) -> int:
         """Chunks that do not count yet."""
-        return self._left
+        return self._number_added - self._number_ended
 
     def add(self, staged: Staged, finish: Callable[[Staged], None]) -> None:
         """Calls `finish` with a chunk, beside the caller, who waits while an earlier one has not been finished.
@@ -53,10 +56,10 @@ class Uploads:
         if not self._beside:
             self._finish(staged, finish)
         else:
-            with self._changed:
-                self._left += 1
             self._added.put((staged, finish))
-            self._wait(1)
+            self._number_added += 1
+            while self.left > 1:
+                self._ended.get()
         self.check()
 
     def check(self) -> None:
@@ -64,39 +67,48 @@ class Uploads:
         if self._error is not None:
             raise self._error
 
+    def end(self) -> None:
+        """Waits until every chunk that was added counts.
+
+        Raises:
+            The error of one that could not be made to count.
+        """
+        self._wait()
+        self.check()
+
     def __enter__(self) -> Uploads:
         if self._beside:
+            self._running.acquire()
             threading.Thread(target=self._run, name="ladm-upload", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._wait(0)
-        finally:
-            self._added.put(None)
+        self._wait()
         if error is None:
             self.check()
 
-    def _wait(self, most: int) -> None:
-        """Waits until at most so many chunks are left."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._left <= most)
+    def _wait(self) -> None:
+        if self._beside:
+            self._added.put(None)
+            with self._running:
+                pass
 
     def _run(self) -> None:
         while (added := self._added.get()) is not None:
             self._finish(*added)
-            with self._changed:
-                self._left -= 1
-                self._changed.notify_all()
+            self._number_ended += 1
+            self._ended.put(None)
+        self._running.release()
 
     def _finish(self, staged: Staged, finish: Callable[[Staged], None]) -> None:
         try:
-            # what could not be uploaded once cannot now: an error ends the work
-            if self._error is None:
-                finish(staged)
+            try:
+                # what could not be uploaded once cannot now: an error ends the work
+                if self._error is None:
+                    finish(staged)
+            finally:
+                staged.discard()
         except BaseException as error:  # raised where the next chunk is added
-            self._error = error
-        finally:
-            staged.discard()
+            self._error = self._error or error

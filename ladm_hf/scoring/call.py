@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ladm_hf.data.score_columns import TEXT_SIGNALS
 from ladm_hf.errors import RowError
+from ladm_hf.scoring.begun import Begun
 from ladm_hf.scoring.inputs import Tokens
 from ladm_hf.scoring.journal import Finished, Journal, with_journal
 from ladm_hf.scoring.loader import Loader
@@ -44,8 +45,8 @@ class Call:
     rank: int | None = None
     progress: bool | None = None
 
-    def begin(self, rows: list[Any]) -> Callable[[], list[DocumentScore]]:
-        """Begins the host's part, where a device leaves the host free for it; the function returned scores the rows."""
+    def begin(self, rows: list[Any]) -> Begun[list[DocumentScore]]:
+        """Begins the host's part, where a device leaves the host free for it; what is returned scores the rows."""
         if not self.are_texts:
             self._warn_of_text_signals()
         encode = (lambda texts: self.loader.encoder()(texts)) if self.are_texts else None

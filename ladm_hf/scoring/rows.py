@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from ladm_hf.config import LadmConfig
 from ladm_hf.data.score_columns import GAIN_SIGNALS
 from ladm_hf.ops.scores import document_score
 from ladm_hf.scoring.batching import OUT_OF_MEMORY
+from ladm_hf.scoring.begun import Begun
 from ladm_hf.scoring.engine import Engine, Measured
 from ladm_hf.scoring.inputs import Tokens, checked_text
 from ladm_hf.scoring.results import DocumentScore
@@ -84,8 +85,8 @@ def begin_scoring(
     statistics: Statistics,
     score: Callable[[list[Tokens | str], int], list[DocumentScore]],
     threads: HostThreads | None,
-) -> Callable[[], list[DocumentScore]]:
-    """Begins the host's part of some rows, by threads where there are some; the function returned scores them.
+) -> Begun[list[DocumentScore]]:
+    """Begins the host's part of some rows, by threads where there are some; what is returned scores them.
 
     While a device scores one group of rows the threads tokenise the next.
 
@@ -102,7 +103,7 @@ def begin_scoring(
         return [statistics(None if encode is None and isinstance(row, str) else row) for row in some]
 
     if threads is None:
-        return lambda: with_statistics(score(token_ids(rows, encode), 0), count(rows))
+        return Begun(lambda: with_statistics(score(token_ids(rows, encode), 0), count(rows)))
     sizes = [len(row) if isinstance(row, (str, np.ndarray)) else 0 for row in rows]
     parts = [slice(group[0], group[-1] + 1) for group in groups_by_size(sizes, THREAD_CHARS)]
     ids = [threads.tokenizing.submit(token_ids, rows[part], encode) for part in parts]
@@ -111,16 +112,11 @@ def begin_scoring(
 
     def score_groups() -> list[DocumentScore]:
         scores: list[DocumentScore] = []
-        try:
-            for group in together:
-                scores += score([row for n in group for row in ids[n].result()], len(scores))
-            return with_statistics(scores, [values for part in counts for values in part.result()])
-        finally:
-            waiting: list[Future[Any]] = [*ids, *counts]
-            for future in waiting:
-                future.cancel()
+        for group in together:
+            scores += score([row for n in group for row in ids[n].result()], len(scores))
+        return with_statistics(scores, [values for part in counts for values in part.result()])
 
-    return score_groups
+    return Begun(score_groups, [*ids, *counts])
 
 
 def with_statistics(

@@ -9,7 +9,7 @@ identity, dtype, columns), so `datasets` finds its cache again in another proces
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from ladm_hf.calculators.calculator import DEFAULT, Calculator
 from ladm_hf.config import LadmConfig
 from ladm_hf.data.score_columns import GAIN_SIGNALS, SCORE_FIELDS, checked_signals, score_columns
 from ladm_hf.errors import ConfigError, InputError
+from ladm_hf.scoring.begun import Begun
 from ladm_hf.scoring.call import Call, OnError
 from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.focus_map import focus_map
@@ -268,12 +269,12 @@ class LadmScorer:
             )
         return self.begin(batch, rank)()
 
-    def begin(self, batch: Any, rank: int | None = None) -> Callable[[], dict[str, Any]]:
-        """Begins a call: the function returned scores the batch and gives what the call gives.
+    def begin(self, batch: Any, rank: int | None = None) -> Begun[dict[str, Any]]:
+        """Begins a call: what is returned scores the batch when it is called, and gives what the call gives.
 
         Where [`LadmScorer.works_ahead`] says so, threads tokenise the batch meanwhile, so that a device need not wait
-        for the tokenizer if the next batch is begun before the one at hand is scored. Else nothing happens before the
-        function is called.
+        for the tokenizer if the next batch is begun before the one at hand is scored. Else nothing happens before what
+        is returned is called.
         """
         column, rows = read_batch(batch, self.text_column, self.input_ids_column)
         call = self._call(column, are_texts=column == self.text_column, rank=rank, progress=False)
@@ -281,9 +282,8 @@ class LadmScorer:
             rows = [checked_ids(row) for row in rows]
         if self._journal_folder is not None:
             folder = self._journal_folder
-            return lambda: columns(call.score_journalled(rows, self._journal_in(folder)), self.signals)
-        scored = call.begin(rows)
-        return lambda: columns(scored(), self.signals)
+            return Begun(lambda: columns(call.score_journalled(rows, self._journal_in(folder)), self.signals))
+        return call.begin(rows).then(lambda scores: columns(scores, self.signals))
 
     def check_device(self, rank: int | None = None, *advice: str) -> None:
         """Refuses a device that cannot compute in the dtype; nothing is loaded.

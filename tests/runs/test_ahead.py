@@ -25,7 +25,7 @@ def test_items_come_in_order_and_no_more_are_made_than_allowed() -> None:
             yield n
 
     taken = []
-    for item in ahead(items(), 2):
+    for item in ahead(items(), 2, threading.Event()):
         time.sleep(0.001)
         taken.append(item)
         # those in the queue and the one that waits for a place there
@@ -40,7 +40,7 @@ def test_an_error_is_raised_in_its_place() -> None:
         yield 2
         raise ValueError("three")
 
-    found = ahead(items(), 5)
+    found = ahead(items(), 5, threading.Event())
     assert [next(found), next(found)] == [1, 2]
     with pytest.raises(ValueError, match="three"):
         next(found)
@@ -48,8 +48,21 @@ def test_an_error_is_raised_in_its_place() -> None:
 
 
 def test_closing_it_ends_the_thread() -> None:
-    found = ahead(itertools.count(), 1)
+    found = ahead(itertools.count(), 1, threading.Event())
     assert next(found) == 0
     assert threads()
+    found.close()
+    assert not threads()
+
+
+def test_closing_it_ends_an_iterator_that_waits_for_others() -> None:
+    closed = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        assert closed.wait(20)
+
+    found = ahead(items(), 1, closed)
+    assert next(found) == 0
     found.close()
     assert not threads()

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import itertools
+import os
+import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -93,6 +98,25 @@ def test_a_launch_that_is_ended_keeps_what_is_being_uploaded(
     assert scores(url) == EXPECTED
 
 
+def test_the_first_signal_breaks_off_no_upload_even_the_last(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upload = ObjectStore.upload
+
+    def interrupt(self: ObjectStore, file: Path, name: str) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(0.3)
+        return upload(self, file, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ObjectStore, "upload", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            scores(url, progress=None, num_chunks=1)
+    assert "uploading 1 scored chunks before the end" in capsys.readouterr().err
+    assert run_status(url).chunks_done == 1
+    assert scores(url, num_chunks=1) == EXPECTED
+
+
 def test_an_upload_that_fails_ends_the_launch_and_leaves_nothing_behind(
     url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -148,6 +172,47 @@ def test_after_a_failure_no_later_chunk_counts_and_each_is_discarded() -> None:
     assert finished == [0]
     assert discarded == list(range(len(discarded)))
     assert len(discarded) in (2, 3)
+
+
+def test_an_error_in_what_is_removed_is_raised_too() -> None:
+    def discard() -> None:
+        raise StorageError("it stays")
+
+    def add_one() -> None:
+        with Uploads(beside=True) as uploads:
+            uploads.add(Staged(dict, discard), lambda _: None)
+
+    with pytest.raises(StorageError, match="it stays"):
+        add_one()
+
+
+def test_a_signal_at_any_line_ends_the_wait_for_what_was_added() -> None:
+    finished: list[int] = []
+
+    def add_three(at: int) -> None:
+        lines = itertools.count(1)
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            if frame.f_code is not Uploads.add.__code__:
+                return None
+            if event == "line" and next(lines) == at:
+                raise KeyboardInterrupt
+            return trace
+
+        with contextlib.suppress(KeyboardInterrupt), Uploads(beside=True) as uploads:
+            sys.settrace(trace)
+            for chunk in range(3):
+                uploads.add(Staged(dict, lambda: None), lambda _, chunk=chunk: finished.append(chunk))
+        sys.settrace(None)
+
+    for at in range(1, 30):
+        finished.clear()
+        thread = threading.Thread(target=add_three, args=(at,), daemon=True)
+        thread.start()
+        thread.join(SECONDS)
+        assert not thread.is_alive(), f"a signal at line {at} of what was run in add"
+        assert finished == list(range(len(finished)))
+    assert finished == [0, 1, 2]
 
 
 def test_a_chunk_in_s3_costs_ten_requests(monkeypatch: pytest.MonkeyPatch) -> None:
