@@ -59,7 +59,10 @@ def storage_errors(path: Path, what: str) -> Iterator[None]:
                 f"no space left in {path}, while writing {what}. Finished chunks are kept and nothing half-written is "
                 "left: free some space and run the same command again."
             ) from error
-        raise StorageError(f"cannot write {what} in {path}: {error}") from error
+        raise StorageError(
+            f"cannot write {what} in {path}: {error}. What is finished is kept: run the same command again when the file "
+            "system can be written."
+        ) from error
 
 
 def sync_folder(path: Path) -> None:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ladm_hf.scoring.scorer import LadmScorer
 
 # Of the first run's identity, what is of its folder alone or the second has itself.
-_OF_THE_RUN = ("split", "scores_only", "columns", "limit", "data")
+_OF_THE_RUN = ("split", "scores_only", "columns", "limit", "data", "num_chunks")
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,9 @@ def plan(
     edges = balanced_edges(scan, chunks) if first is None else first.run.edges
     # a stream is hashed while it is scanned
     identity = {**identity, "data": source.fingerprint()}
+    if chunks not in (None, len(edges) - 1):
+        # the same call asks for as many again, however few rows there are
+        identity["num_chunks"] = chunks
     if first is not None:
         first.check_data(identity["data"])
     calculator = scorer.calculator
@@ -97,8 +100,9 @@ def scorer_identity(scorer: LadmScorer) -> dict[str, Any]:
 def check_same(run: RunRecord, identity: dict[str, Any], chunks: int | None, output: Output) -> None:
     """Refuses to resume a run with other settings, and names every difference."""
     before = dict(run.identity)
-    if chunks is not None and chunks != run.num_chunks:
-        before["num_chunks"], identity = run.num_chunks, {**identity, "num_chunks": chunks}
+    asked = before.pop("num_chunks", run.num_chunks)
+    if chunks not in (None, asked, run.num_chunks):
+        before["num_chunks"], identity = asked, {**identity, "num_chunks": chunks}
     differences = [
         f"  {name}: {before.get(name)!r} there, {identity.get(name)!r} now"
         for name in dict.fromkeys([*before, *identity])

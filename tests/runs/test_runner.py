@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,10 @@ from ladm_hf.runs import chunk_scorer, runner
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.scoring import precision
+from ladm_hf.scoring.call import Call
 from ladm_hf.scoring.loader import Loader
 from ladm_hf.scoring.repetition import repetition
+from ladm_hf.scoring.rows import COUNTING_THREADS
 
 QUICK = LadmConfig(span_length=16, max_length=512)
 
@@ -106,8 +109,10 @@ def test_features_outlive_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 1, 2, 24])
 @pytest.mark.parametrize("num_chunks", [None, 1, 3, 100])
 def test_any_number_of_rows_and_chunks(tmp_path: Path, count: int, num_chunks: int | None) -> None:
-    scored = quick(dataset(24).select(range(count)), tmp_path, num_chunks=num_chunks)
-    assert bits(scored) == quick_expected()[:count]
+    # the second is the same call, of a finished run
+    for _ in range(2):
+        scored = quick(dataset(24).select(range(count)), tmp_path, num_chunks=num_chunks)
+        assert bits(scored) == quick_expected()[:count]
 
 
 def test_json_lines_with_bad_lines_keep_every_row(tmp_path: Path) -> None:
@@ -618,6 +623,29 @@ def test_a_run_that_works_ahead_stops_at_an_error_and_goes_on(tmp_path: Path, mo
     assert run_status(tmp_path / "run").chunks_done == 2
     found = score_dataset(dataset(12), tmp_path / "run", scorer(), num_chunks=6, progress=False)
     assert bits(found) == expected(12)
+
+
+def test_after_an_error_no_thread_works_for_rows_that_nobody_scores(tmp_path: Path, monkeypatch) -> None:
+    ended, counted = threading.Event(), []
+
+    def count(self: Call, document: Any) -> Any:
+        assert ended.wait(20)
+        counted.append(document)
+        return 0.0, {}
+
+    def fail(*rows: Any) -> Any:
+        raise RuntimeError("the device")
+
+    monkeypatch.setattr(Loader, "works_ahead", lambda self, rank: True)
+    monkeypatch.setattr(Call, "_statistics", count)
+    monkeypatch.setattr("ladm_hf.scoring.call.score_rows", fail)
+    monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 1)
+    failing = scorer()
+    with pytest.raises(RuntimeError, match="the device"):
+        score_dataset(dataset(24), tmp_path / "run", failing, num_chunks=6, progress=False)
+    ended.set()
+    failing._loader.host_threads().counting.shutdown()
+    assert len(counted) <= COUNTING_THREADS
 
 
 def test_a_run_is_not_written_beside_its_own_data(tmp_path: Path) -> None:
