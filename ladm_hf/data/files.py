@@ -60,8 +60,8 @@ def storage_errors(path: Path, what: str) -> Iterator[None]:
                 "left: free some space and run the same command again."
             ) from error
         raise StorageError(
-            f"cannot write {what} in {path}: {error}. What is finished is kept: run the same command again when the file "
-            "system can be written."
+            f"cannot write {what} in {path}: {error}. What is finished is kept: see to the disk and run the same "
+            "command again."
         ) from error
 
 

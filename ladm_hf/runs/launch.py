@@ -12,7 +12,7 @@ from typing import Any
 
 from ladm_hf.data.run_record import SAME_CALL, RunRecord
 from ladm_hf.data.sources import DatasetSource, Source
-from ladm_hf.errors import InputError, RunError
+from ladm_hf.errors import InputError, RunError, StorageError
 from ladm_hf.ranks import Ranks
 from ladm_hf.runs.ahead import ahead
 from ladm_hf.runs.cascade import FirstPass
@@ -232,7 +232,13 @@ class Launch:
     def _record(self, chunk: int, staged: Staged) -> None:
         """Has a scored chunk count, unless another launch has taken the run over."""
         self.heart.check()
-        self.heart.record_chunk(chunk, staged.finish())
+        try:
+            record = staged.finish()
+        except StorageError:
+            # another launch removes what this one has not finished
+            self.heart.look()
+            raise
+        self.heart.record_chunk(chunk, record)
 
     @contextlib.contextmanager
     def _leaving(self) -> Iterator[None]:

@@ -79,6 +79,11 @@ class Heartbeat:
             assert self.lock is not None
             raise RunError(self.lock.loss)
 
+    def look(self) -> None:
+        """The same, as it is now."""
+        self.lost = self.lost or (self.lock is not None and not self.lock.held())
+        self.check()
+
     def begin_chunk(self, chunk: int) -> None:
         self.chunk, self.cost, self.state = chunk, 0.0, f"at chunk {chunk}"
         self.log(f"chunk {chunk} begun")

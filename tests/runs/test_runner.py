@@ -502,6 +502,20 @@ def test_a_launch_that_was_overtaken_stops(tmp_path: Path, monkeypatch: pytest.M
     assert "elsewhere" in (tmp_path / ".ladm" / "lock").read_text()
 
 
+def test_a_chunk_that_another_launch_removed_is_no_fault_of_the_disk(tmp_path: Path, monkeypatch) -> None:
+    def overtaken(folder: RunFolder, run: RunRecord, chunk: int, temporary: Path, figures: Any) -> Any:
+        lock = tmp_path / ".ladm" / "lock"
+        lock.write_text('{"host": "elsewhere", "pid": 1, "started": 1.0, "launch": "other"}')
+        folder.prepare("other")
+        return place(folder, run, chunk, temporary, figures)
+
+    place = RunFolder._place
+    monkeypatch.setattr(Loader, "works_ahead", lambda self, rank: True)
+    monkeypatch.setattr(RunFolder, "_place", overtaken)
+    with pytest.raises(RunError, match="another launch has taken over"):
+        score_dataset(dataset(12), tmp_path, scorer(), num_chunks=1, progress=False)
+
+
 def test_chunks_that_vanish_are_missed(tmp_path: Path) -> None:
     class Careless(QuickScorer):
         def __call__(self, batch: Any, rank: int | None = None) -> dict[str, Any]:
