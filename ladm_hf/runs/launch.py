@@ -215,7 +215,7 @@ class Launch:
             cancelled.callback(self.chunks.cancel)
             for chunk in items:
                 self.heart.begin_chunk(chunk)
-                write = functools.partial(self.chunks.score, chunk, iter(items.__next__, None))
+                write = functools.partial(self.chunks.score, chunk, self._parts(items))
                 staged = self.output.stage(self.run, chunk, write, attempt=attempt)
                 self.heart.end_chunk()
                 self.uploads.add(staged, functools.partial(self._record, chunk))
@@ -228,6 +228,12 @@ class Launch:
             yield chunk
             yield from self.chunks.parts(chunk)
             yield None
+
+    def _parts(self, items: Iterator[Any]) -> Iterator[Part]:
+        """The parts of the chunk at hand, none after a chunk before it could not be made to count."""
+        for part in iter(items.__next__, None):
+            self.uploads.check()
+            yield part
 
     def _record(self, chunk: int, staged: Staged) -> None:
         """Has a scored chunk count, unless another launch has taken the run over."""

@@ -19,6 +19,7 @@ from launches import GEOMETRY, dataset, rows
 from ladm_hf import LadmScorer, run_status, score_dataset
 from ladm_hf.data.object_store import ObjectStore
 from ladm_hf.errors import RowError, StorageError
+from ladm_hf.runs import chunk_scorer
 from ladm_hf.runs.runner import run_scoring
 from ladm_hf.runs.uploads import Staged, Uploads
 
@@ -132,6 +133,35 @@ def test_an_upload_that_fails_ends_the_launch_and_leaves_nothing_behind(
     assert not list(tmp_path.glob("ladm-chunk-*"))
     assert run_status(url).chunks_done == 0
     assert scores(url) == EXPECTED
+
+
+def test_no_part_is_scored_after_an_upload_has_failed(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, failed, finish = threading.Event(), threading.Event(), Uploads._finish
+    later = []
+
+    class Waiting(Lengths):
+        def __call__(self, batch: Any, rank: int | None = None, *others: Any) -> dict[str, Any]:
+            if begun.is_set():
+                assert failed.wait(SECONDS)
+                later.append(batch)
+            return super().__call__(batch, rank)
+
+    def refuse(self: ObjectStore, file: Path, name: str) -> Any:
+        begun.set()
+        raise StorageError("the store is full")
+
+    def finish_and_tell(self: Uploads, *added: Any) -> None:
+        finish(self, *added)
+        failed.set()
+
+    monkeypatch.setattr(ObjectStore, "upload", refuse)
+    monkeypatch.setattr(Uploads, "_finish", finish_and_tell)
+    # each row is a part
+    monkeypatch.setattr(chunk_scorer, "FIRST_PART_TOKENS", 1)
+    monkeypatch.setattr(chunk_scorer, "PART_SECONDS", 0.0)
+    with pytest.raises(StorageError, match="the store is full"):
+        scores(url, Waiting(), num_chunks=2)
+    assert len(later) <= 1
 
 
 def test_chunks_count_in_the_order_in_which_they_were_scored_and_one_waits_at_most() -> None:
