@@ -49,13 +49,13 @@ def main() -> None:
     parser.add_argument("data", help="parquet with text; its documents are joined and cut to about 8k tokens each")
     parser.add_argument("--model", default="ladm-nano")
     parser.add_argument("--shape", help="a random model of a shape of shapes.py, with ladm-nano's tokenizer")
-    parser.add_argument("--documents", type=int, default=0, help="defaults to 100 on a CPU and 4,000 on a GPU")
+    parser.add_argument("--documents", type=int, default=0, help="defaults to 600 on a CPU and 4,000 on a GPU")
     parser.add_argument("--gpus-only", action="store_true")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     ranks, gpu = Ranks(), torch.cuda.is_available()
     torch.set_num_threads(1)
-    number = options.documents or (4000 if gpu else 100)
+    number = options.documents or (4000 if gpu else 600)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(ranks.share(lambda: scratch))
         text, ids = folder / "text.parquet", folder / "ids.parquet"
