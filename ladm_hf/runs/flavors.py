@@ -18,7 +18,7 @@ from ladm_hf.data.run_record import RunRecord
 from ladm_hf.data.streams import StreamSource
 from ladm_hf.errors import ConfigError
 from ladm_hf.runs.cascade import domain_columns
-from ladm_hf.runs.speeds import Speed
+from ladm_hf.runs.speeds import Speed, gpu_model
 from ladm_hf.text import count, counted, duration
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Flavor:
         Raises:
             ConfigError: the message says what to name instead.
         """
-        model = self.gpu.upper().removeprefix("NVIDIA").strip()
+        model = gpu_model(self.gpu)
         if dtype == "float8" and (not model or model in _WITHOUT_FLOAT8):
             raise ConfigError(
                 f"--dtype float8 needs a GPU that multiplies float8 (Ada, Hopper or newer), and --job {self.name} has "

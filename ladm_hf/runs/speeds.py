@@ -77,6 +77,11 @@ class Speed:
     source: str
 
 
+def gpu_model(name: str) -> str:
+    """The model of a GPU without its maker, in capitals."""
+    return name.upper().removeprefix("NVIDIA").strip()
+
+
 def expected_speed(
     gpu: str,
     cores: int,
@@ -96,7 +101,7 @@ def expected_speed(
         signals (collection of `str`, *optional*): signals beside the score.
         from_text (`bool`, *optional*, defaults to `False`): whether a GPU has to wait for the token ids of texts.
     """
-    name = gpu.upper().removeprefix("NVIDIA").strip()
+    name = gpu_model(gpu)
     if name and name not in _TERAFLOPS:
         return None
     measured = [each for each in MEASURED if bool(each.device) == bool(name)]
