@@ -148,7 +148,7 @@ class ChunkScorer:
                 low = high
             done += found.table.num_rows
 
-    def cancel(self) -> None:
+    def close(self) -> None:
         """Has threads leave out what they do for parts that nobody will score."""
         while self._begun:
             self._begun.pop().cancel()

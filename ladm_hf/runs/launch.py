@@ -211,8 +211,7 @@ class Launch:
         if self.chunks.works_ahead():
             items = ahead(items, PARTS_AHEAD, self.left)
         attempt = f"{self.launch}-{self.ranks.index}"
-        with self.uploads, contextlib.ExitStack() as cancelled, contextlib.closing(items), self._leaving():
-            cancelled.callback(self.chunks.cancel)
+        with self.uploads, contextlib.closing(self.chunks), contextlib.closing(items), self._leaving():
             for chunk in items:
                 self.heart.begin_chunk(chunk)
                 write = functools.partial(self.chunks.score, chunk, self._parts(items))
