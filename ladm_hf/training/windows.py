@@ -153,12 +153,12 @@ class WindowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             kind = "interleaved"
         if kind == "joined" and not any(len(pool) > 1 for pool in self._short.values()):
             kind = "interleaved"
-        of_text = {
+        whole = {
             "natural": self._natural, "shuffled": self._shuffled, "renamed": self._renamed,
             "degenerate": self._degenerate,
         }  # fmt: skip
-        if kind in of_text:
-            return of_text[kind](rng)
+        if kind in whole:
+            return whole[kind](rng)
         pieces = {"spliced": self._spliced, "joined": self._joined, "interleaved": self._interleaved}[kind](rng)
         separator = self.separator if kind != "interleaved" and rng.random() < self.mix.separated else None
         ids, labels = self._assemble(pieces, separator)
