@@ -24,7 +24,7 @@ from ladm_hf.errors import BackendError, ConfigError
 from ladm_hf.ops import BACKENDS
 from ladm_hf.scoring.encoder import Encoder
 from ladm_hf.scoring.engine import Engine, host_threads, prepare_worker
-from ladm_hf.scoring.precision import FLOAT8, auto_dtype, check_float8
+from ladm_hf.scoring.precision import FLOAT8, OTHER_DTYPE, auto_dtype, check_float8
 from ladm_hf.scoring.rows import COUNTING_THREADS, HostThreads
 
 if TYPE_CHECKING:
@@ -172,10 +172,10 @@ class Loader:
             return f"cuda:{(rank or 0) % gpus}"
         return "mps" if torch.backends.mps.is_available() else "cpu"
 
-    def check_device(self, rank: int | None, *advice: str) -> None:
+    def check_device(self, rank: int | None, advice: str = OTHER_DTYPE) -> None:
         """Refuses a worker's device that cannot compute in the dtype, as far as is known without the model."""
         if self.dtype == FLOAT8:
-            check_float8(self.device(rank), *advice)
+            check_float8(self.device(rank), advice)
 
     def engine(self, rank: int | None) -> Engine:
         """The engine of a worker, loaded where it is not."""

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # Linear layers of the fast forward pass in float8, everything else in bfloat16; never what "auto" stands for.
 FLOAT8 = "float8"
+# What to do where a device has no float8.
+OTHER_DTYPE = "Use dtype='bfloat16'"
 # Models whose sums stay in float32.
 FAMILIES = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")
 # The narrowest model that gains: in narrower ones the conversions between types cost what the products save.
@@ -55,7 +57,7 @@ def auto_dtype(calculator: Calculator, device: str) -> str:
     return "bfloat16" if bfloat16_is_faster(min(mlp[0], MAX_WIDTH), min(mlp[1], MAX_INNER)) else "float32"
 
 
-def check_float8(device: str, advice: str = "Use dtype='bfloat16'") -> None:
+def check_float8(device: str, advice: str = OTHER_DTYPE) -> None:
     """Refuses a device that multiplies no float8.
 
     Args:

@@ -29,6 +29,7 @@ from ladm_hf.scoring.identity import SCHEMA_VERSION, Identity
 from ladm_hf.scoring.inputs import all_rows, checked_ids, read_batch
 from ladm_hf.scoring.journal import Journal
 from ladm_hf.scoring.loader import DTYPES, Loader, check_option
+from ladm_hf.scoring.precision import OTHER_DTYPE
 from ladm_hf.scoring.results import DocumentScore, FocusMap, columns
 from ladm_hf.scoring.runtime import Runtime
 
@@ -285,17 +286,17 @@ class LadmScorer:
             return Begun(lambda: columns(call.score_journalled(rows, self._journal_in(folder)), self.signals))
         return call.begin(rows).then(lambda scores: columns(scores, self.signals))
 
-    def check_device(self, rank: int | None = None, *advice: str) -> None:
+    def check_device(self, rank: int | None = None, advice: str = OTHER_DTYPE) -> None:
         """Refuses a device that cannot compute in the dtype; nothing is loaded.
 
         Args:
             rank (`int`, *optional*): of the worker.
-            advice (`str`, *optional*): what to do instead, where another dtype is none.
+            advice (`str`, *optional*, defaults to another dtype): what to do instead.
 
         Raises:
             BackendError: the message says what it lacks.
         """
-        self._loader.check_device(rank, *advice)
+        self._loader.check_device(rank, advice)
 
     def works_ahead(self, rank: int | None = None) -> bool:
         """Whether the device computes on its own while the host does something else, as a GPU does."""
