@@ -24,6 +24,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -195,12 +196,13 @@ def on_device(model: str, text: Path, ids: Path, folder: Path, ranks: Ranks, num
     chunks = max(16, number * TOKENS // CHUNK_TOKENS)
     for name, source in (("from_token_ids", ids), ("from_text", text)):
         # a short run first, so that nothing is loaded or compiled in the one that is timed
-        run_scoring(source, folder / f"{name}-warm", scorer, limit=64, chunks=2 * ranks.world, progress=False)
+        warm = min(number, 64 * ranks.world)
+        run_scoring(source, folder / f"{name}-warm", scorer, limit=warm, chunks=4 * ranks.world, progress=False)
         ranks.wait()
-        began, used = time.perf_counter(), time.process_time()
+        began, used = time.perf_counter(), processor_time()
         run_scoring(source, folder / name, scorer, chunks=chunks, progress=False)
         ranks.wait()
-        took, used = time.perf_counter() - began, time.process_time() - used
+        took, used = time.perf_counter() - began, processor_time() - used
         rate = number / took
         found[name] = {
             "documents_per_second": rate, "busy_cores": used / took, "chunks": chunks,
@@ -208,6 +210,13 @@ def on_device(model: str, text: Path, ids: Path, folder: Path, ranks: Ranks, num
         }  # fmt: skip
         say(ranks, {name: found[name]})
     return found
+
+
+def processor_time() -> float:
+    """Seconds of processor time of this process and of those that it started, which are alive still."""
+    this = psutil.Process()
+    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+    return sum(spent.user + spent.system for spent in times)
 
 
 def say(ranks: Ranks, found: dict[str, Any]) -> None:

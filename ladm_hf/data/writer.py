@@ -44,14 +44,23 @@ class GroupWriter:
     def __exit__(self, kind: Any, *error: Any) -> None:
         try:
             if kind is None:
-                self._flush()
-                with storage_errors(self.folder, "a chunk"):
-                    self.writer.close()
-                    self.file.close()
+                self.finish()
         finally:
-            for each in (self.writer, self.file):
-                with contextlib.suppress(OSError):
-                    each.close()
+            self.close()
+
+    def finish(self) -> None:
+        """Writes the rows that are still in memory, and the end of the file."""
+        self._flush()
+        with storage_errors(self.folder, "a chunk"):
+            self.writer.close()
+            self.file.close()
+
+    def close(self) -> None:
+        """Lets go of the file, whatever it lacks."""
+        self.tables = []
+        for each in (self.writer, self.file):
+            with contextlib.suppress(OSError):
+                each.close()
 
     def write(self, table: pa.Table) -> None:
         if self.tables and self.bytes + table.nbytes > ROW_GROUP_BYTES:

@@ -82,18 +82,21 @@ class ChunkScorer:
         self.part_tokens = FIRST_PART_TOKENS
         # parts that are not scored yet
         self._begun: set[Begun[dict[str, Any]]] = set()
+        # of the chunk scored last
+        self._writer: GroupWriter | None = None
 
     def works_ahead(self) -> bool:
         """Whether a thread reads and tokenises while a device scores; never for a scorer with a call of its own."""
         return type(self.scorer).__call__ is LadmScorer.__call__ and self.scorer.works_ahead(self.ranks.local)
 
     def score(self, chunk: int, parts: Iterator[Part], path: Path) -> dict[str, Any]:
-        """Scores the parts of a chunk into a parquet file."""
+        """Scores the parts of a chunk into a parquet file, whose end [`take_writer`] writes."""
         began = time.monotonic()
         rows = tokens = 0
         statuses: collections.Counter[str] = collections.Counter()
         errors = ErrorCounts()
-        with GroupWriter(path, self.schema, self.scratch) as writer:
+        writer = self._writer = GroupWriter(path, self.schema, self.scratch)
+        try:
             for part in parts:
                 self.heart.check()
                 began_part, table = time.monotonic(), part.rows.table
@@ -116,6 +119,9 @@ class ChunkScorer:
                 statuses.update(status.split(":")[0] for status in texts)
                 errors.update(collections.Counter(status for status in texts if status.startswith("error")))
                 self.heart.advance(scored, part.cost)
+        except BaseException:
+            self.take_writer().close()
+            raise
         return {
             "rows": rows,
             "tokens": tokens,
@@ -148,10 +154,18 @@ class ChunkScorer:
                 low = high
             done += found.table.num_rows
 
+    def take_writer(self) -> GroupWriter:
+        """The file of the chunk scored last, for another to finish: nobody need wait for its compression."""
+        writer, self._writer = self._writer, None
+        assert writer is not None
+        return writer
+
     def close(self) -> None:
-        """Has threads leave out what they do for parts that nobody will score."""
+        """Has threads leave out what they do for parts that nobody will score, and lets go of a file left behind."""
         while self._begun:
             self._begun.pop().cancel()
+        if self._writer is not None:
+            self.take_writer().close()
 
     def _begin(self, rows: Rows, first: pa.Table | None) -> Begun[dict[str, Any]]:
         """What scores some rows, whose texts are being tokenised already where that is done ahead."""

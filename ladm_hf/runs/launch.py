@@ -215,7 +215,7 @@ class Launch:
             for chunk in items:
                 self.heart.begin_chunk(chunk)
                 write = functools.partial(self.chunks.score, chunk, self._parts(items))
-                staged = self.output.stage(self.run, chunk, write, attempt=attempt)
+                staged = self.output.stage(self.run, chunk, write, attempt=attempt).after(self.chunks.take_writer())
                 self.heart.end_chunk()
                 self.uploads.add(staged, functools.partial(self._record, chunk))
             # here, for a first signal to be told what is waited for, and to break nothing off

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from ladm_hf.data.writer import GroupWriter
+
 
 class Staged:
     """A finished chunk that does not count yet.
@@ -20,6 +22,19 @@ class Staged:
     def __init__(self, finish: Callable[[], dict[str, Any]], discard: Callable[[], None]) -> None:
         self.finish = finish
         self.discard = discard
+
+    def after(self, writer: GroupWriter) -> Staged:
+        """The same where the end of the file has yet to be written."""
+
+        def finish() -> dict[str, Any]:
+            writer.finish()
+            return self.finish()
+
+        def discard() -> None:
+            writer.close()
+            self.discard()
+
+        return Staged(finish, discard)
 
 
 class Uploads:

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from ladm_hf.data.score_columns import TEXT_SIGNALS
 from ladm_hf.errors import RowError
 from ladm_hf.scoring.begun import Begun
 from ladm_hf.scoring.inputs import Tokens
 from ladm_hf.scoring.journal import Finished, Journal, with_journal
 from ladm_hf.scoring.loader import Loader
-from ladm_hf.scoring.repetition import repetition
 from ladm_hf.scoring.results import DocumentScore
 from ladm_hf.scoring.rows import TOKENIZE_CHARS, begin_scoring, score_rows, with_statistics
-from ladm_hf.scoring.text_signals import text_signals
 
 # Characters scored on a CPU before the journal keeps them; elsewhere as many as are tokenised at once.
 JOURNAL_CHARS = 65_536
@@ -49,7 +49,6 @@ class Call:
         """Begins the host's part, where a device leaves the host free for it; what is returned scores the rows."""
         if not self.are_texts:
             self._warn_of_text_signals()
-        encode = (lambda texts: self.loader.encoder()(texts)) if self.are_texts else None
 
         def score(ids: list[Tokens | str], first: int) -> list[DocumentScore]:
             def check(i: int, status: str) -> None:
@@ -58,7 +57,16 @@ class Call:
             return score_rows(ids, lambda: self.loader.engine(self.rank), check, self.progress)
 
         ahead = self.loader.works_ahead(self.rank)
-        return begin_scoring(rows, encode, self._statistics, score, self.loader.host_threads() if ahead else None)
+        much = ahead and self.loader.is_much(sum(len(row) for row in rows if isinstance(row, (str, np.ndarray))))
+
+        def encode(texts: list[str]) -> list[Tokens | str]:
+            return self.loader.host(texts=True, by_processes=much).encode(texts)
+
+        def count(documents: list[Any]) -> list[tuple[float, Mapping[str, float]]]:
+            return self.loader.host(texts=False, by_processes=much).count(documents, self.signals)
+
+        threads = self.loader.host_threads() if ahead else None
+        return begin_scoring(rows, encode if self.are_texts else None, count, score, threads)
 
     def score_journalled(self, rows: list[Any], journal: Journal) -> list[DocumentScore]:
         """Scores rows that the journal does not hold yet, and keeps them as they finish."""
@@ -80,11 +88,7 @@ class Call:
             self._check_status(i, found.status)
         # counted again rather than kept: it costs less than the journal's own hash
         documents = rows if self.are_texts else [None if isinstance(row, str) else row for row in rows]
-        return with_statistics(scores, map(self._statistics, documents))
-
-    def _statistics(self, document: Any) -> tuple[float, Mapping[str, float]]:
-        """What is counted of a text or of token ids, beside the score."""
-        return repetition(document), text_signals(document, self.signals)
+        return with_statistics(scores, self.loader.host(texts=False).count(documents, self.signals))
 
     def _check_status(self, row: int, status: str) -> None:
         if self.on_error == "raise" and status != "ok":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ladm_hf.scoring.inputs import Tokens
+from ladm_hf.arrays import Ints
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,17 +18,22 @@ _SAMPLE = "The ship's log, 1873: naïve façades, 12.5 km of 港口 and прив
 class Encoder:
     """A tokenizer for what scoring asks of it: the token ids of each text. Threads may share it.
 
+    One whose library gives the same ids is pickled as that library's, for a process that need not import transformers.
+
     Args:
         tokenizer (`PreTrainedTokenizerBase`): of a calculator.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
-        self._unknown = tokenizer.unk_token_id
+        self._unknown, self._unknown_token = tokenizer.unk_token_id, tokenizer.unk_token
         self._special = tokenizer.all_special_ids
-        self._fast = _gives_ids_alone(tokenizer)
+        self._library = tokenizer.backend_tokenizer if _gives_ids_alone(tokenizer) else None
+        self._tokenizer = tokenizer
 
-    def __call__(self, texts: list[str]) -> list[Tokens | str]:
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) if self._library is None else vars(self) | {"_tokenizer": None}
+
+    def __call__(self, texts: list[str]) -> list[Ints | str]:
         """Token ids of each text. A text that the tokenizer refuses gets a status and leaves the others alone."""
         try:
             return [self._known(np.asarray(ids, dtype=np.int64)) for ids in self._ids(texts)]
@@ -38,19 +43,18 @@ class Encoder:
             return [row for text in texts for row in self([text])]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        if self._fast:
-            encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=True)
+        if self._library is not None:
+            encoded = self._library.encode_batch_fast(texts, add_special_tokens=True)
             return [encoding.ids for encoding in encoded]
-        found: list[list[int]] = self.tokenizer(texts, verbose=False)["input_ids"]
+        found: list[list[int]] = self._tokenizer(texts, verbose=False)["input_ids"]
         return found
 
-    def _known(self, ids: Tokens) -> Tokens | str:
+    def _known(self, ids: Ints) -> Ints | str:
         """The token ids of a text, or the status of one of which the tokenizer knows nothing."""
         if self._unknown is None or not (ids == self._unknown).any():
             return ids
         if np.isin(ids, self._special).all():
-            unknown = self.tokenizer.unk_token
-            return f"error: the tokenizer knows no word of this text: all of its tokens are {unknown!r}"
+            return f"error: the tokenizer knows no word of this text: all of its tokens are {self._unknown_token!r}"
         return ids
 
 

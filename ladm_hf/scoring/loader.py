@@ -24,6 +24,7 @@ from ladm_hf.errors import BackendError, ConfigError
 from ladm_hf.ops import BACKENDS
 from ladm_hf.scoring.encoder import Encoder
 from ladm_hf.scoring.engine import Engine, host_threads, prepare_worker
+from ladm_hf.scoring.host import HostPart, HostProcesses
 from ladm_hf.scoring.precision import FLOAT8, OTHER_DTYPE, auto_dtype, check_float8
 from ladm_hf.scoring.rows import COUNTING_THREADS, HostThreads
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "bfloat16", FLOAT8)
 DOCUMENT_BACKENDS = ("auto", *BACKENDS)
+# Characters and token ids after which processes do the host's part: they take half a second to start.
+MUCH_WORK = 4_000_000
 
 
 class _Found(NamedTuple):
@@ -110,8 +113,10 @@ class Loader:
         self.settled_dtype: str | None = None
         self._found: _Found | None = None
         self._loaded: _Loaded | None = None
-        self._encoder_of: tuple[str, Encoder] | None = None
-        self._encoding = threading.Lock()
+        # by the calculator whose token ids they give, "" where they give none
+        self._hosts: dict[str, tuple[HostPart, HostProcesses]] = {}
+        self._finding_host = threading.Lock()
+        self._host_work = 0
         self._threads: tuple[int, HostThreads] | None = None
 
     @property
@@ -198,14 +203,24 @@ class Loader:
             self._loaded = _Loaded(key, Engine(calculator, *key[1:]))
         return self._loaded.engine
 
-    def encoder(self) -> Encoder:
-        """The calculator's tokenizer, loaded once whatever threads ask for it."""
-        with self._encoding:
-            calculator = self.calculator
-            if self._encoder_of is None or self._encoder_of[0] != calculator.identity:
+    def host(self, *, texts: bool, by_processes: bool = False) -> HostPart | HostProcesses:
+        """What does the host's part, with the calculator's tokenizer where there are texts to encode.
+
+        The tokenizer is loaded once whatever threads ask for it.
+        """
+        with self._finding_host:
+            identity = self.calculator.identity if texts else ""
+            if identity not in self._hosts:
                 prepare_worker()
-                self._encoder_of = calculator.identity, Encoder(calculator.load_tokenizer())
-            return self._encoder_of[1]
+                part = HostPart(Encoder(self.calculator.load_tokenizer()) if texts else None)
+                others = {"": self._hosts[""]} if "" in self._hosts else {}
+                self._hosts = {**others, identity: (part, HostProcesses(part))}
+            return self._hosts[identity][by_processes]
+
+    def is_much(self, size: int) -> bool:
+        """Whether processes are worth their start, by what was begun so far and `size` more characters or token ids."""
+        self._host_work += size
+        return self._host_work > MUCH_WORK and host_threads() > 1
 
     def works_ahead(self, rank: int | None) -> bool:
         """Whether the device computes on its own while the host does something else, as a GPU does."""

@@ -29,8 +29,8 @@ PROGRESS_DELAY = 2.0
 # Threads that count. Their many short calls into NumPy each take the interpreter's lock anew: more threads would only
 # wait for one another, and keep the one that launches the device's kernels waiting.
 COUNTING_THREADS = 2
-# Repetition and text signals of a document.
-Statistics = Callable[[Any], tuple[float, Mapping[str, float]]]
+# Repetition and text signals of documents.
+Count = Callable[[list[Any]], list[tuple[float, Mapping[str, float]]]]
 
 
 class HostThreads(NamedTuple):
@@ -82,7 +82,7 @@ def token_ids(rows: list[Any], encode: Callable[[list[str]], list[Tokens | str]]
 def begin_scoring(
     rows: list[Any],
     encode: Callable[[list[str]], list[Tokens | str]] | None,
-    statistics: Statistics,
+    count: Count,
     score: Callable[[list[Tokens | str], int], list[DocumentScore]],
     threads: HostThreads | None,
 ) -> Begun[list[DocumentScore]]:
@@ -93,21 +93,20 @@ def begin_scoring(
     Args:
         rows (`list`): texts, or what `checked_ids` gave.
         encode (callable, *optional*): see [`token_ids`].
-        statistics (callable): gives repetition and text signals of a document.
+        count (callable): gives repetition and text signals of documents, `None` where a row is none.
         score (callable): scores token ids or statuses, given the number of the first row.
         threads ([`HostThreads`], *optional*): for a device that works on its own while the host does something else.
     """
 
-    def count(some: list[Any]) -> list[tuple[float, Mapping[str, float]]]:
-        # a string in place of token ids is a status
-        return [statistics(None if encode is None and isinstance(row, str) else row) for row in some]
-
+    # a string in place of token ids is a status
+    kind = np.ndarray if encode is None else str
+    documents = [row if isinstance(row, kind) else None for row in rows]
     if threads is None:
-        return Begun(lambda: with_statistics(score(token_ids(rows, encode), 0), count(rows)))
-    sizes = [len(row) if isinstance(row, (str, np.ndarray)) else 0 for row in rows]
+        return Begun(lambda: with_statistics(score(token_ids(rows, encode), 0), count(documents)))
+    sizes = [0 if row is None else len(row) for row in documents]
     parts = [slice(group[0], group[-1] + 1) for group in groups_by_size(sizes, THREAD_CHARS)]
     ids = [threads.tokenizing.submit(token_ids, rows[part], encode) for part in parts]
-    counts = [threads.counting.submit(count, rows[part]) for part in parts]
+    counts = [threads.counting.submit(count, documents[part]) for part in parts]
     together = list(groups_by_size([sum(sizes[part]) for part in parts], TOKENIZE_CHARS))
 
     def score_groups() -> list[DocumentScore]:

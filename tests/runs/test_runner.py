@@ -36,7 +36,7 @@ from ladm_hf.runs import chunk_scorer, runner
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.scoring import precision
-from ladm_hf.scoring.call import Call
+from ladm_hf.scoring.host import HostPart
 from ladm_hf.scoring.loader import Loader
 from ladm_hf.scoring.repetition import repetition
 from ladm_hf.scoring.rows import COUNTING_THREADS
@@ -642,16 +642,16 @@ def test_a_run_that_works_ahead_stops_at_an_error_and_goes_on(tmp_path: Path, mo
 def test_after_an_error_no_thread_works_for_rows_that_nobody_scores(tmp_path: Path, monkeypatch) -> None:
     ended, counted = threading.Event(), []
 
-    def count(self: Call, document: Any) -> Any:
+    def count(self: HostPart, documents: list[Any], signals: Any) -> Any:
         assert ended.wait(20)
-        counted.append(document)
-        return 0.0, {}
+        counted.extend(documents)
+        return [(0.0, {}) for _ in documents]
 
     def fail(*rows: Any) -> Any:
         raise RuntimeError("the device")
 
     monkeypatch.setattr(Loader, "works_ahead", lambda self, rank: True)
-    monkeypatch.setattr(Call, "_statistics", count)
+    monkeypatch.setattr(HostPart, "count", count)
     monkeypatch.setattr("ladm_hf.scoring.call.score_rows", fail)
     monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 1)
     failing = scorer()

@@ -364,9 +364,9 @@ def test_a_model_without_calibration_warns_at_its_first_score_alone(llama_folder
 def test_no_token_ids_wait_for_what_is_counted_beside_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
     scored = threading.Event()
 
-    def statistics(document: Any) -> tuple[float, dict[str, float]]:
+    def count(documents: list[Any]) -> list[tuple[float, dict[str, float]]]:
         assert scored.wait(20)
-        return float(len(document)), {}
+        return [(float(len(document)), {}) for document in documents]
 
     def score(ids: list[Any], first: int) -> list[DocumentScore]:
         scored.set()
@@ -376,5 +376,5 @@ def test_no_token_ids_wait_for_what_is_counted_beside_the_score(monkeypatch: pyt
     monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 12)
     with ThreadPoolExecutor(1) as tokenizing, ThreadPoolExecutor(1) as counting:
         encode = lambda some: [np.arange(len(text)) for text in some]  # noqa: E731
-        found = begin_scoring(texts, encode, statistics, score, HostThreads(tokenizing, counting))()
+        found = begin_scoring(texts, encode, count, score, HostThreads(tokenizing, counting))()
     assert [(one.num_tokens, one.repetition) for one in found] == [(len(text), len(text)) for text in texts]

@@ -1,0 +1,142 @@
+"""The host's part of scoring by processes: token ids, and what is counted beside the score.
+
+Threads of one process take the interpreter's lock from one another and from the one that launches a device's kernels.
+So each thread that does the host's part has a process of its own behind it, which is fed through its pipes:
+
+    thread -> (method, arguments) -> process -> result -> thread
+
+Started like this, and not by `multiprocessing`, a process imports neither torch nor the caller's script. It ends when
+its input does, and with it the caller. Where one cannot be started, or dies, the thread does the work itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ladm_hf.arrays import Ints
+from ladm_hf.scoring.encoder import Encoder
+from ladm_hf.scoring.repetition import repetition
+from ladm_hf.scoring.text_signals import text_signals
+
+# Isolated, for no folder to stand before the caller's own on the path.
+_COMMAND = (
+    "-I", "-c",
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ladm_hf.scoring.host import serve; serve()",
+)  # fmt: skip
+# There are as many processes as cores.
+_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+class HostPart:
+    """What the host does for documents, here.
+
+    Args:
+        encoder ([`Encoder`], *optional*): gives token ids of texts.
+    """
+
+    def __init__(self, encoder: Encoder | None) -> None:
+        self.encoder = encoder
+
+    def encode(self, texts: list[str]) -> list[Ints | str]:
+        """Token ids, or the status, of each text."""
+        assert self.encoder is not None
+        return self.encoder(texts)
+
+    def count(self, documents: list[Any], signals: Sequence[str]) -> list[tuple[float, Mapping[str, float]]]:
+        """Repetition and text signals of each document: a text, token ids, or anything else, which has neither."""
+        return [(repetition(document), text_signals(document, signals)) for document in documents]
+
+
+class HostProcesses:
+    """A [`HostPart`] by processes, one for each thread that calls a method.
+
+    Args:
+        part ([`HostPart`]): what is done.
+    """
+
+    def __init__(self, part: HostPart) -> None:
+        self.part = part
+        self._own = threading.local()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._failed = False
+        weakref.finalize(self, _end, self._processes, os.getpid())
+
+    def encode(self, texts: list[str]) -> list[Ints | str]:
+        """See [`HostPart.encode`]."""
+        found: list[Ints | str] = self._ask("encode", texts)
+        return found
+
+    def count(self, documents: list[Any], signals: Sequence[str]) -> list[tuple[float, Mapping[str, float]]]:
+        """See [`HostPart.count`]."""
+        found: list[tuple[float, Mapping[str, float]]] = self._ask("count", documents, signals)
+        return found
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        if not self._failed:
+            try:
+                process = self._process()
+                _send((method, arguments), process.stdin)
+                return pickle.load(process.stdout)  # type: ignore[arg-type]
+            except Exception as error:  # of a start, of a pipe, or of what cannot be pickled
+                self._give_up(error)
+        return getattr(self.part, method)(*arguments)
+
+    def _process(self) -> subprocess.Popen[bytes]:
+        """The process of this thread."""
+        process: subprocess.Popen[bytes] | None = getattr(self._own, "process", None)
+        if process is None:
+            part = pickle.dumps(self.part)
+            # in a session of its own, for Ctrl-C to reach the caller alone
+            process = self._own.process = subprocess.Popen(
+                [sys.executable, *_COMMAND, json.dumps(sys.path)], env=os.environ | _ENVIRONMENT,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+            self._processes.append(process)
+            assert process.stdin is not None
+            process.stdin.write(part)
+        return process
+
+    def _give_up(self, error: Exception) -> None:
+        if not self._failed:
+            self._failed = True
+            warnings.warn(
+                f"a process that prepares documents for the device failed ({type(error).__name__}: {error}): "
+                "threads do it from here on, which gives the same scores, later",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def serve() -> None:
+    """Answers on the standard output what comes from the standard input, until that ends."""
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    # what a library prints is no answer
+    os.dup2(2, 1)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        part = pickle.load(requests)
+        while True:
+            method, arguments = pickle.load(requests)
+            _send(getattr(part, method)(*arguments), answers)
+
+
+def _send(value: Any, pipe: Any) -> None:
+    pickle.dump(value, pipe, pickle.HIGHEST_PROTOCOL)
+    pipe.flush()
+
+
+def _end(processes: list[subprocess.Popen[bytes]], caller: int) -> None:
+    """Ends processes, whatever they are at, since nobody waits for it; a fork of the caller leaves them alone."""
+    for process in processes if os.getpid() == caller else ():
+        process.kill()
+        with contextlib.suppress(OSError):
+            process.communicate()
