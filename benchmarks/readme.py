@@ -209,10 +209,9 @@ def whole_runs(results: dict[str, dict[str, Any]]) -> str:
     gains, on_one = [], {}
     for result in results.values():
         model, found, gpus, number = (result[key] for key in ("model", "device", "processes", "documents"))
-        # texts that were not cut as their ids were have a number of their own
-        tokens = {"from_token_ids": result["tokens"], "from_text": result.get("text_tokens", result["tokens"])}
-        ids, text = (found[name]["documents_per_second"] * size / number / 1000 for name, size in tokens.items())
-        alone = found["engine_alone"] * gpus * result["tokens"] / number / 1000
+        each = result["tokens"] / number / 1000
+        ids, text = (found[name]["documents_per_second"] * each for name in ("from_token_ids", "from_text"))
+        alone = found["engine_alone"] * gpus * each
         lines.append(
             f"| {model} | {gpus} | {result['cores']} | {alone:,.0f} | {ids:,.0f} ({ids / alone:.0%}) | "
             f"{text:,.0f} ({text / alone:.0%}) | {found['from_text']['busy_cores'] * gpus:.1f} |"
@@ -590,6 +589,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "gpu_nano": ("h100.json", render_nano),
     "gpu_summary": ("h200.json", gpu_summary),
     "shapes": ("shapes.json", render_shapes),
+    "shapes_h200": ("shapes-h200.json", render_shapes),
     "float8": ("float8.json", render_float8),
     "precision_float8": ("precision-float8.json", precision),
     "effect_summary": ("training_effect.json", effect_summary),
