@@ -47,9 +47,9 @@ FILES = {
     "runs": "ahead cascade chunk_files chunk_records chunk_scorer chunks estimate flavors folder job_spec jobs jsonl "
     "launch lock monitor objects open output plan prepare prepared prepared_files progress runner speeds uploads "
     "workers",
-    "scoring": "architecture attention batching begun call decoder encoder engine focus_map forms host "
-    "identity inputs journal layers loader losses observation precision product reading recorder repetition results rows runtime "
-    "scorer text_signals trial",
+    "scoring": "architecture attention batching begun call decoder encoder engine focus_map forms host identity "
+    "inputs journal layers loader losses observation precision product reading recorder repetition results rows "
+    "runtime scorer text_signals trial",
     "selection": "bands commands compare comparison folder notes options percentile pool ranking read reasons result "
     "selection signals split table",
     "training": "averaging batches calibration contrasts degenerate documents expansion figures heads labelled library "
