@@ -67,9 +67,10 @@ class HostProcesses:
     def __init__(self, part: HostPart) -> None:
         self.part = part
         self._own = threading.local()
-        self._processes: list[subprocess.Popen[bytes]] = []
+        # each with the process that started it, which a fork of that one is not
+        self._processes: list[tuple[int, subprocess.Popen[bytes]]] = []
         self._failed = False
-        weakref.finalize(self, _end, self._processes, os.getpid())
+        weakref.finalize(self, _end, self._processes)
 
     def encode(self, texts: list[str]) -> list[Ints | str]:
         """See [`HostPart.encode`]."""
@@ -96,12 +97,14 @@ class HostProcesses:
         process: subprocess.Popen[bytes] | None = getattr(self._own, "process", None)
         if process is None:
             part = pickle.dumps(self.part)
+            # anything else there is passed over by imports too
+            path = [entry for entry in sys.path if isinstance(entry, str)]
             # in a session of its own, for Ctrl-C to reach the caller alone
             process = self._own.process = subprocess.Popen(
-                [sys.executable, *_COMMAND, json.dumps(sys.path)], env=os.environ | _ENVIRONMENT,
+                [sys.executable, *_COMMAND, json.dumps(path)], env=os.environ | _ENVIRONMENT,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
-            self._processes.append(process)
+            self._processes.append((os.getpid(), process))
             assert process.stdin is not None
             process.stdin.write(part)
         return process
@@ -134,9 +137,10 @@ def _send(value: Any, pipe: Any) -> None:
     pipe.flush()
 
 
-def _end(processes: list[subprocess.Popen[bytes]], caller: int) -> None:
-    """Ends processes, whatever they are at, since nobody waits for it; a fork of the caller leaves them alone."""
-    for process in processes if os.getpid() == caller else ():
-        process.kill()
-        with contextlib.suppress(OSError):
-            process.communicate()
+def _end(processes: list[tuple[int, subprocess.Popen[bytes]]]) -> None:
+    """Ends processes, whatever they are at, since nobody waits for it, but none that a fork was born with."""
+    for caller, process in processes:
+        if os.getpid() == caller:
+            process.kill()
+            with contextlib.suppress(OSError):
+                process.communicate()

@@ -213,7 +213,8 @@ class Loader:
             if identity not in self._hosts:
                 prepare_worker()
                 part = HostPart(Encoder(self.calculator.load_tokenizer()) if texts else None)
-                others = {"": self._hosts[""]} if "" in self._hosts else {}
+                # one tokenizer at a time
+                others = {key: host for key, host in self._hosts.items() if not (key and texts)}
                 self._hosts = {**others, identity: (part, HostProcesses(part))}
             return self._hosts[identity][by_processes]
 

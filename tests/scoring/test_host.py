@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from conftest import random_ids
 
 from ladm_hf import LadmScorer
+from ladm_hf.calculators.calculator import Calculator
 from ladm_hf.scoring import host, loader
 from ladm_hf.scoring.encoder import Encoder
 from ladm_hf.scoring.host import HostPart, HostProcesses
@@ -61,8 +63,9 @@ def test_a_process_imports_neither_torch_nor_transformers(part: HostPart) -> Non
 def test_where_a_process_dies_threads_go_on(part: HostPart) -> None:
     processes = HostProcesses(part)
     assert processes.encode(TEXTS)
-    processes._processes[0].kill()
-    processes._processes[0].wait()
+    ((_, process),) = processes._processes
+    process.kill()
+    process.wait()
     with pytest.warns(RuntimeWarning, match="a process that prepares documents for the device failed .*threads"):
         found = processes.encode(TEXTS)
     assert repr(found) == repr(part.encode(TEXTS))
@@ -80,7 +83,7 @@ def test_where_no_process_can_be_started_threads_do_the_work(part: HostPart, mon
 def test_processes_end_with_the_one_that_asked(part: HostPart) -> None:
     processes = HostProcesses(part)
     processes.count(TEXTS, ())
-    (process,) = processes._processes
+    ((_, process),) = processes._processes
     assert process.poll() is None
     del processes
     gc.collect()
@@ -91,7 +94,7 @@ def test_a_process_ends_with_its_input_even_where_it_was_killed(part: HostPart) 
     script = (
         "import os, pickle, signal, sys\nfrom ladm_hf.scoring.host import HostPart, HostProcesses\n"
         "processes = HostProcesses(HostPart(None))\nprocesses.count(['a text'], ())\n"
-        "print(processes._processes[0].pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+        "print(processes._processes[0][1].pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     pid = int(found.stdout)
@@ -107,6 +110,47 @@ def test_a_process_ends_with_its_input_even_where_it_was_killed(part: HostPart) 
         ended.wait(0.1)
     else:
         pytest.fail(f"process {pid} goes on without the one that asked")
+
+
+def test_a_fork_ends_its_own_processes_and_leaves_the_others_alone(part: HostPart) -> None:
+    script = (
+        "import gc, os, threading\nfrom ladm_hf.scoring.host import HostPart, HostProcesses\n"
+        "processes = HostProcesses(HostPart(None))\nprocesses.count(['a text'], ())\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    thread = threading.Thread(target=processes.count, args=(['a text'], ()))\n"
+        "    thread.start()\n    thread.join()\n"
+        "    (_, theirs), (_, mine) = processes._processes\n    del processes, thread\n    gc.collect()\n"
+        "    os._exit(0 if mine.returncode is not None and theirs.returncode is None else 1)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "processes.count(['a text'], ())\nassert len(processes._processes) == 1 and not processes._failed\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("entry", [Path("folder"), b"folder"])
+def test_what_is_no_string_on_the_path_stops_no_process(part: HostPart, monkeypatch, entry: Any) -> None:
+    monkeypatch.setattr(sys, "path", [entry, *sys.path])
+    processes = HostProcesses(part)
+    assert repr(processes.encode(TEXTS)) == repr(part.encode(TEXTS))
+    assert not processes._failed
+
+
+def test_a_tokenizer_is_loaded_once_until_another_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
+    load = Calculator.load_tokenizer
+
+    def count(self: Calculator) -> Any:
+        loads.append(self.identity)
+        return load(self)
+
+    monkeypatch.setattr(Calculator, "load_tokenizer", count)
+    one = LadmScorer("ladm-nano")._loader
+    first = one.host(texts=True)
+    counts = one.host(texts=False)
+    assert one.host(texts=True) is first
+    assert one.host(texts=False) is counts
+    assert len(loads) == 1
 
 
 def test_what_fails_in_a_process_fails_as_it_does_without(part: HostPart) -> None:
