@@ -22,6 +22,7 @@ from ladm_hf import LadmConfig, LadmScorer, run_status, score_dataset
 from ladm_hf.data.parquet import ParquetSource
 from ladm_hf.data.run_record import RunRecord
 from ladm_hf.data.score_columns import score_columns
+from ladm_hf.data.writer import GroupWriter
 from ladm_hf.errors import (
     BackendError,
     ColumnError,
@@ -637,6 +638,27 @@ def test_a_run_that_works_ahead_stops_at_an_error_and_goes_on(tmp_path: Path, mo
     assert run_status(tmp_path / "run").chunks_done == 2
     found = score_dataset(dataset(12), tmp_path / "run", scorer(), num_chunks=6, progress=False)
     assert bits(found) == expected(12)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_disk_that_is_full_at_the_end_of_a_chunk_loses_no_row(tmp_path: Path, monkeypatch, ahead: bool) -> None:
+    finish, files = GroupWriter.finish, []
+
+    def second_is_full(self: GroupWriter) -> None:
+        files.append(self.file)
+        if len(files) == 2:
+            with open("/dev/full", "wb") as full:
+                os.dup2(full.fileno(), self.file.fileno())
+        finish(self)
+
+    monkeypatch.setattr(Loader, "works_ahead", lambda self, rank: ahead)
+    monkeypatch.setattr(GroupWriter, "finish", second_is_full)
+    with pytest.raises(StorageError, match="no space left .* free some space"):
+        score_dataset(dataset(12), tmp_path, scorer(), num_chunks=6, progress=False)
+    assert run_status(tmp_path).chunks_done == 1
+    assert all(file.closed for file in files)
+    assert not [path.name for path in tmp_path.rglob("*") if ".tmp" in path.name]
+    assert bits(score_dataset(dataset(12), tmp_path, scorer(), num_chunks=6, progress=False)) == expected(12)
 
 
 def test_after_an_error_no_thread_works_for_rows_that_nobody_scores(tmp_path: Path, monkeypatch) -> None:
