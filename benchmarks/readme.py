@@ -146,22 +146,32 @@ def object_storage_overhead(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
+# Documents of a selection whose recall is shown.
+LEAST_SELECTED = 10
+
+
 def cascade(results: list[dict[str, Any]]) -> str:
     """Recall of a selection by an expensive score where a cheap one chose what is read."""
-    budgets = sorted({row["budget"] for row in results[0]["rows"]})
-    head = " | ".join(f"recall at a budget of {budget:.0%}" for budget in budgets)
+    # below them stand a few documents alone
+    budgets = sorted({row["budget"] for row in results[0]["rows"] if row["documents"] >= LEAST_SELECTED})
+    head = " | ".join(f"recall at a budget of {budget:.1%}" for budget in budgets)
     lines = [
-        f"| second score | rank correlation with the first | survive | {head} |",
-        "|---|---|---|" + "---|" * len(budgets),
+        f"| second score | rank correlation with the first | cost of the first pass | survive | {head} |",
+        "|---|---|---|---|" + "---|" * len(budgets),
     ]
     for result in results:
         heads = "all heads, the paper's form" if result["second_paper"] else "its own heads"
         name = f"{result['second']}, {heads}, {result['max_length']:,} tokens, after {result['first_max_length']:,}"
-        start = f"{name} ({result['documents']} documents) | {result['rank_correlation']:+.2f}"
+        start = f"{name} | {result['rank_correlation']:+.2f} | {result['cost_of_first']:.0%}"
         for keep in sorted({row["survive"] for row in result["rows"]}):
             found = {row["budget"]: row["recall"] for row in result["rows"] if row["survive"] == keep}
             cells = " | ".join("" if found[budget] is None else f"{found[budget]:.0%}" for budget in budgets)
             lines.append(f"| {start} | {keep:.0%} | {cells} |")
+    first = results[0]
+    lines += [
+        "",
+        f"{first['documents']} documents, {first['tokens']:,} tokens, one {first['gpu']} (`benchmarks/cascade.py`).",
+    ]
     return "\n".join(lines)
 
 
