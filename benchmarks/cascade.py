@@ -79,9 +79,9 @@ def long_documents(files: list[str], max_length: int, number: int) -> Dataset:
 def measure(documents: Dataset, first: LadmScorer, second: LadmScorer) -> dict[str, Any]:
     """Recall by what survives and by budget, and what the first pass costs beside the second of everything."""
     tables, seconds = zip(*(scored(documents, scorer) for scorer in (first, second)), strict=True)
-    # both select from the same documents, of as many tokens
+    # the first may read less of each document, and both select from the same tokens
     tokens = tables[1]["ladm_num_tokens"].to_numpy()
-    tables = [with_tokens(table, tokens) for table in tables]
+    tables = [replaced(table, "ladm_num_tokens", pa.array(tokens)) for table in tables]
     scores = [table["ladm_score"].to_numpy() for table in tables]
     both = np.isfinite(scores[0]) & np.isfinite(scores[1])
     total = int(tokens[both].sum())
@@ -126,10 +126,9 @@ def scored(documents: Dataset, scorer: LadmScorer) -> tuple[pa.Table, float]:
     return table.append_column("domain", pa.array(documents["domain"][:])), seconds
 
 
-def with_tokens(table: pa.Table, tokens: np.ndarray[Any, np.dtype[np.int32]]) -> pa.Table:
-    """The same with another number of tokens: the first may read less of each document than the second."""
-    place = table.schema.get_field_index("ladm_num_tokens")
-    return table.set_column(place, "ladm_num_tokens", pa.array(tokens))
+def replaced(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
+    """The same with other values of a column."""
+    return table.set_column(table.schema.get_field_index(column), column, values)
 
 
 def chosen(table: pa.Table, budget: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -143,7 +142,7 @@ def second_pass(second: pa.Table, survives: np.ndarray[Any, np.dtype[np.bool_]])
     """The second scores of the rows that survive, as a cascade writes them."""
     statuses = zip(second["ladm_status"].to_pylist(), survives, strict=True)
     status = pa.array([found if kept else FIRST_PASS_ONLY for found, kept in statuses])
-    return second.set_column(second.schema.get_field_index("ladm_status"), "ladm_status", status)
+    return replaced(second, "ladm_status", status)
 
 
 if __name__ == "__main__":

@@ -162,16 +162,12 @@ def cascade(results: list[dict[str, Any]]) -> str:
     for result in results:
         heads = "all heads, the paper's form" if result["second_paper"] else "its own heads"
         name = f"{result['second']}, {heads}, {result['max_length']:,} tokens, after {result['first_max_length']:,}"
+        name += f" ({result['documents']} documents)"
         start = f"{name} | {result['rank_correlation']:+.2f} | {result['cost_of_first']:.0%}"
         for keep in sorted({row["survive"] for row in result["rows"]}):
             found = {row["budget"]: row["recall"] for row in result["rows"] if row["survive"] == keep}
             cells = " | ".join("" if found[budget] is None else f"{found[budget]:.0%}" for budget in budgets)
             lines.append(f"| {start} | {keep:.0%} | {cells} |")
-    first = results[0]
-    lines += [
-        "",
-        f"{first['documents']} documents, {first['tokens']:,} tokens, one {first['gpu']} (`benchmarks/cascade.py`).",
-    ]
     return "\n".join(lines)
 
 

@@ -66,6 +66,8 @@ class HostProcesses:
 
     def __init__(self, part: HostPart) -> None:
         self.part = part
+        self._pickled: bytes | None = None
+        self._pickling = threading.Lock()
         self._own = threading.local()
         # each with the process that started it, which a fork of that one is not
         self._processes: list[tuple[int, subprocess.Popen[bytes]]] = []
@@ -96,7 +98,9 @@ class HostProcesses:
         """The process of this thread."""
         process: subprocess.Popen[bytes] | None = getattr(self._own, "process", None)
         if process is None:
-            part = pickle.dumps(self.part)
+            with self._pickling:
+                # a tokenizer takes a while, and all threads ask for it at once
+                self._pickled = self._pickled or pickle.dumps(self.part)
             # anything else there is passed over by imports too
             path = [entry for entry in sys.path if isinstance(entry, str)]
             # in a session of its own, for Ctrl-C to reach the caller alone
@@ -106,7 +110,7 @@ class HostProcesses:
             )  # fmt: skip
             self._processes.append((os.getpid(), process))
             assert process.stdin is not None
-            process.stdin.write(part)
+            process.stdin.write(self._pickled)
         return process
 
     def _give_up(self, error: Exception) -> None:

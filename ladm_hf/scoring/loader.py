@@ -65,6 +65,18 @@ class _Loaded(NamedTuple):
     engine: Engine
 
 
+class _Host(NamedTuple):
+    """What does the host's part here, and the same by processes."""
+
+    part: HostPart
+    processes: HostProcesses
+
+    @classmethod
+    def of(cls, encoder: Encoder | None) -> _Host:
+        part = HostPart(encoder)
+        return cls(part, HostProcesses(part))
+
+
 class Loader:
     """The calculator of a scorer, and its engine.
 
@@ -113,9 +125,10 @@ class Loader:
         self.settled_dtype: str | None = None
         self._found: _Found | None = None
         self._loaded: _Loaded | None = None
-        # by the calculator whose token ids they give, "" where they give none
-        self._hosts: dict[str, tuple[HostPart, HostProcesses]] = {}
-        self._finding_host = threading.Lock()
+        self._counting = _Host.of(None)
+        # with the identity of the calculator whose tokenizer it has
+        self._encoding: tuple[str, _Host] | None = None
+        self._loading_encoder = threading.Lock()
         self._host_work = 0
         self._threads: tuple[int, HostThreads] | None = None
 
@@ -208,15 +221,15 @@ class Loader:
 
         The tokenizer is loaded once whatever threads ask for it.
         """
-        with self._finding_host:
-            identity = self.calculator.identity if texts else ""
-            if identity not in self._hosts:
+        return (self._encoding_host() if texts else self._counting)[by_processes]
+
+    def _encoding_host(self) -> _Host:
+        with self._loading_encoder:
+            calculator = self.calculator
+            if self._encoding is None or self._encoding[0] != calculator.identity:
                 prepare_worker()
-                part = HostPart(Encoder(self.calculator.load_tokenizer()) if texts else None)
-                # one tokenizer at a time
-                others = {key: host for key, host in self._hosts.items() if not (key and texts)}
-                self._hosts = {**others, identity: (part, HostProcesses(part))}
-            return self._hosts[identity][by_processes]
+                self._encoding = calculator.identity, _Host.of(Encoder(calculator.load_tokenizer()))
+            return self._encoding[1]
 
     def is_much(self, size: int) -> bool:
         """Whether processes are worth their start, by what was begun so far and `size` more characters or token ids."""
