@@ -90,7 +90,7 @@ class ChunkScorer:
         return type(self.scorer).__call__ is LadmScorer.__call__ and self.scorer.works_ahead(self.ranks.local)
 
     def score(self, chunk: int, parts: Iterator[Part], path: Path) -> dict[str, Any]:
-        """Scores the parts of a chunk into a parquet file, whose writer [`ChunkScorer.take_writer`] gives to be finished."""
+        """Scores the parts of a chunk into a parquet file; [`ChunkScorer.take_writer`] gives what finishes it."""
         began = time.monotonic()
         rows = tokens = 0
         statuses: collections.Counter[str] = collections.Counter()
