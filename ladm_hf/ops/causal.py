@@ -90,7 +90,7 @@ def kernel_name(device: int, dtype: torch.dtype, dim: int, group: int) -> str | 
 
     def trial(name: str) -> float:
         error = _trial(name, on, dtype, dim, group)
-        return max(error, hopper.focus_trial(on, dtype, group)) if name == "hopper" else error
+        return max(error, hopper.focus_trial(on, dtype, dim, group)) if name == "hopper" else error
 
     names = candidates(device, dtype, dim)
     return first_that_agrees(names, trial, TRIAL_TOLERANCE, f"{dtype} heads of {dim}", expected=["hopper"])

@@ -1,8 +1,12 @@
-// Causal attention and, from the same logits, the span focus: one kernel for Hopper GPUs (sm_90a) and heads of 64.
+// Causal attention and, from the same logits, the span focus: one kernel for Hopper GPUs (sm_90a) and heads of
+// 64, 96 or 128.
 //
-// A block takes 192 queries of one head: three warpgroups of 64 rows and one warp that loads. Keys and values come in
-// tiles of 128 through a ring in shared memory. While the tensor cores multiply the next tile's queries and keys and
-// this tile's probabilities and values, the warpgroup takes exponentials.
+// A block takes some queries of one head: warpgroups of 64 rows, three for heads of 64 and else two, and one warp that
+// loads. Keys and values come in tiles of 128 through a ring in shared memory. While the tensor cores multiply the next
+// tile's queries and keys and this tile's probabilities and values, the warpgroup takes exponentials.
+//
+// Heads longer than 64 lie in shared memory as two halves of 64, in rows of 128 bytes each; what is beyond a head of 96
+// is zero and takes part in no product.
 //
 // No running maximum: a row's reference m is its maximum over two tiles, the document's first (where attention sinks
 // lie) and its own. After that p = 2^(x - m), and only where a sum of p grows beyond LIMIT is m raised, by a power of
@@ -15,13 +19,15 @@
 // each warp adds up what its 16 queries attend to every sampled tile. Rows whose prefix holds less than fp32 can tell
 // beside the reference get a pass over the prefix alone.
 //
-// Compiled at run time; BF16 is 0 or 1.
+// Compiled at run time; BF16 is 0 or 1, DIM is 64, 96 or 128.
 typedef unsigned int u32;
 typedef unsigned long long u64;
 #define DEV __device__ __forceinline__
 
-constexpr int WARPGROUPS = 3, ROWS = 64 * WARPGROUPS, KEYS = 128, DIM = 64, STAGES = 4;
-constexpr int TILE = KEYS * DIM * 2, QUERIES = 64 * DIM * 2;  // bytes of a tile of keys, and of a warpgroup's queries
+constexpr int WARPGROUPS = DIM == 64 ? 3 : 2, ROWS = 64 * WARPGROUPS, KEYS = 128, STAGES = DIM == 64 ? 4 : 3;
+constexpr int REGISTERS = DIM == 64 ? 160 : 240, LOADER_REGISTERS = DIM == 64 ? 32 : 24;  // of a thread
+constexpr int HALVES = (DIM + 63) / 64, KEYS_HALF = KEYS * 128, QUERIES_HALF = 64 * 128;  // bytes
+constexpr int TILE = HALVES * KEYS_HALF, QUERIES = HALVES * QUERIES_HALF;  // of keys, and of a warpgroup's queries
 constexpr int KEYS_AT = WARPGROUPS * QUERIES, VALUES_AT = KEYS_AT + STAGES * TILE;
 constexpr int BARRIERS_AT = VALUES_AT + STAGES * TILE, FLAG_AT = BARRIERS_AT + 8 * (1 + 4 * STAGES);
 constexpr float LIMIT = 16384.f;       // of a thread's sum of p over a tile: fp16 holds it
@@ -64,10 +70,14 @@ DEV void barrier_release(u32 barrier, int lane) {
       "{\n.reg .pred p;\nsetp.eq.s32 p, %1, 0;\n@p mbarrier.arrive.shared::cta.b64 _, [%0];\n}" ::"r"(barrier),
       "r"(lane) : "memory");
 }
-DEV void load(u32 to, const TensorMap* map, u32 barrier, int head, int token, int sample) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];"
-      ::"r"(to), "l"(map), "r"(0), "r"(head), "r"(token), "r"(sample), "r"(barrier) : "memory");
+// A box of 64 dimensions for each half, of `half` bytes; zeros beyond the head.
+DEV void load(u32 to, int half, const TensorMap* map, u32 barrier, int head, int token, int sample) {
+#pragma unroll
+  for (int i = 0; i < HALVES; ++i)
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4, %5}], [%6];"
+        ::"r"(to + i * half), "l"(map), "r"(64 * i), "r"(head), "r"(token), "r"(sample), "r"(barrier) : "memory");
 }
 DEV void block_sync() { asm volatile("barrier.sync 0;" ::: "memory"); }
 DEV float exp2_(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
@@ -96,23 +106,39 @@ DEV float infinity() { return __int_as_float(0x7f800000); }
 #define NAMES_32                                                                                   \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25," \
   "%26,%27,%28,%29,%30,%31"
-#define NAMES_64                                                                                       \
-  NAMES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53," \
-           "%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define NAMES_48 NAMES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define NAMES_64 NAMES_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+// a thread's part of the output, and the operands after it
+#if DIM == 64
+#define FO(o) F32(o)
+#define NAMES_O NAMES_32
+#define PACKED_AND_VALUES "{%32,%33,%34,%35}, %36"
+#define GROUPS_AFTER "%64"
+#elif DIM == 96
+#define FO(o) F32(o), F16(o, 32)
+#define NAMES_O NAMES_48
+#define PACKED_AND_VALUES "{%48,%49,%50,%51}, %52"
+#define GROUPS_AFTER "%80"
+#else
+#define FO(o) F64(o)
+#define NAMES_O NAMES_64
+#define PACKED_AND_VALUES "{%64,%65,%66,%67}, %68"
+#define GROUPS_AFTER "%96"
+#endif
 
 // Of a warpgroup's [64, 128] logits a thread holds 64: rows g and g + 8 of its warp's 16, columns 8 i + 2 q + {0, 1}.
-constexpr int LOGITS = 64, PACKED = 32, OUTPUT = 32;
+constexpr int LOGITS = 64, PACKED = 32, OUTPUT = DIM / 2;
 
 DEV void fence(float (&x)[LOGITS]) { asm volatile("wgmma.fence.sync.aligned;" : F64(x)::"memory"); }
 DEV void fence(float (&o)[OUTPUT], u32 (&p)[PACKED]) {
-  asm volatile("wgmma.fence.sync.aligned;" : F32(o), R32(p)::"memory");
+  asm volatile("wgmma.fence.sync.aligned;" : FO(o), R32(p)::"memory");
 }
 DEV void commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int GROUPS> DEV void wait(float (&x)[LOGITS]) {
   asm volatile("wgmma.wait_group.sync.aligned %64;" : F64(x) : "n"(GROUPS) : "memory");
 }
 template <int GROUPS> DEV void wait(float (&o)[OUTPUT], u32 (&p)[PACKED]) {
-  asm volatile("wgmma.wait_group.sync.aligned %64;" : F32(o), R32(p) : "n"(GROUPS) : "memory");
+  asm volatile("wgmma.wait_group.sync.aligned " GROUPS_AFTER ";" : FO(o), R32(p) : "n"(GROUPS) : "memory");
 }
 DEV void multiply_first(float (&x)[LOGITS], u64 queries, u64 keys) {
   asm volatile(
@@ -129,18 +155,18 @@ DEV void multiply(float (&x)[LOGITS], u64 queries, u64 keys) {
 DEV void multiply(float (&o)[OUTPUT], u32 a, u32 b, u32 c, u32 d, u64 values) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " {" NAMES_32 "}, {%32,%33,%34,%35}, %36, p, 1, 1, 1;"
-      "\n}" : F32(o) : "r"(a), "r"(b), "r"(c), "r"(d), "l"(values));
+      "wgmma.mma_async.sync.aligned.m64n" STRING(DIM) "k16.f32." TYPE "." TYPE " {" NAMES_O "}, "
+      PACKED_AND_VALUES ", p, 1, 1, 1;\n}" : FO(o) : "r"(a), "r"(b), "r"(c), "r"(d), "l"(values));
 }
-// rows of 128 bytes, swizzled in groups of eight
+// rows of 128 bytes, swizzled in groups of eight; the columns of values go on in the next half of a tile
 DEV u64 descriptor(u32 address) {
-  return (u64)((address & 0x3FFFF) >> 4) | ((u64)64 << 16) | ((u64)64 << 32) | ((u64)1 << 62);
+  return (u64)((address & 0x3FFFF) >> 4) | ((u64)(KEYS_HALF >> 4) << 16) | ((u64)64 << 32) | ((u64)1 << 62);
 }
 DEV void multiply_keys(float (&x)[LOGITS], u64 queries, u64 keys) {
   multiply_first(x, queries, keys);
-  multiply(x, queries + 2, keys + 2);
-  multiply(x, queries + 4, keys + 4);
-  multiply(x, queries + 6, keys + 6);
+#pragma unroll
+  for (int i = 1; i < DIM / 16; ++i)
+    multiply(x, queries + i / 4 * (QUERIES_HALF >> 4) + i % 4 * 2, keys + i / 4 * (KEYS_HALF >> 4) + i % 4 * 2);
   commit();
 }
 DEV void multiply_values(float (&o)[OUTPUT], u32 (&p)[PACKED], u64 values) {
@@ -316,7 +342,7 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_att
   // The first tile comes first, then the others from the last: n-th of the ring -> tile.
   int pass = FAST;
   if (warpgroup == WARPGROUPS) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(LOADER_REGISTERS));
     const int kv_head = head / group;
     u32 n = 0;
 #pragma unroll 1
@@ -324,17 +350,17 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_att
       if (thread == WARPGROUPS * 128) {
         barrier_expect(barriers, WARPGROUPS * QUERIES);
         for (int i = 0; i < WARPGROUPS; ++i)
-          load(memory + i * QUERIES, &q_map, barriers, head, block_row + 64 * i, sample);
+          load(memory + i * QUERIES, QUERIES_HALF, &q_map, barriers, head, block_row + 64 * i, sample);
 #pragma unroll 1
         for (int i = 0; i < tiles; ++i, ++n) {
           const int token = base + (i ? tiles - i : 0) * KEYS;
           const u32 keys = memory + KEYS_AT + n % STAGES * TILE, values = memory + VALUES_AT + n % STAGES * TILE;
           barrier_wait(EMPTY_KEYS(n), PHASE(n) ^ 1);
           barrier_expect(FULL_KEYS(n), TILE);
-          load(keys, &k_map, FULL_KEYS(n), kv_head, token, sample);
+          load(keys, KEYS_HALF, &k_map, FULL_KEYS(n), kv_head, token, sample);
           barrier_wait(EMPTY_VALUES(n), PHASE(n) ^ 1);
           barrier_expect(FULL_VALUES(n), TILE);
-          load(values, &v_map, FULL_VALUES(n), kv_head, token, sample);
+          load(values, KEYS_HALF, &v_map, FULL_VALUES(n), kv_head, token, sample);
         }
       }
       __syncwarp();
@@ -346,7 +372,7 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_att
     return;
   }
 
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 160;");
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
   const int lane = thread & 31, warp = (thread >> 5) & 3, g = lane >> 2, quad_lane = lane & 3;
   const int first_row = block_row + 64 * warpgroup, row = first_row + 16 * warp + g;  // and row + 8
   const u64 queries = descriptor(memory + warpgroup * QUERIES);
@@ -384,9 +410,9 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_att
     if (first_row + 64 > length) {
       // Padding asks for nothing, so that no document depends on what another one's padding holds.
       const int line = (thread & 127) >> 1;
-      uint4* const half = (uint4*)(generic + warpgroup * QUERIES + line * 128 + (thread & 1) * 64);
+      uint4* const part = (uint4*)(generic + warpgroup * QUERIES + line * 128 + (thread & 1) * 64);
       if (first_row + line >= length)
-        for (int i = 0; i < 4; ++i) half[i] = make_uint4(0, 0, 0, 0);
+        for (int i = 0; i < 4 * HALVES; ++i) part[i / 4 * (QUERIES_HALF / 16) + i % 4] = make_uint4(0, 0, 0, 0);
       asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
       asm volatile("bar.sync %0, 128;" ::"r"(warpgroup + 1) : "memory");
     }
@@ -525,20 +551,21 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_att
       }
       // through the memory of the queries, so that 16 bytes are written at once; the warpgroup is done with them
       asm volatile("bar.sync %0, 128;" ::"r"(warpgroup + 1) : "memory");
-      char* const stage = generic + warpgroup * QUERIES + warp * 2048;
+      char* const stage = generic + warpgroup * QUERIES + warp * (QUERIES / 4);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int at = g * 128 + ((i ^ g) * 16) + quad_lane * 4;
+      for (int i = 0; i < DIM / 8; ++i) {
+        const int at = i / 8 * 2048 + g * 128 + ((i % 8 ^ g) * 16) + quad_lane * 4;
         *(u32*)(stage + at) = pack(o[4 * i] * a, o[4 * i + 1] * a);
         *(u32*)(stage + at + 1024) = pack(o[4 * i + 2] * b, o[4 * i + 3] * b);
       }
       __syncwarp();
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int line = i * 4 + (lane >> 3), part = lane & 7, token = first_row + 16 * warp + line;
-        const uint4 value = *(const uint4*)(stage + line * 128 + ((part ^ (line & 7)) * 16));
-        if (token >= 0 && token < tokens)
-          *(uint4*)(out + (((u64)sample * tokens + token) * heads + head) * (DIM / 2) + part * 4) = value;
+      for (int i = 0; i < 4 * HALVES; ++i) {
+        const int line = i / HALVES * 4 + (lane >> 3), part = lane & 7, token = first_row + 16 * warp + line;
+        const uint4 value = *(const uint4*)(stage + i % HALVES * 2048 + line * 128 + ((part ^ (line & 7)) * 16));
+        u32* const to = out + (((u64)sample * tokens + token) * heads + head) * (DIM / 2) + i % HALVES * 32;
+        const bool inside = DIM % 64 == 0 || i % HALVES * 64 + part * 8 < DIM;
+        if (inside && token >= 0 && token < tokens) *(uint4*)(to + part * 4) = value;
       }
       asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     }

@@ -1,4 +1,4 @@
-"""Attention and span focus in one CUDA kernel: heads of 64 on Hopper GPUs, fp16 and bf16.
+"""Attention and span focus in one CUDA kernel: heads of 64, 96 and 128 on Hopper GPUs, fp16 and bf16.
 
 `hopper.cu` is compiled at first use, in about a second, by NVRTC, which comes with PyTorch's CUDA builds; nothing else
 is needed, no compiler and no headers. The span focus costs little there, since its logits are those of the attention;
@@ -13,6 +13,7 @@ import functools
 import importlib.util
 import weakref
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,19 +23,47 @@ from ladm_hf.ops import chunked
 from ladm_hf.ops.device import launches_on, sent_to
 from ladm_hf.ops.spans import SpanGrid
 
-SPAN_LENGTH, HEAD_DIM = 128, 64
+SPAN_LENGTH = 128
 DTYPES = (torch.float16, torch.bfloat16)
 # What the kernel keeps of sampled tiles until a row's denominator is known: of the documents that go at a time, and of
 # one document, beyond which the span focus is left to others.
 SCRATCH_BYTES, DOCUMENT_BYTES = 1 << 29, 1 << 31
-# As in hopper.cu: queries of a block, threads, and shared memory.
-ROWS, THREADS, KEYS, STAGES = 192, 512, 128, 4
-SHARED_BYTES = ROWS * 128 + 2 * STAGES * KEYS * 128 + 8 * (1 + 4 * STAGES) + 16 + 1024
+# As in hopper.cu: keys of a tile.
+KEYS = 128
 LOG2_E = 1.4426950408889634
 MAX_DYNAMIC_SHARED_SIZE = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 FLOAT16, BFLOAT16 = 6, 9  # CUtensorMapDataType
 SWIZZLE_128B, PROMOTION_L2_128B = 3, 2
+SWIZZLED = 64  # numbers of 128 bytes
+
+
+class Block(NamedTuple):
+    """A block of threads, as in hopper.cu.
+
+    Attributes:
+        rows (`int`): its queries.
+        stages (`int`): tiles of keys, and of values, that it holds at once.
+        row_bytes (`int`): of a query, key or value in shared memory.
+    """
+
+    rows: int
+    stages: int
+    row_bytes: int
+
+    @property
+    def threads(self) -> int:
+        """A warpgroup for 64 queries, and one that loads."""
+        return 2 * self.rows + 128
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory: queries, keys and values, barriers, a flag, and room to align it all."""
+        return (self.rows + 2 * self.stages * KEYS) * self.row_bytes + 8 * (1 + 4 * self.stages) + 16 + 1024
+
+
+# By head dimension.
+BLOCKS = {64: Block(192, 4, 128), 96: Block(128, 3, 256), 128: Block(128, 3, 256)}
 
 _device_lengths: weakref.WeakKeyDictionary[SpanGrid, dict[tuple[torch.device, int], Tensor]] = (
     weakref.WeakKeyDictionary()
@@ -46,7 +75,7 @@ def covers(device: int, dtype: torch.dtype, dim: int) -> bool:
     return (
         torch.version.hip is None
         and dtype in DTYPES
-        and dim == HEAD_DIM
+        and dim in BLOCKS
         and torch.cuda.get_device_capability(device) == (9, 0)
     )
 
@@ -57,13 +86,13 @@ def attention(
     """Causal attention, its log-sum-exp and, for the spans of `grid`, the span focus.
 
     Args:
-        q (`Tensor` `[B, H, T, 64]`), k and v (`Tensor` `[B, Hkv, T, 64]`): fp16 or bf16, on
-            the current device.
+        q (`Tensor` `[B, H, T, D]`), k and v (`Tensor` `[B, Hkv, T, D]`): fp16 or bf16, `D` a key of
+            [`BLOCKS`], on the current device.
         scale (`float`): multiplies `q . k`; above 0.
         grid (`SpanGrid`, *optional*): spans of the documents, or of one length shared by all.
 
     Returns:
-        The output `[B, H, T, 64]` (heads inside tokens in memory), the log-sum-exp `[B, H, T]` (natural logarithm,
+        The output `[B, H, T, D]` (heads inside tokens in memory), the log-sum-exp `[B, H, T]` (natural logarithm,
         fp32), and PFS `[B, H, R, S]` in fp32, or `None` without a grid or where [`focuses`] says no.
     """
     batch, heads, tokens, dim = q.shape
@@ -94,7 +123,8 @@ def _launch(
     q: Tensor, k: Tensor, v: Tensor, scale: float, output: Tensor, lse: Tensor,
     focus: tuple[Tensor, Tensor, Tensor, SpanGrid] | None = None,
 ) -> None:  # fmt: skip
-    batch, heads, tokens, _ = q.shape
+    batch, heads, tokens, dim = q.shape
+    block = BLOCKS[dim]
     lengths = scratch = pfs = None
     shape, strides = (0, 0), (1, 1)
     if focus is not None:
@@ -109,7 +139,7 @@ def _launch(
         *map(ctypes.c_int, (*shape, *strides)),
     ]  # fmt: skip
     # tiles end where the document ends, so that one more may be needed
-    blocks = -(-(tokens + (0 if lengths is None else SPAN_LENGTH - 1)) // ROWS)
+    blocks = -(-(tokens + (0 if lengths is None else SPAN_LENGTH - 1)) // block.rows)
     pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
     context = ctypes.c_void_p()
     _check("cuCtxGetCurrent", ctypes.byref(context))
@@ -117,8 +147,8 @@ def _launch(
         # a thread whose first work on the device this is: PyTorch makes its context current
         torch.zeros(1, device=q.device)
     _check(
-        "cuLaunchKernel", _function(q.device.index or 0, q.dtype), heads, batch, blocks, THREADS, 1, 1, SHARED_BYTES,
-        ctypes.c_void_p(torch.cuda.current_stream(q.device).cuda_stream), pointers, None,
+        "cuLaunchKernel", _function(q.device.index or 0, q.dtype, dim), heads, batch, blocks, block.threads, 1, 1,
+        block.shared_bytes, ctypes.c_void_p(torch.cuda.current_stream(q.device).cuda_stream), pointers, None,
     )  # fmt: skip
 
 
@@ -137,17 +167,17 @@ def _scratch_bytes(heads: int, grid: SpanGrid) -> int:
 
 
 @torch.inference_mode()
-def focus_trial(device: torch.device, dtype: torch.dtype, group: int) -> float:
+def focus_trial(device: torch.device, dtype: torch.dtype, dim: int, group: int) -> float:
     """Relative difference of the span focus from the definition, on two short documents."""
     config = LadmConfig(d_afs=1, d_cds=1)
     grid = SpanGrid([config.min_tokens + 300, config.min_tokens + 75], config)
     generator = torch.Generator(device).manual_seed(0)
-    shape = (2, max(grid.num_tokens) + 9, 2 * group + 4, HEAD_DIM)
+    shape = (2, max(grid.num_tokens) + 9, 2 * group + 4, dim)
     packed = torch.randn(shape, generator=generator, device=device).to(dtype)
     q, k, v = packed.transpose(1, 2).split([2 * group, 2, 2], dim=1)
     with launches_on(device):
-        _, _, pfs = attention(q, k, v, HEAD_DIM**-0.5, grid)
-    expected = chunked.span_focus(q.double(), k.double(), grid, HEAD_DIM**-0.5)
+        _, _, pfs = attention(q, k, v, dim**-0.5, grid)
+    expected = chunked.span_focus(q.double(), k.double(), grid, dim**-0.5)
     error = float("inf") if pfs is None else float((pfs - expected).norm() / expected.norm())
     return error if error >= 0 else float("inf")
 
@@ -162,7 +192,7 @@ def _lengths_on(grid: SpanGrid, batch: int, device: torch.device) -> Tensor:
 
 
 def _tensor_map(tensor: Tensor, rows: int) -> ctypes.Array[ctypes.c_byte]:
-    """The map of `[B, H, T, 64]` in boxes of `rows` tokens of one head."""
+    """The map of `[B, H, T, D]` in boxes of `SWIZZLED` dimensions of `rows` tokens of one head."""
     batch, heads, tokens, dim = tensor.shape
     sizes, strides = (heads, tokens, batch), (tensor.stride(1), tensor.stride(2), tensor.stride(0))
     # the stride of a dimension of one means nothing, but is looked at
@@ -181,7 +211,7 @@ def _encoded_map(
     aligned = (ctypes.c_byte * 128).from_buffer(buffer, -ctypes.addressof(buffer) % 64)
     _check(
         "cuTensorMapEncodeTiled", ctypes.byref(aligned), kind, 4, ctypes.c_void_p(address),
-        (ctypes.c_uint64 * 4)(*sizes), (ctypes.c_uint64 * 3)(*strides), (ctypes.c_uint32 * 4)(sizes[0], 1, rows, 1),
+        (ctypes.c_uint64 * 4)(*sizes), (ctypes.c_uint64 * 3)(*strides), (ctypes.c_uint32 * 4)(SWIZZLED, 1, rows, 1),
         (ctypes.c_uint32 * 4)(1, 1, 1, 1), 0, SWIZZLE_128B, PROMOTION_L2_128B, 0,
     )  # fmt: skip
     return aligned
@@ -195,17 +225,17 @@ def _readable(tensor: Tensor) -> Tensor:
 
 
 @functools.cache
-def _function(device: int, dtype: torch.dtype) -> ctypes.c_void_p:
+def _function(device: int, dtype: torch.dtype, dim: int) -> ctypes.c_void_p:
     """The compiled kernel on a device, which must be the current one."""
     module, function = ctypes.c_void_p(), ctypes.c_void_p()
-    _check("cuModuleLoadData", ctypes.byref(module), compiled(dtype))
+    _check("cuModuleLoadData", ctypes.byref(module), compiled(dtype, dim))
     _check("cuModuleGetFunction", ctypes.byref(function), module, b"ladm_attention")
-    _check("cuFuncSetAttribute", function, MAX_DYNAMIC_SHARED_SIZE, SHARED_BYTES)
+    _check("cuFuncSetAttribute", function, MAX_DYNAMIC_SHARED_SIZE, BLOCKS[dim].shared_bytes)
     return function
 
 
 @functools.cache
-def compiled(dtype: torch.dtype) -> bytes:
+def compiled(dtype: torch.dtype, dim: int) -> bytes:
     """The kernel as machine code of capability 9.0.
 
     Raises:
@@ -214,7 +244,8 @@ def compiled(dtype: torch.dtype) -> bytes:
     nvrtc = _nvrtc()
     source = Path(__file__).with_name("hopper.cu").read_bytes()
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    options = [b"--gpu-architecture=sm_90a", b"--std=c++17", b"-DBF16=%d" % (dtype == torch.bfloat16)]
+    defines = [b"-DBF16=%d" % (dtype == torch.bfloat16), b"-DDIM=%d" % dim]
+    options = [b"--gpu-architecture=sm_90a", b"--std=c++17", *defines]
     _check_nvrtc(nvrtc, nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"hopper.cu", 0, None, None))
     try:
         code = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))

@@ -79,7 +79,8 @@ def test_values_of_another_width_and_other_devices_have_no_kernel() -> None:
     [
         ((9, 0), torch.float16, 64, None, ["hopper", "cudnn", "flash", "efficient"]),
         ((9, 0), torch.bfloat16, 64, "4.0.0", ["hopper", "flash4", "cudnn", "flash", "efficient"]),
-        ((9, 0), torch.float16, 128, "4.0.0", ["flash4", "cudnn", "flash", "efficient"]),
+        ((9, 0), torch.float16, 128, "4.0.0", ["hopper", "flash4", "cudnn", "flash", "efficient"]),
+        ((9, 0), torch.float16, 256, "4.0.0", ["flash4", "cudnn", "flash", "efficient"]),
         ((8, 6), torch.bfloat16, 128, "4.0.0", ["flash", "efficient"]),
         ((7, 5), torch.float16, 64, None, ["efficient"]),
         ((9, 0), torch.float32, 64, "4.0.0", ["efficient"]),

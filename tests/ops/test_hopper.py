@@ -28,12 +28,15 @@ SOURCE = Path(hopper.__file__).with_name("hopper.cu").read_text()
         ((9, 0), torch.float16, 64, True),
         ((9, 0), torch.bfloat16, 64, True),
         ((9, 0), torch.float32, 64, False),
-        ((9, 0), torch.float16, 128, False),
+        ((9, 0), torch.bfloat16, 128, True),
+        ((9, 0), torch.float16, 96, True),
+        ((9, 0), torch.float16, 80, False),
+        ((9, 0), torch.float16, 256, False),
         ((8, 0), torch.float16, 64, False),
         ((10, 0), torch.float16, 64, False),
     ],
 )
-def test_it_takes_half_precision_heads_of_64_on_hopper(monkeypatch, capability, dtype, dim, expected) -> None:
+def test_it_takes_half_precision_heads_of_some_lengths_on_hopper(monkeypatch, capability, dtype, dim, expected) -> None:
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert hopper.covers(0, dtype, dim) is expected
@@ -88,7 +91,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     hopper._function.cache_clear()
     hopper._encoded_map.cache_clear()
     monkeypatch.setattr(hopper, "_driver", lambda: fake)
-    monkeypatch.setattr(hopper, "compiled", lambda dtype: b"cubin")
+    monkeypatch.setattr(hopper, "compiled", lambda dtype, dim: b"cubin")
     monkeypatch.setattr(hopper, "_lengths_on", lambda grid, batch, device: torch.tensor(grid.num_tokens))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
     yield fake
@@ -96,8 +99,9 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     hopper._encoded_map.cache_clear()
 
 
-def test_a_launch_hands_over_what_the_signature_asks_for(driver: FakeDriver) -> None:
-    packed = torch.zeros(2, 3000, 12, 64, dtype=torch.bfloat16)
+@pytest.mark.parametrize(("dim", "rows"), [(64, 192), (96, 128), (128, 128)])
+def test_a_launch_hands_over_what_the_signature_asks_for(driver: FakeDriver, dim: int, rows: int) -> None:
+    packed = torch.zeros(2, 3000, 12, dim, dtype=torch.bfloat16)
     q, k, v = packed.transpose(1, 2).split([8, 2, 2], 1)
     grid = SpanGrid([3000, 2700], LadmConfig(d_afs=3, d_cds=2))
     output, lse, pfs = hopper.attention(q, k, v, 0.125, grid)
@@ -106,16 +110,16 @@ def test_a_launch_hands_over_what_the_signature_asks_for(driver: FakeDriver) -> 
     assert lse.shape == (2, 8, 3000)
     assert pfs is not None
     assert pfs.shape == (2, 8, *grid.shape)
-    assert driver.launch == (8, 2, -(-(3000 + 127) // 192), 512, hopper.SHARED_BYTES)
+    assert driver.launch == (8, 2, -(-(3000 + 127) // rows), 128 + 2 * rows, hopper.BLOCKS[dim].shared_bytes)
     numbers = {name: driver.values[name] for name in ("tokens", "heads", "group", "query_stride", "key_stride")}
     assert numbers == {"tokens": 3000, "heads": 8, "group": 4, "query_stride": 2, "key_stride": 3}
     assert (driver.values["query_spans"], driver.values["key_spans"]) == grid.shape
     assert driver.values["scale"] == pytest.approx(0.125 * 1.4426950408889634)
-    strides = [128, 12 * 128, 3000 * 12 * 128]
+    strides = [2 * dim, 12 * 2 * dim, 3000 * 12 * 2 * dim]
     assert driver.maps == [
-        (9, [64, 8, 3000, 2], strides, [64, 1, 64, 1]),
-        (9, [64, 2, 3000, 2], strides, [64, 1, 128, 1]),
-        (9, [64, 2, 3000, 2], strides, [64, 1, 128, 1]),
+        (9, [dim, 8, 3000, 2], strides, [64, 1, 64, 1]),
+        (9, [dim, 2, 3000, 2], strides, [64, 1, 128, 1]),
+        (9, [dim, 2, 3000, 2], strides, [64, 1, 128, 1]),
     ]
 
 
@@ -178,22 +182,30 @@ def test_a_call_of_the_driver_that_fails_is_named(driver: FakeDriver) -> None:
         hopper.attention(q, q, q, 0.125)
 
 
-def test_the_numbers_that_both_sides_know_are_the_same() -> None:
-    constants = dict(re.findall(r"(\w+) = (\d+)[,;]", SOURCE))
-    assert 64 * int(constants["WARPGROUPS"]) == hopper.ROWS
-    assert 128 * (int(constants["WARPGROUPS"]) + 1) == hopper.THREADS
-    assert int(constants["KEYS"]) == hopper.KEYS == hopper.SPAN_LENGTH
-    assert int(constants["STAGES"]) == hopper.STAGES
-    assert int(constants["DIM"]) == hopper.HEAD_DIM
+@pytest.mark.parametrize("dim", hopper.BLOCKS)
+def test_the_numbers_that_both_sides_know_are_the_same(dim: int) -> None:
+    block = hopper.BLOCKS[dim]
+    # one number for all, or "DIM == 64 ? one : the other"
+    constants = dict(re.findall(r"(\w+) = (?:DIM == 64 \? )?(\d+(?: : \d+)?)[,;]", SOURCE))
+    found = {name: constants[name].split(" : ") for name in ("WARPGROUPS", "KEYS", "STAGES")}
+    numbers = {name: int(choices[0 if dim == 64 else -1]) for name, choices in found.items()}
+    assert 64 * numbers["WARPGROUPS"] == block.rows
+    assert 128 * (numbers["WARPGROUPS"] + 1) == block.threads
+    assert numbers["KEYS"] == hopper.KEYS == hopper.SPAN_LENGTH
+    assert numbers["STAGES"] == block.stages
+    assert block.row_bytes == -(-dim // 64) * 128
+    # the most that a block of Hopper may have
+    assert block.shared_bytes <= 232_448
 
 
-def test_nvrtc_compiles_the_source_for_both_types() -> None:
+@pytest.mark.parametrize("dim", hopper.BLOCKS)
+def test_nvrtc_compiles_the_source_for_both_types(dim: int) -> None:
     try:
         hopper._nvrtc()
     except RuntimeError as missing:
         pytest.skip(f"{missing}: pip install nvidia-cuda-nvrtc")
     for dtype in hopper.DTYPES:
-        binary = hopper.compiled(dtype)
+        binary = hopper.compiled(dtype, dim)
         assert binary.startswith(b"\x7fELF")
         assert b"ladm_attention" in binary
 
@@ -271,6 +283,7 @@ def assert_agrees(q, k, v, grid: SpanGrid) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
 @pytest.mark.usefixtures("uninitialized_memory_is_nan")
 @pytest.mark.filterwarnings("ignore:.*deterministic")
+@pytest.mark.parametrize("dim", hopper.BLOCKS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     ("d_afs", "d_cds", "extra"),
@@ -278,11 +291,11 @@ def assert_agrees(q, k, v, grid: SpanGrid) -> tuple[torch.Tensor, torch.Tensor]:
     [(1, 1, [0]), (1, 1, [130, 7, 128]), (2, 3, [500, 600]), (4, 4, [0, 555]), (1, 8, [4600, 0])],
 )
 @pytest.mark.parametrize("kind", ["plain", "sink", "sharp", "own", "past"])
-def test_it_agrees_with_the_definition(dtype, d_afs, d_cds, extra, kind) -> None:
+def test_it_agrees_with_the_definition(dim, dtype, d_afs, d_cds, extra, kind) -> None:
     config = LadmConfig(d_afs=d_afs, d_cds=d_cds, max_length=65536)
     lengths = [config.min_tokens + more for more in extra]
     generator = torch.Generator("cuda").manual_seed(0)
-    packed = torch.randn(len(lengths), max(lengths) + 37, 12, 64, generator=generator, device="cuda")
+    packed = torch.randn(len(lengths), max(lengths) + 37, 12, dim, generator=generator, device="cuda")
     if kind == "sink":
         packed[:, :3, 8:10] *= 6
     elif kind == "sharp":
@@ -291,7 +304,7 @@ def test_it_agrees_with_the_definition(dtype, d_afs, d_cds, extra, kind) -> None
         # A query finds the keys of one span so much better that fp32 does not hold the others beside them: its own
         # span, where the prefix is lost, or one that is neither its own nor the first, where the sum overflows.
         spans = torch.arange(packed.shape[1], device="cuda") // 128
-        code = torch.randn(int(spans.max()) + 1, 64, generator=generator, device="cuda")
+        code = torch.randn(int(spans.max()) + 1, dim, generator=generator, device="cuda")
         code = 40 * torch.nn.functional.normalize(code, dim=1)
         packed[:, :, :8] += code[spans - (2 if kind == "past" else 0)][:, None]
         packed[:, :, 8:10] += code[spans][:, None]
@@ -311,10 +324,11 @@ def test_it_agrees_with_the_definition(dtype, d_afs, d_cds, extra, kind) -> None
 @pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
 @pytest.mark.usefixtures("uninitialized_memory_is_nan")
 @pytest.mark.filterwarnings("ignore:.*deterministic")
+@pytest.mark.parametrize("dim", hopper.BLOCKS)
 @pytest.mark.parametrize("kv_heads", [1, 6])
 @pytest.mark.parametrize("heads_outside", [False, True])
-def test_it_takes_any_groups_of_heads_and_one_grid_for_all(kv_heads: int, heads_outside: bool) -> None:
-    packed = torch.randn(3, 2500, 6 + 2 * kv_heads, 64, device="cuda").half()
+def test_it_takes_any_groups_of_heads_and_one_grid_for_all(dim: int, kv_heads: int, heads_outside: bool) -> None:
+    packed = torch.randn(3, 2500, 6 + 2 * kv_heads, dim, device="cuda").half()
     q, k, v = packed.transpose(1, 2).split([6, kv_heads, kv_heads], 1)
     if heads_outside:
         q, k, v = (tensor.contiguous() for tensor in (q, k, v))
