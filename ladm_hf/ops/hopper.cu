@@ -304,24 +304,27 @@ DEV void add_to_prefix(Rows& r, float sum0, float sum1, int tile, float* kept, S
 
 // q, k, v: maps of [B, H or Hkv, T, 64]; out [B, T, H, 64]; lse [B, H, T]. With `lengths` [B] the span focus, too:
 // pfs [B, H, 8, query spans, key spans], sums of 16 queries each, and scratch [B, H, query spans, key spans, 128].
-// `scale` multiplies q . k and log2(e); strides are in spans.
+// `scale` multiplies q . k and log2(e); strides are in spans. Blocks of `section` heads follow one another, as many as
+// have keys and values that the L2 cache holds.
 extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_attention(
     const __grid_constant__ TensorMap q_map, const __grid_constant__ TensorMap k_map,
     const __grid_constant__ TensorMap v_map, u32* __restrict__ out, float* __restrict__ lse,
     const int* __restrict__ lengths, float* scratch, float* __restrict__ pfs, int tokens, int heads, int group,
-    float scale, int query_spans, int key_spans, int query_stride, int key_stride) {
+    int section, float scale, int query_spans, int key_spans, int query_stride, int key_stride) {
   extern __shared__ char unaligned[];
   const u32 memory = (shared_address(unaligned) + 1023u) & ~1023u;
   char* const generic = unaligned + (memory - shared_address(unaligned));
   const u32 barriers = memory + BARRIERS_AT, flag = memory + FLAG_AT;
   volatile int* const flag_value = (volatile int*)(generic + FLAG_AT);
   const int thread = threadIdx.x, warpgroup = uniform(thread >> 7);
-  const int head = blockIdx.x, sample = blockIdx.y;
+  const int blocks = gridDim.x / heads, first_head = blockIdx.x / (section * blocks) * section;
+  const int beside = min(section, heads - first_head), turn = blockIdx.x - first_head * blocks;
+  // the longest rows start first
+  const int head = first_head + turn % beside, sample = blockIdx.y, block = blocks - 1 - turn / beside;
   const int length = uniform(lengths ? lengths[sample] : tokens);
   // the first tile's first key: tiles end at the document's end, so it may lie before its start
   const int base = lengths && length % KEYS ? length % KEYS - KEYS : 0;
-  // the longest rows start first
-  const int block_row = base + (gridDim.z - 1 - blockIdx.z) * ROWS;
+  const int block_row = base + block * ROWS;
   if (block_row >= tokens) return;
   const int tiles = (min(block_row + ROWS, tokens) - 1 - base) / KEYS + 1;
 
@@ -577,7 +580,7 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_att
   }
 
   // query spans that other documents of the batch have, and this one has not
-  if (lengths && blockIdx.z == gridDim.z - 1) {
+  if (lengths && block == 0) {
     const int lowest = KEYS + 4 * KEYS * key_stride, last = length - KEYS;
     const int present = last > lowest ? (last - lowest - 1) / (KEYS * query_stride) + 1 : 0;
     const int known = present * key_spans, all = query_spans * key_spans;

@@ -110,9 +110,10 @@ def test_a_launch_hands_over_what_the_signature_asks_for(driver: FakeDriver, dim
     assert lse.shape == (2, 8, 3000)
     assert pfs is not None
     assert pfs.shape == (2, 8, *grid.shape)
-    assert driver.launch == (8, 2, -(-(3000 + 127) // rows), 128 + 2 * rows, hopper.BLOCKS[dim].shared_bytes)
-    numbers = {name: driver.values[name] for name in ("tokens", "heads", "group", "query_stride", "key_stride")}
-    assert numbers == {"tokens": 3000, "heads": 8, "group": 4, "query_stride": 2, "key_stride": 3}
+    assert driver.launch == (8 * -(-(3000 + 127) // rows), 2, 1, 128 + 2 * rows, hopper.BLOCKS[dim].shared_bytes)
+    numbers = {name: driver.values[name] for name in ("tokens", "heads", "group", "section")}
+    assert numbers == {"tokens": 3000, "heads": 8, "group": 4, "section": 8}
+    assert [driver.values[name] for name in ("query_stride", "key_stride")] == [2, 3]
     assert (driver.values["query_spans"], driver.values["key_spans"]) == grid.shape
     assert driver.values["scale"] == pytest.approx(0.125 * 1.4426950408889634)
     strides = [2 * dim, 12 * 2 * dim, 3000 * 12 * 2 * dim]
@@ -128,7 +129,14 @@ def test_without_spans_it_is_attention_alone(driver: FakeDriver) -> None:
     for grid in (None, SpanGrid(300, LadmConfig(span_length=16, d_afs=1))):
         assert hopper.attention(q, q, q, 0.125, grid)[2] is None
         assert [driver.values[name] for name in ("lengths", "scratch", "pfs")] == [None] * 3
-        assert driver.launch[2] == 3
+        assert driver.launch[:3] == (4 * 3, 1, 1)
+
+
+def test_heads_go_in_sections_whose_keys_and_values_the_cache_holds(driver: FakeDriver) -> None:
+    for tokens, heads, section in ((131072, 6, 2), (32768, 6, 6), (32768, 18, 8)):
+        q = torch.empty(1, 1, 1, 64, dtype=torch.float16).expand(1, heads, tokens, 64)
+        hopper._launch(q, q[:, ::2], q[:, ::2], 0.125, q, q)
+        assert driver.values["section"] == section, (tokens, heads)
 
 
 def test_rows_that_are_not_aligned_are_copied() -> None:
@@ -357,7 +365,7 @@ def test_documents_in_turns_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.gpu
 @pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
 def test_a_model_with_its_own_forward_pass_takes_the_kernel_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model("gpt_neox", hidden_size=128, num_attention_heads=2, head_dim=64, initializer_range=0.05)
+    model = tiny_model("persimmon", hidden_size=128, num_attention_heads=2, head_dim=64)
     model = model.half().to("cuda")
     documents = [random_ids(2900), random_ids(2500, 1)]
     kernel, grids = hopper.attention, []
