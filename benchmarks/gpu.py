@@ -122,16 +122,16 @@ def seconds(function: Callable[[], Any], repeats: int) -> float:
     return float(np.median(times))
 
 
-def in_turns(*runs: Callable[[], None]) -> list[float]:
+def in_turns(*runs: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
     """Median seconds of each, run in turns, so that all meet the same temperatures and clocks."""
     took = []
-    for run in runs * ROUNDS:
+    for run in runs * rounds:
         torch.cuda.synchronize()
         start = time.perf_counter()
         run()
         torch.cuda.synchronize()
         took.append(time.perf_counter() - start)
-    medians: list[float] = np.median(np.reshape(took, (ROUNDS, len(runs))), axis=0).tolist()
+    medians: list[float] = np.median(np.reshape(took, (rounds, len(runs))), axis=0).tolist()
     return medians
 
 

@@ -595,7 +595,6 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "gpu_nano": ("h100.json", render_nano),
     "gpu_summary": ("h200.json", gpu_summary),
     "shapes": ("shapes.json", render_shapes),
-    "shapes_h200": ("shapes-h200.json", render_shapes),
     "float8": ("float8.json", render_float8),
     "precision_float8": ("precision-float8.json", precision),
     "effect_summary": ("training_effect.json", effect_summary),
