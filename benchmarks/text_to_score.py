@@ -55,7 +55,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     ranks, gpu = Ranks(), torch.cuda.is_available()
-    torch.set_num_threads(1)
+    if not gpu:
+        torch.set_num_threads(1)
     number = options.documents or (4000 if gpu else 600)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(ranks.share(lambda: scratch))

@@ -1,8 +1,9 @@
-"""Launching and copying on the device of a tensor."""
+"""Launching and copying on the device of a tensor, and threads of the host."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -19,6 +20,21 @@ def sent_to(device: torch.device, tensor: Tensor) -> Tensor:
         return tensor.to(device)
     # pinned, or the copy would wait for everything the device has been given so far
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes on this thread alone.
+
+    For small tensors: where other work keeps the cores busy, threads wait for one another many times as long as one
+    thread would take.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def cpu_has(unit: str) -> bool:

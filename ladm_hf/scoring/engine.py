@@ -18,7 +18,7 @@ from ladm_hf.config import LadmConfig
 from ladm_hf.data.score_columns import DISTANT_SIGNALS, GAIN_SIGNALS, LOSS_SIGNALS, MODEL_SIGNALS
 from ladm_hf.errors import BackendError, CalculatorError, ConfigError
 from ladm_hf.ops import choose_backend
-from ladm_hf.ops.device import sent_to
+from ladm_hf.ops.device import one_thread, sent_to
 from ladm_hf.ops.scores import contextual_dependency_score, even_score
 from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.scoring.attention import scoring_attention
@@ -183,7 +183,12 @@ class Engine:
     def _start_score(self, documents: list[Ints]) -> Callable[[], list[Measured]]:
         """Starts a batch; the function returned waits for its scores."""
         grid, pfs, signals = self._start(documents)
-        return lambda: [*map(Measured, self.cds(grid, pfs()).T.numpy(), signals().numpy())]
+
+        def finish() -> list[Measured]:
+            with one_thread():
+                return [*map(Measured, self.cds(grid, pfs()).T.numpy(), signals().numpy())]
+
+        return finish
 
     def cds(self, grid: SpanGrid, pfs: torch.Tensor) -> torch.Tensor:
         """What [`score`] gives, from PFS: `[L, B]`."""

@@ -27,7 +27,7 @@ from ladm_hf.calculators.calculator import Calculator
 from ladm_hf.calculators.loading import bfloat16_mlp
 from ladm_hf.errors import BackendError
 from ladm_hf.ops import triton_problem
-from ladm_hf.ops.device import cpu_has
+from ladm_hf.ops.device import cpu_has, one_thread
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -94,17 +94,13 @@ def bfloat16_is_faster(width: int, inner: int) -> bool:
     weight = torch.randn(inner, width, generator=generator)
     pairs = [(x.to(dtype), weight.to(dtype)) for dtype in (torch.float32, torch.bfloat16)]
     best = [float("inf"), float("inf")]
-    threads = torch.get_num_threads()
     # other threads' time would not be counted, and a forked worker must not start any
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for _ in range(ROUNDS):
             for i, pair in enumerate(pairs):
                 start = time.thread_time()
                 nn.functional.linear(*pair)
                 best[i] = min(best[i], time.thread_time() - start)
-    finally:
-        torch.set_num_threads(threads)
     return best[1] <= MARGIN * best[0]
 
 

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from ladm_hf.arrays import Floats
 from ladm_hf.config import Ablation
 from ladm_hf.errors import CalculatorError, ConfigError
+from ladm_hf.ops.device import one_thread
 from ladm_hf.ops.scores import contextual_dependency_score, even_score
 from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.scoring.engine import Engine
@@ -81,11 +82,12 @@ def read_heads(
                     f"a window of {len(windows[batch[0]]):,} tokens does not fit in memory: give shorter lengths"
                 )
             grid, pfs = found
-            for ablation in ABLATIONS:
-                by_head = [contextual_dependency_score(pfs[layer], grid, ablation) for layer in chosen]
-                ratios[ablation][batch] = (torch.cat(by_head) / even_score(grid, ablation)).T.numpy()
-                together = [contextual_dependency_score(pfs[layer].mean(0), grid, ablation) for layer in chosen]
-                all_heads[ablation][batch] = torch.stack(together).mean(0).numpy()
+            with one_thread():
+                for ablation in ABLATIONS:
+                    by_head = [contextual_dependency_score(pfs[layer], grid, ablation) for layer in chosen]
+                    ratios[ablation][batch] = (torch.cat(by_head) / even_score(grid, ablation)).T.numpy()
+                    together = [contextual_dependency_score(pfs[layer].mean(0), grid, ablation) for layer in chosen]
+                    all_heads[ablation][batch] = torch.stack(together).mean(0).numpy()
             bar.update(len(batch))
     wrong = np.flatnonzero(~np.isfinite(ratios[None]).all(0))
     if len(wrong):

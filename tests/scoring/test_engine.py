@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, random_ids, tiny_model
+from conftest import SMALL, random_ids, tiny_model, torch_threads
 
 from ladm_hf.calculators.calculator import resolve
 from ladm_hf.scoring.engine import DEVICE_BATCH_TOKENS, MAX_BATCH_TOKENS, Engine
@@ -47,6 +47,15 @@ def test_batches_in_flight_give_the_same_scores_in_the_same_order(engine, monkey
         np.testing.assert_array_equal([found.cds for found in ours], [found.cds for found in theirs])
     # a batch is under way before the one in front of it is waited for
     assert events == ["start", "start", "start", "wait", "wait"]
+
+
+def test_scores_of_a_batch_are_computed_by_one_thread(engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute, threads = engine.cds, []
+    monkeypatch.setattr(engine, "cds", lambda *given: threads.append(torch.get_num_threads()) or compute(*given))
+    with torch_threads(2):
+        engine.score([np.array(random_ids(400))])
+        assert torch.get_num_threads() == 2
+    assert threads == [1]
 
 
 @pytest.mark.parametrize(
