@@ -78,7 +78,7 @@ def test_a_measured_ratio_stands_beside_its_family(table: ModuleType, monkeypatc
     (tmp_path / "results" / "h200.json").write_text(json.dumps({"seconds": seconds}))
     monkeypatch.setattr(table, "HERE", tmp_path)
     row = next(line for line in table.families(RECORDED).splitlines() if line.startswith("| `llama` |"))
-    assert row.startswith("| `llama` | 6 of 6 |  | 128 | 2,048 | fused | cudnn | 0.75 (TinyLlama-1.1B) | ")
+    assert row.startswith("| `llama` | 6 of 6 |  | 128 | 2,048 | fused | hopper | 0.75 (TinyLlama-1.1B) | ")
     shapes = {"Gemma-3-1B": {"model_type": "gemma3_text", "ratio": 0.9}, "Phi-3": {"model_type": "phi3", "parity": {}}}
     (tmp_path / "results" / "shapes.json").write_text(json.dumps({"shapes": shapes}))
     rendered = table.families(RECORDED)
