@@ -302,7 +302,7 @@ DEV void add_to_prefix(Rows& r, float sum0, float sum1, int tile, float* kept, S
   }
 }
 
-// q, k, v: maps of [B, H or Hkv, T, 64]; out [B, T, H, 64]; lse [B, H, T]. With `lengths` [B] the span focus, too:
+// q, k, v: maps of [B, H or Hkv, T, DIM]; out [B, T, H, DIM]; lse [B, H, T]. With `lengths` [B] the span focus, too:
 // pfs [B, H, 8, query spans, key spans], sums of 16 queries each, and scratch [B, H, query spans, key spans, 128].
 // `scale` multiplies q . k and log2(e); strides are in spans. Blocks of `section` heads follow one another, as many as
 // have keys and values that the L2 cache holds.
