@@ -115,7 +115,10 @@ def _both_passes(values: Mapping[str, Any], flavor: Flavor, second: _Calculator,
         first = whole = _whole(values, calculator)
     kept = None
     if whole is not None:
-        kept = whole.part(share_of(values["cascade_keep"], whole.tokens), None if run is None else run.num_chunks)
+        share = share_of(values["cascade_keep"], whole.tokens)
+        # of long documents the second may read more
+        read = whole if second.most_tokens == calculator.most_tokens else _whole(values, second)
+        kept = None if read is None else read.part(share, None if run is None else run.num_chunks)
     return [calculator.on(flavor, first, FIRST), second.on(flavor, kept, SECOND)]
 
 

@@ -35,6 +35,7 @@ from ladm_hf.cli.score_options import (
     FirstBy,
     FirstCalculator,
     FirstKeep,
+    FirstMaxLength,
     HowFocus,
     MaxBatchTokens,
     MaxLength,
@@ -89,6 +90,7 @@ def score(
     cascade: FirstCalculator = None,
     cascade_keep: FirstKeep = None,
     cascade_by: FirstBy = "domain",
+    cascade_max_length: FirstMaxLength = None,
     chunks: Annotated[
         int | None, typer.Option(help="Pieces of work.", show_default="of about 4M tokens, at least 64")
     ] = None,
@@ -136,6 +138,8 @@ def score(
         raise typer.BadParameter("score needs INPUT and OUTPUT, or INPUT --estimate, or --status OUTPUT")
     if (cascade is None) != (cascade_keep is None):
         raise typer.BadParameter("--cascade and --cascade-keep go together: a calculator, and what goes on to --model")
+    if cascade_max_length is not None and cascade is None:
+        raise typer.BadParameter("--cascade-max-length is of the first of two passes: name its calculator by --cascade")
     check_job_options(context.params)
     if job is not None:
         start_jobs(context.params, job_arguments(context.params), launch_command(context.params))

@@ -74,6 +74,14 @@ FirstKeep = Annotated[
         show_default="none; --cascade needs it",
     ),
 ]
+FirstMaxLength = Annotated[
+    int | None,
+    _passes(
+        min=1,
+        help="Tokens of each document that the first pass reads, fewer for a cheaper one; --cascade-keep counts these.",
+        show_default="--max-length, else the calculator's",
+    ),
+]
 FirstBy = Annotated[
     str,
     _passes(help="Column of the domain for --cascade-keep; '' ranks all rows as one."),

@@ -30,10 +30,12 @@ def config_of(values: Mapping[str, Any]) -> LadmConfig:
 
 
 def first_config_of(values: Mapping[str, Any]) -> LadmConfig:
-    """That of a first pass: the same geometry, and the calculator's own calibration."""
+    """That of a first pass: the same geometry but for the length, and the calculator's own calibration."""
     from ladm_hf.config import LadmConfig
 
-    return LadmConfig(**{name: value for name, value in _geometry(values).items() if name != "ablation"})
+    given = {name: value for name, value in _geometry(values).items() if name != "ablation"}
+    length = values["cascade_max_length"]
+    return LadmConfig(**given) if length is None else LadmConfig(**{**given, "max_length": length})
 
 
 def _geometry(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def show_estimate(values: Mapping[str, Any]) -> None:
     else:
         first = estimate_scoring(values["input"], cascade.scorer_beside(scorer), **rows_of(values))
         assert first is not None
-        kept = found.part(share_of(cascade.keep, found.tokens))
+        kept = found.part(share_of(cascade.keep, first.tokens))
         print(f"first pass: {first}\nsecond pass: {kept}")
 
 

@@ -51,7 +51,8 @@ class Cascade:
     """The first pass of a scoring in two passes.
 
     Attributes:
-        scorer ([`LadmScorer`]): what scores everything first, such as `LadmScorer("ladm-nano")`.
+        scorer ([`LadmScorer`]): what scores everything first, such as `LadmScorer("ladm-nano")`. With a smaller
+            `max_length` than the second it reads, and `keep` counts, less of each document.
         keep (`str` or `int`): what goes on to the second pass: a share of the tokens of each domain (`"20%"`), or
             tokens, divided among the domains in proportion (`"1B"`).
         by (`str`, *optional*, defaults to `"domain"`): column of the domain, nested with dots; `None` ranks all

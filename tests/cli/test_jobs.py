@@ -221,6 +221,18 @@ def test_jobs_of_two_passes_show_the_work_and_price_of_both(hub: FakeHub) -> Non
     assert (values["cascade"], values["cascade_keep"], values["cascade_by"]) == ("ladm-nano", "25%", "")
 
 
+def test_of_two_passes_each_counts_what_it_reads_of_long_documents(hub: FakeHub, tmp_path: Path) -> None:
+    storage_at("memory://long").upload(parquet(tmp_path / "rows.parquet", 8, words=6000), "rows.parquet")
+    options = ["--max-length", "6000", "--cascade-max-length", "3000", *CASCADE]
+    done = launch("--yes", *options, data="memory://long/rows.parquet")
+    assert done.exit_code == 0, done.output
+    assert "work of the first pass: 8 documents, about 24.0k tokens" in done.output
+    assert "work of the second pass: 2 documents, about 12.0k tokens" in done.output
+    script = sent(hub)[0]["command"][2]
+    _, values = parsed("ladm score " + script.rpartition(" -m ladm_hf score ")[2])
+    assert values["cascade_max_length"] == 3000
+
+
 def test_of_two_passes_what_is_left_of_the_one_at_hand_counts(hub: FakeHub, tmp_path: Path) -> None:
     data, options = "memory://pool/rows.parquet", ["--span-length", "16", *CASCADE]
     storage_at("memory://pool").upload(parquet(tmp_path / "rows.parquet", 8, words=600), "rows.parquet")

@@ -8,16 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import ROOT
 from datasets import Dataset, load_dataset
-from launches import parquet
+from launches import document, parquet
 from typer.testing import CliRunner
 
-from ladm_hf import run_status, score_dataset
+from ladm_hf import LadmConfig, LadmScorer, run_status, score_dataset
 from ladm_hf.cli.app import app
 from ladm_hf.runs.folder import RunFolder
 from ladm_hf.runs.lock import RunLock
@@ -130,6 +131,41 @@ def test_two_passes_by_one_command(tmp_path: Path) -> None:
     refused = score(tmp_path, rows, "--cascade", "ladm-nano")
     assert refused.exit_code == 2
     assert "go together" in refused.output
+    refused = score(tmp_path, rows, "--cascade-max-length", "400")
+    assert refused.exit_code == 2
+    assert "--cascade-max-length is of the first of two passes" in " ".join(refused.output.replace("│", " ").split())
+
+
+def test_the_first_of_two_passes_may_read_less_of_each_document(tmp_path: Path) -> None:
+    words = random.Random(0).choices(GOOD.split(), k=6000)
+    rows = [{"text": " ".join(words[700 * n : 700 * (n + 1)])} for n in range(8)]
+    options = ["--cascade", "ladm-nano", "--cascade-keep", "50%", "--cascade-by", "", "--cascade-max-length", "400"]
+    done = score(tmp_path, rows, *options)
+    assert done.exit_code == 0, done.output
+    scored = load_dataset(str(tmp_path / "out"), split="train")
+    first, second = (
+        LadmScorer(config=LadmConfig(span_length=16, max_length=n))({"text": scored["text"][:]}) for n in (400, 32768)
+    )
+    np.testing.assert_array_equal(scored["ladm_first_score"], first["ladm_score"])
+    kept = np.array(scored["ladm_status"]) == "ok"
+    assert kept.sum() == 4
+    np.testing.assert_array_equal(np.array(scored["ladm_score"])[kept], second["ladm_score"][kept])
+    assert (first["ladm_score"] != second["ladm_score"]).all()
+    # what was begun with one length does not go on with another
+    other = score(tmp_path, rows, *options[:-1], "500")
+    assert other.exit_code == 1
+    assert "config.max_length: 400 there, 500 now" in other.output
+
+
+def test_an_estimate_of_two_passes_counts_what_each_reads(tmp_path: Path) -> None:
+    source = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": [document(6000, n) for n in range(4)]}), source)
+    passes = ["--cascade", "ladm-nano", "--cascade-keep", "6000", "--cascade-max-length", "3000", "--device", "cpu"]
+    done = CliRunner().invoke(app, ["score", str(source), "--estimate", "--max-length", "6000", *passes])
+    assert done.exit_code == 0, done.output
+    first, second = done.output.splitlines()
+    assert first.startswith("first pass: about 4 documents, 12.0k tokens")
+    assert second.startswith("second pass: about 2 documents, 12.0k tokens")
 
 
 def test_an_estimate_of_two_passes_is_of_both_and_writes_nothing(tmp_path: Path) -> None:
