@@ -1,129 +1,173 @@
 """What a cascade loses: how much of the selection by an expensive score is kept where a cheap one chose what it reads.
 
-    python benchmarks/cascade.py 'pool/*.parquet' --second CALCULATOR [--second-paper] --output results/cascade.json
+    python benchmarks/cascade_scores.py 'pool/*.parquet' --second FOLDER --first-max-length 2560 --output scores.parquet
+    python benchmarks/cascade.py scores.parquet [--seconds times.parquet ...] --output benchmarks/results/cascade.json
 
-Every document is scored by both calculators, once. A cascade is then what `ladm score --cascade --cascade-keep` does:
-the best of each domain by the first score go on, to a share of the tokens, and `select` ranks those by the second. Its
-recall is the share of the tokens that a selection to the same budget by the second score of all documents has in common
-with it; documents that survive at random would have a recall of about the share that survives. Its cost is beside that
-of scoring everything by the second calculator, by the seconds that both took here from token ids.
+The second calculator of the published results is made by `gguf_calculator.py`; any folder or Hub id does. A cascade
+is what `ladm score --cascade --cascade-keep` does: the best of each domain by the first score go on, to a share of the
+tokens, and `select` ranks those by the second. Its recall is the share of the tokens that a selection to the same
+budget by the second score of all documents has in common with it; of documents that go on at random it would be the
+share that goes on. What it selects instead may be nearly as good: the percentile of its selection by the second score,
+within the domain, stands beside that of the whole selection. `COSTS` are of a whole cascade, both passes, beside
+scoring everything by the second calculator: what goes on is that less the cost of the first pass, by the seconds
+measured beside the scores or, with `--seconds`, on another machine. `--differences` shows the documents of which the
+two calculators think most differently.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, concatenate_datasets, load_dataset
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from cascade_scores import identity
+from datasets import Dataset
+from scipy.stats import rankdata
 
-from ladm_hf import LadmConfig, LadmScorer, __version__, select
+from ladm_hf import select
+from ladm_hf.arrays import Bools, Floats
 from ladm_hf.data.score_columns import FIRST_PASS_ONLY
 from ladm_hf.stats import spearman
 
-KEEP = (0.1, 0.25, 0.5)
-BUDGETS = (0.01, 0.025, 0.05, 0.1, 0.25)
-# Of a whole cascade, beside scoring everything by the second calculator.
-COST = 0.1
-# Documents scored at once.
-BATCH = 256
+COSTS = (0.1, 0.25, 0.5)
+BUDGETS = (0.01, 0.025, 0.05, 0.1)
+# Documents shown of either sort.
+SHOWN = 10
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", help="parquet files with text and domain")
-    parser.add_argument("--first", default="ladm-nano")
-    parser.add_argument("--second", default="ladm-nano")
-    parser.add_argument("--second-paper", action="store_true", help="all heads of the second, the paper's form")
-    parser.add_argument("--max-length", type=int, default=4096, help="tokens read of each document")
-    parser.add_argument("--first-max-length", type=int, help="tokens that the first reads; as many by default")
-    parser.add_argument("--documents", type=int, default=400, help="evenly from those that are long enough")
+    parser.add_argument("scores", type=Path, nargs="+")
+    parser.add_argument("--seconds", type=Path, nargs="+", default=[], help="scores of other machines, for their times")
+    parser.add_argument("--differences", action="store_true")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    documents = long_documents(options.data, options.max_length, options.documents)
-    length = {"max_length": options.max_length}
-    second = LadmConfig.paper(**length) if options.second_paper else LadmConfig(**length)
-    first = LadmConfig(max_length=options.first_max_length or options.max_length)
-    scorers = [LadmScorer(options.first, config=first), LadmScorer(options.second, config=second)]
-    found = measure(documents, *scorers) | {
-        "ladm_hf": __version__,
-        "first": options.first,
-        "second": Path(options.second).name,
-        "second_paper": options.second_paper,
-        "max_length": options.max_length,
-        "first_max_length": first.max_length,
-        "data": sorted(Path(name).name for name in options.data),
-    }
-    print(json.dumps(found, indent=1))
+    found = []
+    for file in options.scores:
+        table, described = read(file)
+        times = [described, *(read(other)[1] for other in options.seconds)]
+        runs = described["runs"]
+        seconds = [run for run in runs if not run["first"]]
+        for second, first in product(seconds, [run for run in runs if run["first"]]):
+            pair = Pair(table, first, second)
+            found.append({**pair.described(), **of_pool(described), "costs": pair.costs(times)})
+        if options.differences:
+            for second in seconds:
+                show_differences(Pair(table, runs[0], second))
+    for entry in found:
+        show(entry)
     if options.output:
-        before = json.loads(options.output.read_text()) if options.output.exists() else []
-        same = ("first", "second", "second_paper", "max_length", "first_max_length", "data")
-        others = [entry for entry in before if any(entry[name] != found[name] for name in same)]
-        options.output.write_text(json.dumps([*others, found], indent=1) + "\n")
+        options.output.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def long_documents(files: list[str], max_length: int, number: int) -> Dataset:
-    """Documents that mostly fill `max_length` tokens, evenly from all that there are."""
-    columns = ["text", "domain"]
-    parts = [load_dataset("parquet", data_files=file, split="train").select_columns(columns) for file in files]
-    whole = concatenate_datasets(parts)
-    sizes = np.array([len(text) for text in whole["text"]])
-    enough = np.flatnonzero(sizes > 4 * max_length)
-    return whole.select(enough[np.linspace(0, len(enough) - 1, min(number, len(enough))).astype(int)])
+def read(file: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """Scores of `cascade_scores.py`, and what describes them."""
+    table = pq.read_table(file)
+    return table, json.loads(table.schema.metadata[b"cascade"])
 
 
-def measure(documents: Dataset, first: LadmScorer, second: LadmScorer) -> dict[str, Any]:
-    """Recall by what survives and by budget, and what the first pass costs beside the second of everything."""
-    tables, seconds = zip(*(scored(documents, scorer) for scorer in (first, second)), strict=True)
-    # the first may read less of each document, and both select from the same tokens
-    tokens = tables[1]["ladm_num_tokens"].to_numpy()
-    tables = [replaced(table, "ladm_num_tokens", pa.array(tokens)) for table in tables]
-    scores = [table["ladm_score"].to_numpy() for table in tables]
-    both = np.isfinite(scores[0]) & np.isfinite(scores[1])
-    total = int(tokens[both].sum())
-    rows = []
-    share = seconds[0] / seconds[1]
-    for keep in (*([COST - share] if share < COST else []), *KEEP):
-        survives = chosen(tables[0], keep * total)
-        cascade = second_pass(tables[1], survives)
-        for budget in BUDGETS:
-            wanted, got = chosen(tables[1], budget * total), chosen(cascade, budget * total)
-            common, whole = int(tokens[wanted & got].sum()), int(tokens[wanted].sum())
+def of_pool(described: dict[str, Any]) -> dict[str, Any]:
+    """What stands with every pair of runs."""
+    config = described["second"]["config"]
+    heads = {name: config[name] for name in ("heads", "weights", "ablation") if name in config}
+    names = ("ladm_hf", "data", "pieces", "dtype")
+    return {**{name: described[name] for name in names}, "scored_on": described["device"], "own_heads": heads}
+
+
+class Pair:
+    """The scores of the same documents by two runs.
+
+    Attributes:
+        tables (`list[pa.Table]`): of the first and the second, with the tokens that the second reads: both select
+            from the same.
+        selected (`dict[float, Bools]`): by budget, what `select` keeps by the second score of everything.
+    """
+
+    def __init__(self, table: pa.Table, first: dict[str, Any], second: dict[str, Any]) -> None:
+        self.runs = [first, second]
+        self.tables = [table.filter(pc.equal(table["run"], json.dumps(identity(run)))) for run in self.runs]
+        if self.tables[0]["id"] != self.tables[1]["id"]:
+            raise SystemExit("the two runs have other documents")
+        self.tokens = self.tables[1]["ladm_num_tokens"].to_numpy()
+        places = pa.array(range(len(self.tokens)))
+        self.tables = [
+            replaced(part, "ladm_num_tokens", pa.array(self.tokens)).append_column("index", places)
+            for part in self.tables
+        ]
+        self.scores = [part["ladm_score"].to_numpy() for part in self.tables]
+        self.both = np.isfinite(self.scores[0]) & np.isfinite(self.scores[1])
+        self.total = int(self.tokens[self.both].sum())
+        self.selected = {budget: chosen(self.tables[1], budget * self.total) for budget in BUDGETS}
+        self.percentiles = percentiles(self.scores[1], np.array(self.tables[1]["domain"].to_pylist()))
+
+    def described(self) -> dict[str, Any]:
+        first, second = self.runs
+        return {
+            "first": first["calculator"],
+            "first_max_length": first["max_length"],
+            "second": second["calculator"],
+            "second_paper": second["paper"],
+            "max_length": second["max_length"],
+            "documents": len(self.tokens),
+            "domains": len(set(self.tables[1]["domain"].to_pylist())),
+            "tokens": self.total,
+            "rank_correlation": float(spearman(self.scores[0][self.both], self.scores[1][self.both])),
+        }
+
+    def costs(self, times: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Recall at every whole cost, by the times of each machine that has them."""
+        found = []
+        for described in times:
+            seconds = [time_of(described, run) for run in self.runs]
+            if None in seconds:
+                continue
+            share = seconds[0] / seconds[1]
+            rows = [self.recall(cost, cost - share) for cost in COSTS if cost > share]
+            found.append({"device": described["device"], "seconds": seconds, "cost_of_first": share, "rows": rows})
+        return found
+
+    def percentile(self, kept: Bools) -> float | None:
+        """Mean percentile by the second score, weighted by tokens."""
+        return float(np.average(self.percentiles[kept], weights=self.tokens[kept])) if kept.any() else None
+
+    def recall(self, cost: float, keep: float) -> dict[str, Any]:
+        """Recall by budget where a share of the tokens goes on to the second pass."""
+        survives = chosen(self.tables[0], keep * self.total)
+        cascade = second_pass(self.tables[1], survives)
+        rows = []
+        for budget, wanted in self.selected.items():
+            got = chosen(cascade, budget * self.total)
+            common, whole = int(self.tokens[wanted & got].sum()), int(self.tokens[wanted].sum())
             rows.append(
                 {
-                    "survive": keep,
-                    "cost": share + int(tokens[survives].sum()) / total,
                     "budget": budget,
                     "documents": int(wanted.sum()),
                     "recall": common / whole if whole else None,
+                    "percentiles": [self.percentile(got), self.percentile(wanted)],
                 }
             )
-    return {
-        "documents": len(documents),
-        "tokens": total,
-        "seconds": seconds,
-        "cost_of_first": share,
-        "rank_correlation": float(spearman(scores[0][both], scores[1][both])),
-        "rows": rows,
-    }
+        went = int(self.tokens[survives].sum()) / self.total
+        return {"cost": cost, "survive": keep, "survived": went, "budgets": rows}
 
 
-def scored(documents: Dataset, scorer: LadmScorer) -> tuple[pa.Table, float]:
-    """The score columns of documents, with their domain, and the seconds that scoring took from token ids."""
-    tokenizer = scorer.calculator.load_tokenizer()
-    ids = [np.asarray(row) for row in tokenizer(documents["text"][:], verbose=False)["input_ids"]]
-    batches = [{"input_ids": ids[start : start + BATCH]} for start in range(0, len(ids), BATCH)]
-    # nothing is loaded or compiled in the time
-    scorer(batches[0])
-    began = time.perf_counter()
-    tables = [pa.table(scorer(batch)) for batch in batches]
-    seconds = time.perf_counter() - began
-    table = pa.concat_tables(tables).append_column("index", pa.array(range(len(ids))))
-    return table.append_column("domain", pa.array(documents["domain"][:])), seconds
+def percentiles(scores: Floats, domains: Any) -> Floats:
+    """Of each document within its domain, 0 to 100; NaN without a score."""
+    found = np.full(len(scores), np.nan)
+    for domain in np.unique(domains):
+        places = np.flatnonzero((domains == domain) & np.isfinite(scores))
+        found[places] = 100 * (rankdata(scores[places]) - 0.5) / max(len(places), 1)
+    return found
+
+
+def time_of(described: dict[str, Any], run: dict[str, Any]) -> float | None:
+    """Seconds a document of the same run on another machine."""
+    return {tuple(identity(other)): other["seconds"] for other in described["runs"]}.get(tuple(identity(run)))
 
 
 def replaced(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
@@ -131,18 +175,48 @@ def replaced(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
     return table.set_column(table.schema.get_field_index(column), column, values)
 
 
-def chosen(table: pa.Table, budget: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def chosen(table: pa.Table, budget: float) -> Bools:
     """Which rows `select` keeps to a budget of tokens."""
     kept = np.zeros(table.num_rows, dtype=bool)
     kept[select(Dataset(table), budget_tokens=max(1, int(budget))).selected["index"]] = True
     return kept
 
 
-def second_pass(second: pa.Table, survives: np.ndarray[Any, np.dtype[np.bool_]]) -> pa.Table:
+def second_pass(second: pa.Table, survives: Bools) -> pa.Table:
     """The second scores of the rows that survive, as a cascade writes them."""
     statuses = zip(second["ladm_status"].to_pylist(), survives, strict=True)
     status = pa.array([found if kept else FIRST_PASS_ONLY for found, kept in statuses])
     return replaced(second, "ladm_status", status)
+
+
+def show(entry: dict[str, Any]) -> None:
+    """One pair of runs, for people."""
+    heads = "all heads" if entry["second_paper"] else "its own heads"
+    print(
+        f"{entry['data']} {entry['documents']} documents, {entry['second']} ({heads}, {entry['max_length']} tokens) "
+        f"after {entry['first']} ({entry['first_max_length']}): rank correlation {entry['rank_correlation']:+.2f}"
+    )
+    for basis in entry["costs"]:
+        print(f"  {basis['device']}: the first pass costs {basis['cost_of_first']:.1%}")
+        for row in basis["rows"]:
+            found = [of for of in row["budgets"] if of["documents"]]
+            cells = ", ".join(f"{of['budget']:.1%} ({of['documents']}): {of['recall']:.0%}" for of in found)
+            print(f"    cost {row['cost']:.0%}, {row['survive']:.1%} goes on: {cells}")
+
+
+def show_differences(pair: Pair) -> None:
+    """The documents that one of the two ranks far above the other, within all documents."""
+    places = np.flatnonzero(pair.both)
+    ranks = [rankdata(scores[places]) / len(places) for scores in pair.scores]
+    gaps = ranks[1] - ranks[0]
+    ids, domains = (pair.tables[1][name].to_pylist() for name in ("id", "domain"))
+    print(f"{pair.described()}")
+    order = np.argsort(gaps, kind="stable")
+    for name, shown in (("first", order[:SHOWN]), ("second", order[::-1][:SHOWN])):
+        print(f"  ranked higher by the {name}: percentile by the first, by the second, domain, document")
+        for n in shown:
+            place = places[n]
+            print(f"    {ranks[0][n]:4.0%} {ranks[1][n]:4.0%} {domains[place]:<18} {ids[place]}")
 
 
 if __name__ == "__main__":

@@ -146,28 +146,29 @@ def object_storage_overhead(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
-# Documents of a selection whose recall is shown.
-LEAST_SELECTED = 10
+# Budgets of a cascade that are shown.
+CASCADE_BUDGETS = (0.01, 0.025, 0.05)
 
 
 def cascade(results: list[dict[str, Any]]) -> str:
     """Recall of a selection by an expensive score where a cheap one chose what is read."""
-    # below them stand a few documents alone
-    budgets = sorted({row["budget"] for row in results[0]["rows"] if row["documents"] >= LEAST_SELECTED})
-    head = " | ".join(f"recall at a budget of {budget:.1%}" for budget in budgets)
+    budgets = CASCADE_BUDGETS
     lines = [
-        f"| second score | rank correlation with the first | cost of the first pass | survive | {head} |",
-        "|---|---|---|---|" + "---|" * len(budgets),
+        "| documents | second score | first reads | costs | whole cost | goes on | "
+        + " | ".join(f"recall at {budget:.1%}" for budget in budgets)
+        + " |",
+        "|---" * (6 + len(budgets)) + "|",
     ]
     for result in results:
-        heads = "all heads, the paper's form" if result["second_paper"] else "its own heads"
-        name = f"{result['second']}, {heads}, {result['max_length']:,} tokens, after {result['first_max_length']:,}"
-        name += f" ({result['documents']} documents)"
-        start = f"{name} | {result['rank_correlation']:+.2f} | {result['cost_of_first']:.0%}"
-        for keep in sorted({row["survive"] for row in result["rows"]}):
-            found = {row["budget"]: row["recall"] for row in result["rows"] if row["survive"] == keep}
-            cells = " | ".join("" if found[budget] is None else f"{found[budget]:.0%}" for budget in budgets)
-            lines.append(f"| {start} | {keep:.0%} | {cells} |")
+        heads = "all heads" if result["second_paper"] else "its own heads"
+        start = f"{result['documents']} of {result['max_length']:,} tokens | {heads} | {result['first_max_length']:,}"
+        for costs in result["costs"]:
+            for row in costs["rows"]:
+                found = {of["budget"]: of["recall"] for of in row["budgets"]}
+                cells = " | ".join("" if found[budget] is None else f"{found[budget]:.0%}" for budget in budgets)
+                lines.append(
+                    f"| {start} | {costs['cost_of_first']:.1%} | {row['cost']:.0%} | {row['survive']:.1%} | {cells} |"
+                )
     return "\n".join(lines)
 
 
