@@ -125,7 +125,7 @@ def score(
 ) -> None:
     """Score the documents of INPUT into OUTPUT, or resume an interrupted run.
 
-    Several processes: torchrun --nproc_per_node 8 -m ladm_hf score INPUT OUTPUT, or accelerate launch. A killed run loses at most the chunk each process was working on (on a GPU, two); the same command resumes it, with any number of processes.
+    Several processes: torchrun --nproc_per_node 8 -m ladm_hf score INPUT OUTPUT, or accelerate launch. A killed run loses at most the chunk each process was working on (on a GPU, three); the same command resumes it, with any number of processes.
 
     In two passes: ladm score INPUT OUTPUT --model BIG --cascade ladm-nano --cascade-keep 20%
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -14,8 +15,13 @@ T = TypeVar("T")
 _PATIENCE = 0.2
 
 
-def ahead(items: Iterator[T], most: int, closed: threading.Event) -> Generator[T, None, None]:
+def ahead(
+    items: Iterator[T], most: int, closed: threading.Event, start: Callable[[T], bool] = lambda item: False
+) -> Generator[T, None, None]:
     """The items of an iterator, in its order, up to `most` of them made before they are asked for.
+
+    What an item starts goes on while the item before it is worked on: an item that was started, and those after it, are
+    held back until the next one is started too, or none is there to be started.
 
     The thread ends with the iterator, at an error, which is raised in its place among the items, or when this generator
     is closed, which waits for the item that is being made.
@@ -24,6 +30,7 @@ def ahead(items: Iterator[T], most: int, closed: threading.Event) -> Generator[T
         items (iterator): what the thread goes through.
         most (`int`): items that wait to be asked for.
         closed (`Event`): is set when this generator ends; an iterator that waits for others must look at it.
+        start (callable, *optional*): starts an item, in the thread that asks for items, or returns `False`.
     """
     made: queue.Queue[tuple[str, Any]] = queue.Queue(most)
 
@@ -45,14 +52,27 @@ def ahead(items: Iterator[T], most: int, closed: threading.Event) -> Generator[T
 
     thread = threading.Thread(target=make, name="ladm-ahead", daemon=True)
     thread.start()
+    held: deque[T] = deque()
     try:
         while True:
-            kind, value = made.get()
+            try:
+                # who waits for items gets those that are held back first
+                kind, value = made.get(block=not held)
+            except queue.Empty:
+                yield held.popleft()
+                continue
+            started = kind == "item" and start(value)
+            if started or kind != "item":
+                while held:
+                    yield held.popleft()
             if kind == "end":
                 return
             if kind == "error":
                 raise value
-            yield value
+            if started or held:
+                held.append(value)
+            else:
+                yield value
     finally:
         closed.set()
         thread.join()

@@ -89,6 +89,13 @@ class ChunkScorer:
         """Whether a thread reads and tokenises while a device scores; never for a scorer with a call of its own."""
         return type(self.scorer).__call__ is LadmScorer.__call__ and self.scorer.works_ahead(self.ranks.local)
 
+    def start(self, item: Any) -> bool:
+        """Has the device begin with a part, which goes on while the rows before it are finished; `False` for others."""
+        if not isinstance(item, Part):
+            return False
+        item.score.start()
+        return True
+
     def score(self, chunk: int, parts: Iterator[Part], path: Path) -> dict[str, Any]:
         """Scores the parts of a chunk into a parquet file; [`ChunkScorer.take_writer`] gives what finishes it."""
         began = time.monotonic()
@@ -99,9 +106,9 @@ class ChunkScorer:
         try:
             for part in parts:
                 self.heart.check()
-                began_part, table = time.monotonic(), part.rows.table
+                table = part.rows.table
                 scores = self._score_columns(part, f"chunk {chunk}, rows from {rows} on")
-                if part.limit == self.part_tokens and time.monotonic() - began_part < PART_SECONDS:
+                if part.limit == self.part_tokens and part.score.seconds < PART_SECONDS:
                     self.part_tokens *= 2
                 if self.run.scores_only:
                     assert self.run.row_starts is not None

@@ -209,7 +209,7 @@ class Launch:
         """Takes chunks until none is left."""
         items: Generator[Any, None, None] = self._take_chunks()
         if self.chunks.works_ahead():
-            items = ahead(items, PARTS_AHEAD, self.left)
+            items = ahead(items, PARTS_AHEAD, self.left, self.chunks.start)
         attempt = f"{self.launch}-{self.ranks.index}"
         with self.uploads, contextlib.closing(self.chunks), contextlib.closing(items), self._leaving():
             for chunk in items:

@@ -4,9 +4,9 @@
     chunk -> rows -> scorer -> parquet under a temporary name -> checksum -> rename
     all chunks there -> their folder is renamed to data/
 
-No rank waits for another while it works. A kill costs at most the chunk that each rank was at and, on a GPU or at a
-URL, the one that was on its way to the disk or the store. The next launch may have any number of ranks: finished chunks
-are recognised by their checksums.
+No rank waits for another while it works. A kill costs at most the chunk that each rank was at, on a GPU or at a URL the
+one that was on its way to the disk or the store, and on a GPU the next one, which it had meanwhile. The next launch may
+have any number of ranks: finished chunks are recognised by their checksums.
 """
 
 from __future__ import annotations

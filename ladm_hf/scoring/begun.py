@@ -1,7 +1,9 @@
-"""A call whose host's part threads have begun: it is finished, or cancelled."""
+"""A call whose host's part threads have begun: it is started, for a device to compute meanwhile, and finished; or
+cancelled."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
@@ -16,14 +18,39 @@ class Begun(Generic[T]):
     Args:
         finish (callable): gives what the call gives.
         futures (sequence of `Future`): what threads do for it meanwhile.
+        start (callable, *optional*): called once, before `finish`: gives a device its work and leaves it at that.
+
+    Attributes:
+        seconds (`float`): taken by starting and finishing so far.
     """
 
-    def __init__(self, finish: Callable[[], T], futures: Sequence[Future[Any]] = ()) -> None:
-        self._finish, self._futures = finish, futures
+    def __init__(
+        self, finish: Callable[[], T], futures: Sequence[Future[Any]] = (), start: Callable[[], None] | None = None
+    ) -> None:
+        self._finish, self._futures, self._start = finish, futures, start
+        self._error: Exception | None = None
+        self.seconds = 0.0
+
+    def start(self) -> None:
+        """Gives a device its work, where it computes on its own; else nothing happens before the call is finished."""
+        start, self._start = self._start, None
+        if start is not None:
+            began = time.monotonic()
+            try:
+                start()
+            except Exception as error:  # raised where the call is finished, after those before it
+                self._error = error
+            self.seconds += time.monotonic() - began
 
     def __call__(self) -> T:
         try:
-            return self._finish()
+            self.start()
+            if self._error is not None:
+                raise self._error
+            began = time.monotonic()
+            found = self._finish()
+            self.seconds += time.monotonic() - began
+            return found
         finally:
             self.cancel()
 
@@ -34,4 +61,4 @@ class Begun(Generic[T]):
 
     def then(self, change: Callable[[T], U]) -> Begun[U]:
         """The same call with another result."""
-        return Begun(lambda: change(self._finish()), self._futures)
+        return Begun(lambda: change(self()), self._futures, self.start)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from ladm_hf.scoring.inputs import Tokens
 from ladm_hf.scoring.journal import Finished, Journal, with_journal
 from ladm_hf.scoring.loader import Loader
 from ladm_hf.scoring.results import DocumentScore
-from ladm_hf.scoring.rows import TOKENIZE_CHARS, begin_scoring, score_rows, with_statistics
+from ladm_hf.scoring.rows import TOKENIZE_CHARS, begin_scoring, start_rows, with_statistics
 
 # Characters scored on a CPU before the journal keeps them; elsewhere as many as are tokenised at once.
 JOURNAL_CHARS = 65_536
@@ -50,11 +50,11 @@ class Call:
         if not self.are_texts:
             self._warn_of_text_signals()
 
-        def score(ids: list[Tokens | str], first: int) -> list[DocumentScore]:
+        def start(ids: list[Tokens | str], first: int) -> Callable[[], list[DocumentScore]]:
             def check(i: int, status: str) -> None:
                 self._check_status(first + i, status)
 
-            return score_rows(ids, lambda: self.loader.engine(self.rank), check, self.progress)
+            return start_rows(ids, lambda: self.loader.engine(self.rank), check, self.progress)
 
         ahead = self.loader.works_ahead(self.rank)
         much = ahead and self.loader.is_much(sum(len(row) for row in rows if isinstance(row, (str, np.ndarray))))
@@ -66,7 +66,7 @@ class Call:
             return self.loader.host(texts=False, by_processes=much).count(documents, self.signals)
 
         threads = self.loader.host_threads() if ahead else None
-        return begin_scoring(rows, encode if self.are_texts else None, count, score, threads)
+        return begin_scoring(rows, encode if self.are_texts else None, count, start, threads)
 
     def score_journalled(self, rows: list[Any], journal: Journal) -> list[DocumentScore]:
         """Scores rows that the journal does not hold yet, and keeps them as they finish."""

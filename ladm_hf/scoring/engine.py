@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -42,6 +43,8 @@ MEMORY_SHARE, MEMORY_TRIAL_TOKENS = 0.5, 8192
 # On CUDA lengths are padded to one of this many steps in each octave (at most 1/32 more): the attention kernel
 # prepares itself for each new shape.
 STEPS_PER_OCTAVE = 32
+# Batches that a GPU has before it while the host finishes others: of a batch or two it is done before many rows are.
+BATCHES_IN_FLIGHT = 2
 # More threads than this only wait for each other's Python.
 MAX_HOST_THREADS = 32
 _IMPORTED_IN = os.getpid()
@@ -151,13 +154,26 @@ class Engine:
     def score_all(self, documents: list[Ints]) -> Iterator[tuple[list[int], list[Measured] | None]]:
         """Scores documents in batches under the token budget.
 
-        While a GPU computes one batch the host finishes the one before and prepares the next.
+        While a GPU computes some batches the host finishes the one before and prepares the next.
 
         Yields:
             `(indices, CDS by layer and signals of each)`, with `None` where a single document does not fit in memory.
         """
-        lengths = [self._padded_length(len(document)) for document in documents]
-        running: tuple[list[int], Callable[[], list[Measured]]] | None = None
+        running: deque[tuple[list[int], Callable[[], list[Measured]] | None]] = deque()
+        for started in self.start_all(documents):
+            running.append(started)
+            while len(running) > self.in_flight:
+                batch, scores = running.popleft()
+                yield batch, None if scores is None else scores()
+        for batch, scores in running:
+            yield batch, None if scores is None else scores()
+
+    def start_all(self, documents: list[Ints]) -> Iterator[tuple[list[int], Callable[[], list[Measured]] | None]]:
+        """Starts documents in batches under the token budget; the caller sees to it that not too many are in flight.
+
+        Yields:
+            `(indices, what waits for their scores)`, with `None` where a single document does not fit in memory.
+        """
 
         def start(batch: list[int]) -> Callable[[], list[Measured]]:
             chosen = [documents[i] for i in batch]
@@ -167,18 +183,12 @@ class Engine:
             results = self.measure(chosen)
             return lambda: results
 
-        for batch, scores in self.budget.run(lengths, start):
-            if running is not None:
-                yield running[0], running[1]()
-                running = None
-            if scores is None:
-                yield batch, None
-            elif self._asynchronous:
-                running = batch, scores
-            else:
-                yield batch, scores()
-        if running is not None:
-            yield running[0], running[1]()
+        return self.budget.run([self._padded_length(len(document)) for document in documents], start)
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that may be started and not waited for when the next one is started."""
+        return BATCHES_IN_FLIGHT if self._asynchronous else 0
 
     def _start_score(self, documents: list[Ints]) -> Callable[[], list[Measured]]:
         """Starts a batch; the function returned waits for its scores."""

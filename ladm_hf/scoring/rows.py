@@ -5,8 +5,10 @@ texts -> token ids -> windows -> engine -> mean over windows, weighted by tokens
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
@@ -83,18 +85,19 @@ def begin_scoring(
     rows: list[Any],
     encode: Callable[[list[str]], list[Tokens | str]] | None,
     count: Count,
-    score: Callable[[list[Tokens | str], int], list[DocumentScore]],
+    start: Callable[[list[Tokens | str], int], Callable[[], list[DocumentScore]]],
     threads: HostThreads | None,
 ) -> Begun[list[DocumentScore]]:
     """Begins the host's part of some rows, by threads where there are some; what is returned scores them.
 
-    While a device scores one group of rows the threads tokenise the next.
+    While a device scores one group of rows the threads tokenise the next; where it has begun the last one, what is
+    returned is started.
 
     Args:
         rows (`list`): texts, or what `checked_ids` gave.
         encode (callable, *optional*): see [`token_ids`].
         count (callable): gives repetition and text signals of documents, `None` where a row is none.
-        score (callable): scores token ids or statuses, given the number of the first row.
+        start (callable): starts to score token ids or statuses, given the number of the first row; see [`start_rows`].
         threads ([`HostThreads`], *optional*): for a device that works on its own while the host does something else.
     """
 
@@ -102,20 +105,24 @@ def begin_scoring(
     kind = np.ndarray if encode is None else str
     documents = [row if isinstance(row, kind) else None for row in rows]
     if threads is None:
-        return Begun(lambda: with_statistics(score(token_ids(rows, encode), 0), count(documents)))
+        return Begun(lambda: with_statistics(start(token_ids(rows, encode), 0)(), count(documents)))
     sizes = [0 if row is None else len(row) for row in documents]
     parts = [slice(group[0], group[-1] + 1) for group in groups_by_size(sizes, THREAD_CHARS)]
     ids = [threads.tokenizing.submit(token_ids, rows[part], encode) for part in parts]
     counts = [threads.counting.submit(count, documents[part]) for part in parts]
     together = list(groups_by_size([sum(sizes[part]) for part in parts], TOKENIZE_CHARS))
 
-    def score_groups() -> list[DocumentScore]:
-        scores: list[DocumentScore] = []
+    started: list[Callable[[], list[DocumentScore]]] = []
+
+    def start_groups() -> None:
         for group in together:
-            scores += score([row for n in group for row in ids[n].result()], len(scores))
+            started.append(start([row for n in group for row in ids[n].result()], parts[group[0]].start))
+
+    def finish() -> list[DocumentScore]:
+        scores = [score for finish_group in started for score in finish_group()]
         return with_statistics(scores, [values for part in counts for values in part.result()])
 
-    return Begun(score_groups, [*ids, *counts])
+    return Begun(finish, [*ids, *counts], start_groups)
 
 
 def with_statistics(
@@ -128,19 +135,20 @@ def with_statistics(
     ]
 
 
-def score_rows(
+def start_rows(
     rows: list[Tokens | str], load: Callable[[], Engine], check: Callable[[int, str], None], progress: bool | None
-) -> list[DocumentScore]:
-    """Scores rows of token ids; a row that is a `str` already has its status.
+) -> Callable[[], list[DocumentScore]]:
+    """Starts to score rows of token ids; a row that is a `str` already has its status.
 
     Args:
-        rows (`list`): what `checked_ids` or [`tokenize`] gave.
+        rows (`list`): what `checked_ids` or [`token_ids`] gave.
         load (callable): gives the engine, and is called only where there are token ids.
         check (callable): takes the place and status of every row, and may raise.
         progress (`bool`, *optional*): `None` shows a bar on a terminal when the work takes more than 2 s.
+
+    Returns:
+        What waits for the batches that a device is still at, and gives the scores.
     """
-    if not rows:
-        return []
     statuses = [row if isinstance(row, str) else "" for row in rows]
     pieces: list[tuple[int, Tokens]] = []
     engine: Engine | None = None
@@ -152,22 +160,38 @@ def score_rows(
                 pieces += [(i, window) for window in windows(row, engine.config)]
         check(i, statuses[i])
     measured: list[list[tuple[int, Measured | None]]] = [[] for _ in rows]
+    lengths = [len(window) for _, window in pieces]
+    bar = tqdm(
+        total=sum(lengths), unit="tok", unit_scale=True, desc="LADM", delay=PROGRESS_DELAY,
+        disable=None if progress is None else not progress,
+    )  # fmt: skip
+    running: deque[tuple[list[int], Callable[[], list[Measured]] | None]] = deque()
+
+    def wait(in_flight: int) -> None:
+        while len(running) > in_flight:
+            batch, scores = running.popleft()
+            results = None if scores is None else scores()
+            for n, j in enumerate(batch):
+                measured[pieces[j][0]].append((lengths[j], None if results is None else results[n]))
+            bar.update(sum(lengths[j] for j in batch))
+
     if engine is not None and pieces:
-        lengths = [len(window) for _, window in pieces]
-        disable = None if progress is None else not progress
-        with tqdm(
-            total=sum(lengths), unit="tok", unit_scale=True, desc="LADM", delay=PROGRESS_DELAY, disable=disable
-        ) as bar:
-            for batch, results in engine.score_all([window for _, window in pieces]):
-                for n, j in enumerate(batch):
-                    measured[pieces[j][0]].append((lengths[j], None if results is None else results[n]))
-                bar.update(sum(lengths[j] for j in batch))
-    scores = [
-        _document_score(row, status, found, engine) for row, status, found in zip(rows, statuses, measured, strict=True)
-    ]
-    for i, score in enumerate(scores):
-        check(i, score.status)
-    return scores
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(bar.close)
+            for started in engine.start_all([window for _, window in pieces]):
+                running.append(started)
+                wait(engine.in_flight)
+            on_error.pop_all()
+
+    def finish() -> list[DocumentScore]:
+        with bar:
+            wait(0)
+        found = [_document_score(*row, engine) for row in zip(rows, statuses, measured, strict=True)]
+        for i, score in enumerate(found):
+            check(i, score.status)
+        return found
+
+    return finish
 
 
 def status_of(ids: Tokens, engine: Engine) -> str:

@@ -274,8 +274,9 @@ class LadmScorer:
         """Begins a call: what is returned scores the batch when it is called, and gives what the call gives.
 
         Where [`LadmScorer.works_ahead`] says so, threads tokenise the batch meanwhile, so that a device need not wait
-        for the tokenizer if the next batch is begun before the one at hand is scored. Else nothing happens before what
-        is returned is called.
+        for the tokenizer if the next batch is begun before the one at hand is scored; nor for anything else if the next
+        batch is started (`Begun.start`) before the one at hand is called. Else nothing happens before what is returned
+        is called.
         """
         column, rows = read_batch(batch, self.text_column, self.input_ids_column)
         call = self._call(column, are_texts=column == self.text_column, rank=rank, progress=False)

@@ -1,4 +1,4 @@
-"""Items made ahead by a thread: in order, bounded, errors in their place, and no thread left."""
+"""Items made ahead by a thread: in order, bounded, errors in their place, started early, and no thread left."""
 
 from __future__ import annotations
 
@@ -66,3 +66,48 @@ def test_closing_it_ends_an_iterator_that_waits_for_others() -> None:
     assert next(found) == 0
     found.close()
     assert not threads()
+
+
+def test_an_item_that_was_started_waits_for_the_next_one_that_is() -> None:
+    events: list[str] = []
+    all_made = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield from (1, 10, 2, 3, 11, 4)
+        all_made.set()
+
+    def start(item: int) -> bool:
+        assert all_made.wait(20)
+        if item >= 10:
+            events.append(f"start {item}")
+        return item >= 10
+
+    for item in ahead(items(), 10, threading.Event(), start):
+        events.append(f"give {item}")
+    assert events == [
+        "give 1", "start 10", "start 11", "give 10", "give 2", "give 3", "give 11", "give 4",
+    ]  # fmt: skip
+
+
+def test_an_item_is_not_held_back_for_one_that_waits_for_it() -> None:
+    given = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        assert given.wait(20)
+        yield 2
+
+    for item in ahead(items(), 10, threading.Event(), lambda item: True):
+        given.set()
+        assert item in (1, 2)
+
+
+def test_an_error_comes_after_the_items_that_are_held_back() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("two")
+
+    found = ahead(items(), 10, threading.Event(), lambda item: True)
+    assert next(found) == 1
+    with pytest.raises(ValueError, match="two"):
+        next(found)

@@ -33,10 +33,13 @@ from ladm_hf.errors import (
     RunError,
     StorageError,
 )
-from ladm_hf.runs import chunk_scorer, runner
+from ladm_hf.runs import chunk_scorer, launch, runner
+from ladm_hf.runs.chunk_scorer import ChunkScorer
 from ladm_hf.runs.folder import RunFolder
+from ladm_hf.runs.launch import Launch
 from ladm_hf.runs.lock import RunLock
 from ladm_hf.scoring import precision
+from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.host import HostPart
 from ladm_hf.scoring.loader import Loader
 from ladm_hf.scoring.repetition import repetition
@@ -640,6 +643,80 @@ def test_a_run_that_works_ahead_stops_at_an_error_and_goes_on(tmp_path: Path, mo
     assert bits(found) == expected(12)
 
 
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happens at a device that computes on its own, one document in a batch, where all parts are there at once."""
+    events: list[str] = []
+    all_made, take, start, write = threading.Event(), Launch._take_chunks, ChunkScorer.start, GroupWriter.write
+
+    def start_all(self: Engine, documents: list[Any]) -> Iterator[tuple[list[int], Any]]:
+        for i in range(len(documents)):
+            events.append("start")
+            found = self.measure([documents[i]])
+            yield [i], lambda found=found: (events.append("wait"), found)[1]
+
+    def take_all(self: Launch) -> Iterator[Any]:
+        yield from take(self)
+        all_made.set()
+
+    def wait_and_start(self: ChunkScorer, item: Any) -> bool:
+        assert all_made.wait(20)
+        return start(self, item)
+
+    def write_and_tell(self: GroupWriter, table: pa.Table) -> None:
+        events.append("write")
+        write(self, table)
+
+    monkeypatch.setattr(Loader, "works_ahead", lambda self, rank: True)
+    monkeypatch.setattr(launch, "PARTS_AHEAD", 100)
+    monkeypatch.setattr(Engine, "start_all", start_all)
+    monkeypatch.setattr(Engine, "in_flight", 1)
+    monkeypatch.setattr(Launch, "_take_chunks", take_all)
+    monkeypatch.setattr(ChunkScorer, "start", wait_and_start)
+    monkeypatch.setattr(GroupWriter, "write", write_and_tell)
+    return events
+
+
+def test_a_part_is_finished_while_the_device_is_at_the_next_one(tmp_path: Path, device: list[str]) -> None:
+    found = score_dataset(dataset(12), tmp_path, scorer(), num_chunks=4, progress=False)
+    assert bits(found) == expected(12)
+    # of the three documents of a chunk one is too short
+    part = ["start", "start", "wait"]
+    assert device == [*part, *[*part, "wait", "write"] * 3, "wait", "write"]
+
+
+def test_what_fails_at_the_start_of_a_part_costs_none_before_it(tmp_path: Path, device: list[str]) -> None:
+    bad = [*rows(9), {"id": "bad", "text": "short", "meta": {"set": "a"}}]
+    with pytest.raises(RowError, match=r"in chunk 2, rows from 0 on: row 2 .*too_short"):
+        score_dataset(
+            Dataset.from_list([row for row in bad if len(row["text"]) > 500 or row["id"] == "bad"]),
+            tmp_path, scorer(on_error="raise"), num_chunks=3, progress=False,
+        )  # fmt: skip
+    assert run_status(tmp_path).chunks_done == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), StorageError("the disk is gone")])
+def test_a_run_that_ends_while_a_part_is_finished_loses_no_row(
+    tmp_path: Path, monkeypatch, device: list[str], error: BaseException
+) -> None:
+    def third_fails(self: GroupWriter, table: pa.Table) -> None:
+        if device.count("write") == 2:
+            raise error
+        write(self, table)
+
+    with monkeypatch.context() as patched:
+        write = GroupWriter.write
+        patched.setattr(GroupWriter, "write", third_fails)
+        with pytest.raises(type(error)):
+            score_dataset(dataset(12), tmp_path, scorer(), num_chunks=4, progress=False)
+    # the device had the last part already
+    assert device.count("start") == 8
+    assert run_status(tmp_path).chunks_done == 2
+    assert not [path.name for path in tmp_path.rglob("*") if ".tmp" in path.name]
+    assert not [thread for thread in threading.enumerate() if thread.name in ("ladm-ahead", "ladm-upload")]
+    assert bits(score_dataset(dataset(12), tmp_path, scorer(), num_chunks=4, progress=False)) == expected(12)
+
+
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_disk_that_is_full_at_the_end_of_a_chunk_loses_no_row(tmp_path: Path, monkeypatch, ahead: bool) -> None:
     finish, files = GroupWriter.finish, []
@@ -674,7 +751,7 @@ def test_after_an_error_no_thread_works_for_rows_that_nobody_scores(tmp_path: Pa
 
     monkeypatch.setattr(Loader, "works_ahead", lambda self, rank: True)
     monkeypatch.setattr(HostPart, "count", count)
-    monkeypatch.setattr("ladm_hf.scoring.call.score_rows", fail)
+    monkeypatch.setattr("ladm_hf.scoring.call.start_rows", fail)
     monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 1)
     failing = scorer()
     with pytest.raises(RuntimeError, match="the device"):

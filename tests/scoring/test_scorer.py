@@ -368,13 +368,13 @@ def test_no_token_ids_wait_for_what_is_counted_beside_the_score(monkeypatch: pyt
         assert scored.wait(20)
         return [(float(len(document)), {}) for document in documents]
 
-    def score(ids: list[Any], first: int) -> list[DocumentScore]:
+    def start(ids: list[Any], first: int) -> Any:
         scored.set()
-        return [DocumentScore(0.0, len(row), "ok") for row in ids]
+        return lambda: [DocumentScore(0.0, len(row), "ok") for row in ids]
 
     texts = ["word " * n for n in range(1, 7)]
     monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 12)
     with ThreadPoolExecutor(1) as tokenizing, ThreadPoolExecutor(1) as counting:
         encode = lambda some: [np.arange(len(text)) for text in some]  # noqa: E731
-        found = begin_scoring(texts, encode, count, score, HostThreads(tokenizing, counting))()
+        found = begin_scoring(texts, encode, count, start, HostThreads(tokenizing, counting))()
     assert [(one.num_tokens, one.repetition) for one in found] == [(len(text), len(text)) for text in texts]
