@@ -24,6 +24,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import transformers
 import triton
@@ -124,6 +125,12 @@ def seconds(function: Callable[[], Any], repeats: int) -> float:
 
 def in_turns(*runs: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
     """Median seconds of each, run in turns, so that all meet the same temperatures and clocks."""
+    medians: list[float] = np.median(rounds_in_turns(*runs, rounds=rounds), axis=0).tolist()
+    return medians
+
+
+def rounds_in_turns(*runs: Callable[[], object], rounds: int) -> npt.NDArray[np.float64]:
+    """Seconds `[rounds, runs]` of each, run in turns."""
     took = []
     for run in runs * rounds:
         torch.cuda.synchronize()
@@ -131,8 +138,7 @@ def in_turns(*runs: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
         run()
         torch.cuda.synchronize()
         took.append(time.perf_counter() - start)
-    medians: list[float] = np.median(np.reshape(took, (rounds, len(runs))), axis=0).tolist()
-    return medians
+    return np.reshape(took, (rounds, len(runs)))
 
 
 # Parity

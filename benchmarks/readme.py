@@ -18,7 +18,7 @@ from typing import Any
 
 from quality import markdown as render_quality
 from table import render as render_gpu
-from table import render_float8, render_nano, render_shapes
+from table import render_attention, render_float8, render_nano, render_shapes
 from training_effect.report import TABLES as EFFECT_TABLES
 from training_effect.report import summary as effect_summary
 from training_effect.report import summary_larger as effect_summary_larger
@@ -596,6 +596,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "gpu_nano": ("h100.json", render_nano),
     "gpu_summary": ("h200.json", gpu_summary),
     "shapes": ("shapes.json", render_shapes),
+    "attention": ("attention.json", render_attention),
     "float8": ("float8.json", render_float8),
     "precision_float8": ("precision-float8.json", precision),
     "effect_summary": ("training_effect.json", effect_summary),

@@ -1,4 +1,4 @@
-"""Renders what was measured on GPUs as Markdown: files that `gpu.py` and `shapes.py` wrote.
+"""Renders what was measured on GPUs as Markdown: files that `gpu.py`, `shapes.py` and `attention.py` wrote.
 
 python benchmarks/table.py benchmarks/results/h200.json     # of gpu.py
 """
@@ -153,6 +153,75 @@ def render_float8(result: dict[str, Any]) -> str:
             ratio = row["float8"] / row["bfloat16"]
             lines.append(f"| {name} | {int(tokens):,} | {row['bfloat16']:.3f} | {row['float8']:.3f} | {ratio:.2f} |")
     return "\n".join(lines)
+
+
+def render_attention(result: dict[str, Any]) -> str:
+    """Times of attention kernels by shape and length, and what the span focus adds beside them and in our own."""
+    environment, kernels = result["environment"], {"cudnn": "cuDNN", "flash4": "FlashAttention 4", "hopper": "ours"}
+    lines = [
+        f"One {environment['device']}, bfloat16, milliseconds of causal attention (TFLOP/s) and of the span focus "
+        f"(torch {environment['torch']}, cuDNN {environment['cudnn']}, Triton {environment['triton']}, "
+        f"flash-attn-4 {environment['packages'].get('flash-attn-4', 'not installed')}).",
+        "",
+        f"| shape | heads / KV heads | head size | tokens | {' | '.join(kernels.values())} "
+        "| focus beside the first two | focus in ours |",
+        "|---" * 9 + "|",
+    ]
+    for name, row in result["shapes"].items():
+        for tokens, found in row["times"].items():
+            ms = _medians(found["in_turns"])
+            # of the two products over the causal half
+            work = 2 * int(tokens) ** 2 * row["heads"] * row["head_dim"] / 1e9
+            cells = [f"{ms[kernel]:.3f} ({work / ms[kernel]:.0f})" if kernel in ms else "" for kernel in kernels]
+            inside = f"{ms['hopper+focus'] - ms['hopper']:+.3f}" if "hopper" in ms else ""
+            lines.append(
+                f"| {name} | {row['heads']} / {row['kv_heads']} | {row['head_dim']} | {int(tokens):,} | "
+                f"{' | '.join(cells)} | {ms['span_focus']:+.3f} | {inside} |"
+            )
+    return "\n".join([*lines, "", *_beside_flash4(result)])
+
+
+def _medians(times: dict[str, Any]) -> dict[str, float]:
+    return {name: row["ms"] for name, row in times.items()}
+
+
+def _beside_flash4(result: dict[str, Any]) -> list[str]:
+    """Our kernel's share of FlashAttention 4's time, with the focus and at the power limit; times in a window."""
+    focused: dict[str, list[float]] = {}
+    alone: dict[str, list[float]] = {"in_turns": [], "sustained": []}
+    states, lines = [], []
+    for name, row in result["shapes"].items():
+        for tokens, found in row["times"].items():
+            ms = _medians(found["in_turns"])
+            if {"flash4", "hopper"} <= ms.keys():
+                beside = ms["flash4"] + ms["span_focus"]
+                focused.setdefault(tokens, []).append(ms["hopper+focus"] / beside)
+                if "sustained" in found:
+                    states.append(found["sustained_on"])
+                    for manner, ratios in alone.items():
+                        times = _medians(found[manner])
+                        ratios.append(times["hopper"] / times["flash4"])
+            if "flash4_windowed" in ms:
+                lines.append(
+                    f"- A window of {row['window']} ({name}, {int(tokens):,} tokens): {ms['windowed']:.3f} ms in "
+                    f"PyTorch's FlashAttention, {ms['flash4_windowed']:.3f} in FlashAttention 4."
+                )
+    if states:
+        by_length = ", ".join(f"{_range(ratios)} at {int(tokens):,} tokens" for tokens, ratios in focused.items())
+        watts, clock = (_range([state[key] for state in states], ",.0f") for key in ("watts", "mhz"))
+        brief, long = (result["rounds"][manner] for manner in alone)
+        lines[:0] = [
+            "- With the span focus, ours takes this share of the time of FlashAttention 4 and the Triton kernel: "
+            f"{by_length}.",
+            f"- Attention alone, at the longer length: {_range(alone['in_turns'])} of FlashAttention 4's time ({brief} "
+            f"rounds), and {_range(alone['sustained'])} when it runs for long enough to meet the power limit "
+            f"({long} rounds; {watts} W, {clock} MHz).",
+        ]
+    return lines
+
+
+def _range(values: list[float], digits: str = ".2f") -> str:
+    return f"{min(values):{digits}} to {max(values):{digits}}"
 
 
 def main() -> None:
