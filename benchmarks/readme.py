@@ -205,9 +205,8 @@ def text_to_score(result: dict[str, Any]) -> str:
 
 def whole_runs(results: dict[str, dict[str, Any]]) -> str:
     """Tokens a second from parquet to parquet on GPUs, beside those of the engine alone on the same token ids."""
-    first = next(iter(results.values()))
     lines = [
-        f"{first['gpu']}, thousand tokens a second, documents of about 8k tokens, and the share of the engine's rate "
+        "Thousand tokens a second, documents of about 8k tokens, and the share of the engine's rate "
         "(`benchmarks/text_to_score.py`):",
         "",
         "| model | GPUs | cores | the engine alone | from token ids | from text | cores busy, from text |",
@@ -220,8 +219,8 @@ def whole_runs(results: dict[str, dict[str, Any]]) -> str:
         ids, text = (found[name]["documents_per_second"] * each for name in ("from_token_ids", "from_text"))
         alone = found["engine_alone"] * gpus * each
         lines.append(
-            f"| {model} | {gpus} | {result['cores']} | {alone:,.0f} | {ids:,.0f} ({ids / alone:.0%}) | "
-            f"{text:,.0f} ({text / alone:.0%}) | {found['from_text']['busy_cores'] * gpus:.1f} |"
+            f"| {model} | {gpus} {result['gpu'].split()[1]} | {result['cores']} | {alone:,.0f} | "
+            f"{ids:,.0f} ({ids / alone:.0%}) | {text:,.0f} ({text / alone:.0%}) | {found['from_text']['busy_cores'] * gpus:.1f} |"
         )
         if gpus == 1:
             on_one[model] = ids, text

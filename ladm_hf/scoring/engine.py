@@ -192,7 +192,9 @@ class Engine:
 
     def _start_score(self, documents: list[Ints]) -> Callable[[], list[Measured]]:
         """Starts a batch; the function returned waits for its scores."""
-        grid, pfs, signals = self._start(documents)
+        # where a GPU computes, what is left for the host is small
+        with one_thread() if self._asynchronous else contextlib.nullcontext():
+            grid, pfs, signals = self._start(documents)
 
         def finish() -> list[Measured]:
             with one_thread():

@@ -49,13 +49,20 @@ def test_batches_in_flight_give_the_same_scores_in_the_same_order(engine, monkey
     assert events == ["start", "start", "start", "wait", "wait"]
 
 
-def test_scores_of_a_batch_are_computed_by_one_thread(engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute, threads = engine.cds, []
-    monkeypatch.setattr(engine, "cds", lambda *given: threads.append(torch.get_num_threads()) or compute(*given))
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_the_host_computes_scores_and_prepares_for_a_gpu_on_one_thread(engine, monkeypatch, on_gpu: bool) -> None:
+    threads = []
+    for name in ("run", "cds"):
+        function = getattr(engine, name)
+        monkeypatch.setattr(
+            engine, name, lambda *given, f=function: threads.append(torch.get_num_threads()) or f(*given)
+        )
+    monkeypatch.setattr(engine, "_on_host", lambda tensors: lambda: torch.cat(tensors).double())
+    monkeypatch.setattr(engine, "_asynchronous", on_gpu)
     with torch_threads(2):
         engine.score([np.array(random_ids(400))])
         assert torch.get_num_threads() == 2
-    assert threads == [1]
+    assert threads == [1 if on_gpu else 2, 1]
 
 
 @pytest.mark.parametrize(
