@@ -217,10 +217,10 @@ def whole_runs(results: dict[str, dict[str, Any]]) -> str:
         model, found, gpus, number = (result[key] for key in ("model", "device", "processes", "documents"))
         each = result["tokens"] / number / 1000
         ids, text = (found[name]["documents_per_second"] * each for name in ("from_token_ids", "from_text"))
-        alone = found["engine_alone"] * gpus * each
+        alone, busy = found["engine_alone"] * gpus * each, found["from_text"]["busy_cores"] * gpus
         lines.append(
             f"| {model} | {gpus} {result['gpu'].split()[1]} | {result['cores']} | {alone:,.0f} | "
-            f"{ids:,.0f} ({ids / alone:.0%}) | {text:,.0f} ({text / alone:.0%}) | {found['from_text']['busy_cores'] * gpus:.1f} |"
+            f"{ids:,.0f} ({ids / alone:.0%}) | {text:,.0f} ({text / alone:.0%}) | {busy:.1f} |"
         )
         if gpus == 1:
             on_one[model] = ids, text
