@@ -29,8 +29,9 @@ from ladm_hf.runs.progress import ErrorCounts
 from ladm_hf.scoring.begun import Begun
 from ladm_hf.scoring.scorer import LadmScorer
 
-# Rows go to the scorer in parts: of so many estimated tokens at first, more where that takes less than some seconds.
-FIRST_PART_TOKENS = 32_768
+# Rows go to the scorer in parts: of so many estimated tokens at first, beside a device that works on its own of some
+# batches, more where that takes less than some seconds.
+FIRST_PART_TOKENS, FIRST_DEVICE_PART_TOKENS = 32_768, 524_288
 PART_SECONDS = 5.0
 # Kinds of errors that the record of a chunk counts, the most frequent ones.
 KEPT_ERRORS = 100
@@ -79,7 +80,7 @@ class ChunkScorer:
         self.kept, self.heart, self.scratch, self.ranks = kept, heart, scratch, heart.ranks
         self.column = document_column(run.schema, document_columns(scorer))
         self.schema = output_schema(run.schema, run.scores_only, run.score_columns, kept)
-        self.part_tokens = FIRST_PART_TOKENS
+        self.part_tokens = FIRST_DEVICE_PART_TOKENS if self.works_ahead() else FIRST_PART_TOKENS
         # parts that are not scored yet
         self._begun: set[Begun[dict[str, Any]]] = set()
         # of the chunk scored last

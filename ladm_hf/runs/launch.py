@@ -27,8 +27,9 @@ from ladm_hf.runs.uploads import Staged, Uploads
 from ladm_hf.scoring.loader import DTYPES
 from ladm_hf.scoring.scorer import LadmScorer
 
-# Parts, of a few megabytes of text at most, that are read and tokenised while a device scores the one at hand.
-PARTS_AHEAD = 3
+# Parts, of a few megabytes of text at most, that are read and tokenised while a device scores the one at hand; the
+# beginning and the end of a chunk count as well.
+PARTS_AHEAD = 6
 # Estimated tokens that are worth an estimate before the work.
 LONG_WORK = 2_000_000
 

@@ -619,7 +619,7 @@ def test_a_thread_that_reads_and_tokenises_ahead_changes_no_row(tmp_path: Path, 
     plain = score_dataset(data, tmp_path / "plain", scorer(), num_chunks=5, progress=False)
     monkeypatch.setattr(Loader, "works_ahead", lambda self, rank: True)
     monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 2000)
-    monkeypatch.setattr(chunk_scorer, "FIRST_PART_TOKENS", 1000)
+    monkeypatch.setattr(chunk_scorer, "FIRST_DEVICE_PART_TOKENS", 1000)
     threaded = score_dataset(data, tmp_path / "threaded", scorer(), num_chunks=5, progress=False)
     assert bits(threaded) == bits(plain)
     assert threaded["ladm_status"] == plain["ladm_status"]
