@@ -32,12 +32,17 @@ def ahead(
         closed (`Event`): is set when this generator ends; an iterator that waits for others must look at it.
         start (callable, *optional*): starts an item, in the thread that asks for items, or returns `False`.
     """
-    made: queue.Queue[tuple[str, Any]] = queue.Queue(most)
+    # filled and emptied in one step, which no signal breaks in two, as it does with a queue that has an end
+    made: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    places: queue.SimpleQueue[None] = queue.SimpleQueue()
+    for _ in range(most):
+        places.put(None)
 
     def put(kind: str, value: Any) -> bool:
         while not closed.is_set():
-            with contextlib.suppress(queue.Full):
-                made.put((kind, value), timeout=_PATIENCE)
+            with contextlib.suppress(queue.Empty):
+                places.get(timeout=_PATIENCE)
+                made.put((kind, value))
                 return True
         return False
 
@@ -61,6 +66,7 @@ def ahead(
             except queue.Empty:
                 yield held.popleft()
                 continue
+            places.put(None)
             started = kind == "item" and start(value)
             if started or kind != "item":
                 while held:
