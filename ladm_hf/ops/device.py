@@ -27,7 +27,8 @@ def one_thread() -> Iterator[None]:
     """PyTorch computes on this thread alone.
 
     For small tensors: where other work keeps the cores busy, threads wait for one another many times as long as one
-    thread would take.
+    thread would take. Not for several threads at once: those that come to PyTorch meanwhile begin with one thread, and
+    may set it for all others when they leave.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

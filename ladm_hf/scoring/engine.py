@@ -192,12 +192,15 @@ class Engine:
 
     def _start_score(self, documents: list[Ints]) -> Callable[[], list[Measured]]:
         """Starts a batch; the function returned waits for its scores."""
-        # where a GPU computes, what is left for the host is small
-        with one_thread() if self._asynchronous else contextlib.nullcontext():
+        # Where a GPU computes, what is left for the host is small. On a CPU other threads may be scoring, too, and the
+        # number of threads is also theirs.
+        threads: Callable[[], contextlib.AbstractContextManager[None]]
+        threads = one_thread if self._asynchronous else contextlib.nullcontext
+        with threads():
             grid, pfs, signals = self._start(documents)
 
         def finish() -> list[Measured]:
-            with one_thread():
+            with threads():
                 return [*map(Measured, self.cds(grid, pfs()).T.numpy(), signals().numpy())]
 
         return finish
