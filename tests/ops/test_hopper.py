@@ -364,6 +364,20 @@ def test_documents_in_turns_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
+@pytest.mark.usefixtures("uninitialized_memory_is_nan")
+@pytest.mark.filterwarnings("ignore:.*deterministic")
+@pytest.mark.parametrize("dim", hopper.BLOCKS)
+def test_heads_in_sections_the_last_of_them_shorter_have_the_same_bits(monkeypatch, dim: int) -> None:
+    q, k, v = torch.randn(2, 2700, 12, dim, device="cuda").half().transpose(1, 2).split([6, 3, 3], 1)
+    grid = SpanGrid(2700)
+    together = hopper.attention(q, k, v, 0.125, grid)
+    # two groups of two heads, and one
+    monkeypatch.setattr(hopper, "CACHED_BYTES", 2 * 4 * 2700 * dim)
+    assert all(map(torch.equal, hopper.attention(q, k, v, 0.125, grid), together))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
 def test_a_model_with_its_own_forward_pass_takes_the_kernel_too(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("persimmon", hidden_size=128, num_attention_heads=2, head_dim=64)
     model = model.half().to("cuda")
