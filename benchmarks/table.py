@@ -102,10 +102,7 @@ def render_nano(result: dict[str, Any]) -> str:
 
 
 def render_shapes(result: dict[str, Any]) -> str:
-    """Times of every shape that was timed, and the ratio to the better plain forward pass over all of them.
-
-    A row that has `unscored`, the seconds of our own forward pass, was timed one document at a time.
-    """
+    """Times of every shape that was timed, and the ratio to the better plain forward pass over all of them."""
     environment, rows = result["environment"], result["shapes"]
     lines = [
         f"One {environment['device']}, bfloat16, random weights, seconds a document of {result['tokens']:,} tokens "
@@ -124,17 +121,12 @@ def render_shapes(result: dict[str, Any]) -> str:
             lines.append(
                 f"| {name} | {row['head_dim']} | {row['layers']} of {row['of_layers']} | {row['attention']} | "
                 f"{' | '.join(plain)} | {row['ours']:.3f} | {'' if share is None else f'{share:.0%}'} | {ratio} | "
-                f"{row['scoring_adds']:+.1%}{' *' if 'unscored' in row else ''} |"
+                f"{row['scoring_adds']:+.1%} |"
             )
     lines.append("")
     ratios = [row["ratio"] for row in rows.values() if row.get("ratio")]
     if ratios:
         lines.append(f"- Ratio: {max(ratios):.2f} at most, {statistics.median(ratios):.2f} in the median.")
-    if any("unscored" in row for row in rows.values()):
-        lines.append(
-            "- \\* One document at a time, the host's part included, before the span focus for heads of 65 to 128 took "
-            "whole spans of queries."
-        )
     if alone := [name for name, row in rows.items() if "ours" in row and "parity" not in row]:
         lines.append(f"- Compared with the model's own pass, but not with float32 at full width: {', '.join(alone)}.")
     return "\n".join(lines)
