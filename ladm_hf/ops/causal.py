@@ -1,11 +1,10 @@
 """Causal attention with its log-sum-exp, from the kernels that the platform brings.
 
 PyTorch's `scaled_dot_product_attention` computes the log-sum-exp of every query and keeps it to itself; the operators
-behind it return it, and so do FlashAttention 4, where it is installed (`pip install 'ladm_hf[gpu]'`),
-`ladm_hf.ops.hopper`, which gives the span focus besides, and on some CPUs `ladm_hf.ops.tiled`. Which one serves is
-settled once for each device, dtype and shape of head, by trying them on a small input in the order of their speed, that
-of the span focus included (`benchmarks/attention.py`): the first whose output and log-sum-exp agree with the definition
-is taken.
+behind it return it, and so do FlashAttention 4, where it is installed (the extra `gpu`), `ladm_hf.ops.hopper`, which
+gives the span focus besides, and on some CPUs `ladm_hf.ops.tiled`. Which one serves is settled once for each device,
+dtype and shape of head, by trying them on a small input in the order of their speed, that of the span focus included
+(`benchmarks/attention.py`): the first whose output and log-sum-exp agree with the definition is taken.
 """
 
 from __future__ import annotations
