@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -50,11 +51,13 @@ class Call:
         if not self.are_texts:
             self._warn_of_text_signals()
 
+        running: deque[Callable[[], None]] = deque()
+
         def start(ids: list[Tokens | str], first: int) -> Callable[[], list[DocumentScore]]:
             def check(i: int, status: str) -> None:
                 self._check_status(first + i, status)
 
-            return start_rows(ids, lambda: self.loader.engine(self.rank), check, self.progress)
+            return start_rows(ids, lambda: self.loader.engine(self.rank), check, self.progress, running)
 
         ahead = self.loader.works_ahead(self.rank)
         much = ahead and self.loader.is_much(sum(len(row) for row in rows if isinstance(row, (str, np.ndarray))))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -90,8 +91,8 @@ def begin_scoring(
 ) -> Begun[list[DocumentScore]]:
     """Begins the host's part of some rows, by threads where there are some; what is returned scores them.
 
-    While a device scores one group of rows the threads tokenise the next; where it has begun the last one, what is
-    returned is started.
+    While a device scores one group of rows the threads tokenise the next, and once it has begun that one, the group is
+    finished; where it has begun the last one, what is returned is started.
 
     Args:
         rows (`list`): texts, or what `checked_ids` gave.
@@ -112,14 +113,21 @@ def begin_scoring(
     counts = [threads.counting.submit(count, documents[part]) for part in parts]
     together = list(groups_by_size([sum(sizes[part]) for part in parts], TOKENIZE_CHARS))
 
-    started: list[Callable[[], list[DocumentScore]]] = []
+    scores: list[DocumentScore] = []
+    finish_last: Callable[[], list[DocumentScore]] = list
 
     def start_groups() -> None:
+        nonlocal finish_last
         for group in together:
-            started.append(start([row for n in group for row in ids[n].result()], parts[group[0]].start))
+            finish_before, finish_last = finish_last, list
+            try:
+                finish_last = start([row for n in group for row in ids[n].result()], parts[group[0]].start)
+            finally:
+                # where both fail, the error of the rows that come first is raised
+                scores.extend(finish_before())
 
     def finish() -> list[DocumentScore]:
-        scores = [score for finish_group in started for score in finish_group()]
+        scores.extend(finish_last())
         return with_statistics(scores, [values for part in counts for values in part.result()])
 
     return Begun(finish, [*ids, *counts], start_groups)
@@ -136,7 +144,11 @@ def with_statistics(
 
 
 def start_rows(
-    rows: list[Tokens | str], load: Callable[[], Engine], check: Callable[[int, str], None], progress: bool | None
+    rows: list[Tokens | str],
+    load: Callable[[], Engine],
+    check: Callable[[int, str], None],
+    progress: bool | None,
+    running: deque[Callable[[], None]],
 ) -> Callable[[], list[DocumentScore]]:
     """Starts to score rows of token ids; a row that is a `str` already has its status.
 
@@ -145,6 +157,7 @@ def start_rows(
         load (callable): gives the engine, and is called only where there are token ids.
         check (callable): takes the place and status of every row, and may raise.
         progress (`bool`, *optional*): `None` shows a bar on a terminal when the work takes more than 2 s.
+        running (deque of callables): wait for the batches in flight, those of the rows before these first.
 
     Returns:
         What waits for the batches that a device is still at, and gives the scores.
@@ -165,27 +178,31 @@ def start_rows(
         total=sum(lengths), unit="tok", unit_scale=True, desc="LADM", delay=PROGRESS_DELAY,
         disable=None if progress is None else not progress,
     )  # fmt: skip
-    running: deque[tuple[list[int], Callable[[], list[Measured]] | None]] = deque()
+    left = len(pieces)
 
-    def wait(in_flight: int) -> None:
-        while len(running) > in_flight:
-            batch, scores = running.popleft()
-            results = None if scores is None else scores()
-            for n, j in enumerate(batch):
-                measured[pieces[j][0]].append((lengths[j], None if results is None else results[n]))
-            bar.update(sum(lengths[j] for j in batch))
+    def wait(batch: list[int], scores: Callable[[], list[Measured]] | None) -> None:
+        nonlocal left
+        results = None if scores is None else scores()
+        for n, j in enumerate(batch):
+            measured[pieces[j][0]].append((lengths[j], None if results is None else results[n]))
+        bar.update(sum(lengths[j] for j in batch))
+        left -= len(batch)
+        if not left:
+            bar.close()
 
     if engine is not None and pieces:
         with contextlib.ExitStack() as on_error:
             on_error.callback(bar.close)
             for started in engine.start_all([window for _, window in pieces]):
-                running.append(started)
-                wait(engine.in_flight)
+                running.append(functools.partial(wait, *started))
+                while len(running) > engine.in_flight:
+                    running.popleft()()
             on_error.pop_all()
 
     def finish() -> list[DocumentScore]:
         with bar:
-            wait(0)
+            while left:
+                running.popleft()()
         found = [_document_score(*row, engine) for row in zip(rows, statuses, measured, strict=True)]
         for i, score in enumerate(found):
             check(i, score.status)

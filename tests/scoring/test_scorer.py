@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, random_ids, tiny_model, torch_threads
+from tqdm import tqdm
 
 from ladm_hf import DocumentScore, LadmConfig, LadmScorer, ladm_score
 from ladm_hf.errors import BackendError, ColumnError, ConfigError, InputError, RowError
@@ -378,3 +379,69 @@ def test_no_token_ids_wait_for_what_is_counted_beside_the_score(monkeypatch: pyt
         encode = lambda some: [np.arange(len(text)) for text in some]  # noqa: E731
         found = begin_scoring(texts, encode, count, start, HostThreads(tokenizing, counting))()
     assert [(one.num_tokens, one.repetition) for one in found] == [(len(text), len(text)) for text in texts]
+
+
+@pytest.mark.parametrize("failing", [None, "start", "finish"])
+def test_few_groups_of_a_call_are_under_way_at_once(monkeypatch: pytest.MonkeyPatch, failing: str | None) -> None:
+    under_way: list[int] = []
+
+    def start(ids: list[Any], first: int) -> Any:
+        under_way.append(first)
+        assert len(under_way) <= 2
+        if failing and first == 4:
+            raise RowError("row 4")
+
+        def finish() -> list[DocumentScore]:
+            under_way.remove(first)
+            if failing == "finish" and first == 3:
+                raise RowError("row 3")
+            return [DocumentScore(float(first), len(row), "ok") for row in ids]
+
+        return finish
+
+    monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 1)
+    monkeypatch.setattr("ladm_hf.scoring.rows.TOKENIZE_CHARS", 1)
+    with ThreadPoolExecutor(1) as pool:
+        ids, count = [np.arange(9)] * 8, lambda documents: [(0.0, {}) for _ in documents]
+        begun = begin_scoring(ids, None, count, start, HostThreads(pool, pool))
+        if failing is None:
+            assert [found.score for found in begun()] == list(range(8))
+        else:
+            with pytest.raises(RowError, match="row 3" if failing == "finish" else "row 4"):
+                begun()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_groups_of_a_call_share_the_batches_in_flight_and_leave_no_bar(monkeypatch, fails: bool) -> None:
+    running, most, bars = [], [], []
+
+    def start_all(self: Engine, documents: list[Any]) -> Any:
+        for i, document in enumerate(documents):
+            if fails and len(document) == 606:
+                raise RuntimeError("the device")
+            found = self.measure([document])
+            running.append(found)
+            most.append(len(running))
+            yield [i], lambda found=found: (running.remove(found), found)[1]
+
+    def bar(*args: Any, **options: Any) -> tqdm:
+        bars.append(tqdm(*args, **options))
+        return bars[-1]
+
+    given = [random_ids(length) for length in range(600, 610)]
+    expected = LadmScorer(tiny_model(), config=SMALL).score_input_ids(given)
+    monkeypatch.setattr(Loader, "works_ahead", lambda self, rank: True)
+    monkeypatch.setattr(Engine, "start_all", start_all)
+    monkeypatch.setattr(Engine, "in_flight", 2)
+    monkeypatch.setattr("ladm_hf.scoring.rows.tqdm", bar)
+    monkeypatch.setattr("ladm_hf.scoring.rows.THREAD_CHARS", 1)
+    monkeypatch.setattr("ladm_hf.scoring.rows.TOKENIZE_CHARS", 1300)
+    ahead = LadmScorer(tiny_model(), config=SMALL)
+    if fails:
+        with pytest.raises(RuntimeError, match="the device"):
+            ahead.score_input_ids(given, progress=True)
+    else:
+        assert repr(ahead.score_input_ids(given, progress=True)) == repr(expected)
+    assert max(most) == 3
+    assert len(bars) == (4 if fails else 5)
+    assert all(bar.disable for bar in bars)
