@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
+
+# Threads of Python that are within `one_thread`, and PyTorch's threads before the first of them was.
+_lock = threading.Lock()
+_within, _before = 0, 1
 
 
 def launches_on(device: torch.device) -> AbstractContextManager[object]:
@@ -30,12 +36,32 @@ def one_thread() -> Iterator[None]:
     thread would take. Not for several threads at once: those that come to PyTorch meanwhile begin with one thread, and
     may set it for all others when they leave.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    global _within, _before
+    with _lock:
+        threads = torch.get_num_threads()
+        if not _within:
+            _before = threads
+        elif threads == 1:
+            # a thread that is new to PyTorch begins with what another has set for a while
+            threads = _before
+        _within += 1
     try:
+        torch.set_num_threads(1)
         yield
     finally:
-        torch.set_num_threads(threads)
+        with _lock:
+            _within -= 1
+            torch.set_num_threads(threads)
+
+
+def _forget_threads() -> None:
+    """In a forked process none of the other threads is left."""
+    global _lock, _within
+    _lock, _within = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def cpu_has(unit: str) -> bool:
