@@ -30,7 +30,8 @@ def ahead(
         items (iterator): what the thread goes through.
         most (`int`): items that wait to be asked for.
         closed (`Event`): is set when this generator ends; an iterator that waits for others must look at it.
-        start (callable, *optional*): starts an item, in the thread that asks for items, or returns `False`.
+        start (callable, *optional*): starts an item, in the thread that asks for items, or returns `False`. Where it
+            raises an error the item is given before another is started, for the error to be met again in its place.
     """
     # filled and emptied in one step, which no signal breaks in two, as it does with a queue that has an end
     made: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
@@ -67,7 +68,13 @@ def ahead(
                 yield held.popleft()
                 continue
             places.put(None)
-            started = kind == "item" and start(value)
+            try:
+                started = kind == "item" and start(value)
+            except Exception:
+                held.append(value)
+                while held:
+                    yield held.popleft()
+                continue
             if started or kind != "item":
                 while held:
                     yield held.popleft()

@@ -28,18 +28,23 @@ class Begun(Generic[T]):
         self, finish: Callable[[], T], futures: Sequence[Future[Any]] = (), start: Callable[[], None] | None = None
     ) -> None:
         self._finish, self._futures, self._start = finish, futures, start
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self.seconds = 0.0
 
     def start(self) -> None:
-        """Gives a device its work, where it computes on its own; else nothing happens before the call is finished."""
+        """Gives a device its work, where it computes on its own; else nothing happens before the call is finished.
+
+        Raises:
+            What the call itself then raises again, for the rows before these to be finished first.
+        """
         start, self._start = self._start, None
         if start is not None:
             began = time.monotonic()
             try:
                 start()
-            except Exception as error:  # raised where the call is finished, after those before it
+            except BaseException as error:
                 self._error = error
+                raise
             self.seconds += time.monotonic() - began
 
     def __call__(self) -> T:

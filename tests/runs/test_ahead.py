@@ -102,6 +102,26 @@ def test_an_item_is_not_held_back_for_one_that_waits_for_it() -> None:
         assert item in (1, 2)
 
 
+def test_an_item_that_cannot_be_started_is_given_before_another_is_started() -> None:
+    events: list[str] = []
+    all_made = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield from (1, 2, 3)
+        all_made.set()
+
+    def start(item: int) -> bool:
+        assert all_made.wait(20)
+        events.append(f"start {item}")
+        if item == 2:
+            raise ValueError("two")
+        return True
+
+    for item in ahead(items(), 10, threading.Event(), start):
+        events.append(f"give {item}")
+    assert events == ["start 1", "start 2", "give 1", "give 2", "start 3", "give 3"]
+
+
 def test_an_error_comes_after_the_items_that_are_held_back() -> None:
     def items() -> Iterator[int]:
         yield 1

@@ -695,6 +695,19 @@ def test_what_fails_at_the_start_of_a_part_costs_none_before_it(tmp_path: Path, 
     assert run_status(tmp_path).chunks_done == 2
 
 
+def test_a_model_that_cannot_be_loaded_is_not_loaded_again_for_the_next_part(
+    tmp_path: Path, monkeypatch, device: list[str]
+) -> None:
+    def engine(self: Loader, rank: int | None) -> Engine:
+        device.append("load")
+        raise BackendError("no memory for the model")
+
+    monkeypatch.setattr(Loader, "engine", engine)
+    with pytest.raises(BackendError, match="no memory for the model"):
+        score_dataset(dataset(12), tmp_path, scorer(), num_chunks=4, progress=False)
+    assert device == ["load"]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), StorageError("the disk is gone")])
 def test_a_run_that_ends_while_a_part_is_finished_loses_no_row(
     tmp_path: Path, monkeypatch, device: list[str], error: BaseException

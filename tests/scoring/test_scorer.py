@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ladm_hf import DocumentScore, LadmConfig, LadmScorer, ladm_score
 from ladm_hf.errors import BackendError, ColumnError, ConfigError, InputError, RowError
+from ladm_hf.scoring.begun import Begun
 from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.loader import Loader
 from ladm_hf.scoring.rows import HostThreads, begin_scoring
@@ -445,3 +446,15 @@ def test_groups_of_a_call_share_the_batches_in_flight_and_leave_no_bar(monkeypat
     assert max(most) == 3
     assert len(bars) == (4 if fails else 5)
     assert all(bar.disable for bar in bars)
+
+
+@pytest.mark.parametrize("error", [RowError("row 3"), KeyboardInterrupt()])
+def test_a_call_that_could_not_be_started_raises_the_same_error(error: BaseException) -> None:
+    def start() -> None:
+        raise error
+
+    begun = Begun(lambda: 1, start=start).then(lambda found: found + 1)
+    for call in (begun.start, begun, begun):
+        with pytest.raises(type(error)) as found:
+            call()
+        assert found.value is error
