@@ -7,17 +7,18 @@ The second calculator of the published results is made by `gguf_calculator.py`; 
 is what `ladm score --cascade --cascade-keep` does: the best of each domain by the first score go on, to a share of the
 tokens, and `select` ranks those by the second. Its recall is the share of the tokens that a selection to the same
 budget by the second score of all documents has in common with it; of documents that go on at random it would be the
-share that goes on. What it selects instead may be nearly as good: the percentile of its selection by the second score,
-within the domain, stands beside that of the whole selection. `COSTS` are of a whole cascade, both passes, beside
-scoring everything by the second calculator: what goes on is that less the cost of the first pass, by the seconds
-measured beside the scores or, with `--seconds`, on another machine. `--differences` shows the documents of which the
-two calculators think most differently.
+share that goes on. Intervals are of a bootstrap over documents, each with all its pieces. What it selects instead may
+be nearly as good: the percentile of its selection by the second score, within the domain, stands beside that of the
+whole selection. `COSTS` are of a whole cascade, both passes, beside scoring everything by the second calculator: what
+goes on is that less the cost of the first pass, by the seconds measured beside the scores or, with `--seconds`, on
+another machine. `--differences` shows the documents of which the two calculators think most differently.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from ladm_hf.stats import spearman
 
 COSTS = (0.1, 0.25, 0.5)
 BUDGETS = (0.01, 0.025, 0.05, 0.1)
+# Draws of the bootstrap that gives the intervals.
+DRAWS = 100
 # Documents shown of either sort.
 SHOWN = 10
 
@@ -55,11 +58,11 @@ def main() -> None:
         runs = described["runs"]
         seconds = [run for run in runs if not run["first"]]
         for second, first in product(seconds, [run for run in runs if run["first"]]):
-            pair = Pair(table, first, second)
+            pair = Pair.of(table, first, second)
             found.append({**pair.described(), **of_pool(described), "costs": pair.costs(times)})
         if options.differences:
             for second in seconds:
-                show_differences(Pair(table, runs[0], second))
+                show_differences(Pair.of(table, runs[0], second))
     for entry in found:
         show(entry)
     if options.output:
@@ -74,37 +77,53 @@ def read(file: Path) -> tuple[pa.Table, dict[str, Any]]:
 
 def of_pool(described: dict[str, Any]) -> dict[str, Any]:
     """What stands with every pair of runs."""
-    config = described["second"]["config"]
+    config = described["second"]
     heads = {name: config[name] for name in ("heads", "weights", "ablation") if name in config}
-    names = ("ladm_hf", "data", "pieces", "dtype")
+    names = ("ladm_hf", "data", "pieces", "pool", "dtype")
     return {**{name: described[name] for name in names}, "scored_on": described["device"], "own_heads": heads}
 
 
 class Pair:
     """The scores of the same documents by two runs.
 
+    Args:
+        tables (sequence of `pa.Table`): of the first and the second. The tokens are those of the second in both: both
+            select from the same.
+        runs (sequence of mappings): the two runs.
+
     Attributes:
-        tables (`list[pa.Table]`): of the first and the second, with the tokens that the second reads: both select
-            from the same.
         selected (`dict[float, Bools]`): by budget, what `select` keeps by the second score of everything.
     """
 
-    def __init__(self, table: pa.Table, first: dict[str, Any], second: dict[str, Any]) -> None:
-        self.runs = [first, second]
-        self.tables = [table.filter(pc.equal(table["run"], json.dumps(identity(run)))) for run in self.runs]
-        if self.tables[0]["id"] != self.tables[1]["id"]:
-            raise SystemExit("the two runs have other documents")
-        self.tokens = self.tables[1]["ladm_num_tokens"].to_numpy()
-        places = pa.array(range(len(self.tokens)))
-        self.tables = [
-            replaced(part, "ladm_num_tokens", pa.array(self.tokens)).append_column("index", places)
-            for part in self.tables
-        ]
-        self.scores = [part["ladm_score"].to_numpy() for part in self.tables]
+    def __init__(self, tables: Sequence[pa.Table], runs: Sequence[dict[str, Any]]) -> None:
+        self.runs = runs
+        counts = tables[1]["ladm_num_tokens"]
+        places = pa.array(range(len(counts)))
+        self.tables = [replaced(replaced(table, "ladm_num_tokens", counts), "index", places) for table in tables]
+        self.tokens = counts.to_numpy()
+        self.scores = [table["ladm_score"].to_numpy() for table in self.tables]
         self.both = np.isfinite(self.scores[0]) & np.isfinite(self.scores[1])
         self.total = int(self.tokens[self.both].sum())
         self.selected = {budget: chosen(self.tables[1], budget * self.total) for budget in BUDGETS}
-        self.percentiles = percentiles(self.scores[1], np.array(self.tables[1]["domain"].to_pylist()))
+
+    @classmethod
+    def of(cls, table: pa.Table, first: dict[str, Any], second: dict[str, Any]) -> Pair:
+        """Two runs of a file of scores."""
+        tables = [table.filter(pc.equal(table["run"], json.dumps(identity(run)))) for run in (first, second)]
+        if tables[0]["id"] != tables[1]["id"]:
+            raise SystemExit("the two runs have other documents")
+        return cls(tables, (first, second))
+
+    def draws(self, number: int) -> list[Pair]:
+        """Bootstrap over documents, each with all its pieces."""
+        rng = np.random.default_rng(0)
+        sources = np.array([name.rpartition("@")[0] for name in self.tables[1]["id"].to_pylist()])
+        pieces = [np.flatnonzero(sources == source) for source in np.unique(sources)]
+        found = []
+        for _ in range(number):
+            rows = np.concatenate([pieces[n] for n in rng.integers(0, len(pieces), len(pieces))])
+            found.append(Pair([table.take(rows) for table in self.tables], self.runs))
+        return found
 
     def described(self) -> dict[str, Any]:
         first, second = self.runs
@@ -122,38 +141,59 @@ class Pair:
 
     def costs(self, times: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Recall at every whole cost, by the times of each machine that has them."""
-        found = []
+        found, draws = [], self.draws(DRAWS)
         for described in times:
             seconds = [time_of(described, run) for run in self.runs]
             if None in seconds:
                 continue
             share = seconds[0] / seconds[1]
-            rows = [self.recall(cost, cost - share) for cost in COSTS if cost > share]
-            found.append({"device": described["device"], "seconds": seconds, "cost_of_first": share, "rows": rows})
+            rows = []
+            for cost in COSTS:
+                if cost <= share:
+                    continue
+                recalls = np.array([draw.recalls(cost - share) for draw in draws], dtype=float)
+                rows.append(self.row(cost, cost - share, np.nanpercentile(recalls, (2.5, 97.5), axis=0).T))
+            device = f"{described['device']}, {described['threads']} threads"
+            found.append({"device": device, "seconds": seconds, "cost_of_first": share, "rows": rows})
         return found
 
-    def percentile(self, kept: Bools) -> float | None:
-        """Mean percentile by the second score, weighted by tokens."""
-        return float(np.average(self.percentiles[kept], weights=self.tokens[kept])) if kept.any() else None
+    def selections(self, keep: float) -> dict[float, Bools]:
+        """By budget, what a cascade selects where a share of the tokens goes on to the second pass."""
+        cascade = second_pass(self.tables[1], chosen(self.tables[0], keep * self.total))
+        return {budget: chosen(cascade, budget * self.total) for budget in BUDGETS}
 
-    def recall(self, cost: float, keep: float) -> dict[str, Any]:
-        """Recall by budget where a share of the tokens goes on to the second pass."""
-        survives = chosen(self.tables[0], keep * self.total)
-        cascade = second_pass(self.tables[1], survives)
-        rows = []
-        for budget, wanted in self.selected.items():
-            got = chosen(cascade, budget * self.total)
-            common, whole = int(self.tokens[wanted & got].sum()), int(self.tokens[wanted].sum())
-            rows.append(
+    def recalls(self, keep: float) -> list[float]:
+        """Recall by budget; NaN where the budget is less than a document."""
+        return [
+            self.tokens[self.selected[budget] & got].sum() / max(self.tokens[self.selected[budget]].sum(), 1)
+            if self.selected[budget].any()
+            else float("nan")
+            for budget, got in self.selections(keep).items()
+        ]
+
+    def row(self, cost: float, keep: float, intervals: Floats) -> dict[str, Any]:
+        """Recall by budget at one whole cost, with what the selections are worth by the second score."""
+        budgets = []
+        kept = self.selections(keep)
+        for budget, recall, interval in zip(BUDGETS, self.recalls(keep), intervals.tolist(), strict=True):
+            wanted = self.selected[budget]
+            budgets.append(
                 {
                     "budget": budget,
                     "documents": int(wanted.sum()),
-                    "recall": common / whole if whole else None,
-                    "percentiles": [self.percentile(got), self.percentile(wanted)],
+                    "recall": recall if wanted.any() else None,
+                    "interval": interval if wanted.any() else None,
+                    "percentiles": [self.percentile(kept[budget]), self.percentile(wanted)],
                 }
             )
-        went = int(self.tokens[survives].sum()) / self.total
-        return {"cost": cost, "survive": keep, "survived": went, "budgets": rows}
+        return {"cost": cost, "survive": keep, "budgets": budgets}
+
+    def percentile(self, kept: Bools) -> float | None:
+        """Mean percentile by the second score within the domain, weighted by tokens."""
+        if not kept.any():
+            return None
+        domains = np.array(self.tables[1]["domain"].to_pylist())
+        return float(np.average(percentiles(self.scores[1], domains)[kept], weights=self.tokens[kept]))
 
 
 def percentiles(scores: Floats, domains: Any) -> Floats:
@@ -171,8 +211,9 @@ def time_of(described: dict[str, Any], run: dict[str, Any]) -> float | None:
 
 
 def replaced(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
-    """The same with other values of a column."""
-    return table.set_column(table.schema.get_field_index(column), column, values)
+    """The same with other values of a column, which may be new."""
+    place = table.schema.get_field_index(column)
+    return table.append_column(column, values) if place < 0 else table.set_column(place, column, values)
 
 
 def chosen(table: pa.Table, budget: float) -> Bools:
@@ -199,9 +240,14 @@ def show(entry: dict[str, Any]) -> None:
     for basis in entry["costs"]:
         print(f"  {basis['device']}: the first pass costs {basis['cost_of_first']:.1%}")
         for row in basis["rows"]:
-            found = [of for of in row["budgets"] if of["documents"]]
-            cells = ", ".join(f"{of['budget']:.1%} ({of['documents']}): {of['recall']:.0%}" for of in found)
-            print(f"    cost {row['cost']:.0%}, {row['survive']:.1%} goes on: {cells}")
+            cells = []
+            for of in row["budgets"]:
+                if of["documents"]:
+                    low, high = of["interval"]
+                    cells.append(
+                        f"{of['budget']:.1%} ({of['documents']}): {of['recall']:.0%} ({low:.0%} to {high:.0%})"
+                    )
+            print(f"    cost {row['cost']:.0%}, {row['survive']:.1%} goes on: {', '.join(cells)}")
 
 
 def show_differences(pair: Pair) -> None:

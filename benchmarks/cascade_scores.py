@@ -5,12 +5,10 @@
 Columns of the data: text, domain, and id where there is one. Read are documents that mostly fill `--max-length` tokens,
 or `--pieces` of each that is long enough for several. The first calculator scores them at each of its lengths, the
 second with its own heads, where it has a choice of them, and with all of them, the paper's form. Scores are one row for
-each document and run. Seconds a document, from token ids, are of `--timed` documents, all runs in turns on the same
-machine: every run scores these once before, so that nothing is loaded or compiled in the time, and the best of `ROUNDS`
-counts. They stand with the rest of a run in the file's metadata.
-
-`--random` gives the larger one random weights, for its times alone on another machine, and needs neither its weights
-nor data: config.json and ladm_config.json are enough.
+each document and run, written block by block in a shuffled order, so that what is there when the script is stopped is a
+random part. All runs take turns, and a run's seconds a document, from token ids, are the median over the blocks; on a
+GPU each block is scored twice and the second time counts, so that nothing is compiled in it. They stand with the rest
+of a run in the file's metadata.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ import argparse
 import json
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,16 +27,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from ladm_hf.config import LadmConfig
 from ladm_hf.scoring.scorer import LadmScorer
 from ladm_hf.version import __version__
 
-# Documents scored at once, and times that those timed are.
-BATCH, ROUNDS = 256, 3
 # Characters of a document that mostly fills a token, and of one that nearly always does.
 FEW, MANY = 4, 5
+# Of the order of documents.
+SEED = 0
 
 
 @dataclass(frozen=True)
@@ -63,46 +59,61 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="*", help="parquet files with text and domain")
+    parser.add_argument("data", nargs="+", help="parquet files with text and domain")
     parser.add_argument("--first", default="ladm-nano")
     parser.add_argument("--second", required=True, help="folder of the larger calculator")
     parser.add_argument("--max-length", type=int, default=4096, help="tokens read of each document")
     parser.add_argument("--first-max-length", type=int, nargs="+", help="those the first reads; as many by default")
     parser.add_argument("--pieces", type=int, default=1, help="most pieces of a document")
-    parser.add_argument("--timed", type=int, default=8, help="documents that are timed; on a GPU some hundreds")
+    parser.add_argument("--block", type=int, default=8, help="documents of a block; on a GPU some hundreds")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--random", action="store_true", help="time the second with random weights, score nothing")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        second = random_weights(options.second, folder) if options.random else options.second
-        scorers = runs_of(options, second)
-        if options.random:
-            documents = random_documents(options.timed)
-            ids = {run: random_ids(options.timed, run.max_length) for run in scorers}
-        else:
-            documents = pieces_of(options.data, options.max_length, options.pieces)
-            ids = token_ids(documents, scorers)
-        tables = [] if options.random else [scored(documents, ids[run], run, scorers[run]) for run in scorers]
-        took = seconds({run: some(ids[run], options.timed) for run in scorers}, scorers)
+    scorers = runs_of(options)
+    documents = pieces_of(options.data, options.max_length, options.pieces)
+    documents = documents.take(np.random.default_rng(SEED).permutation(len(documents)))
     described = {
         "ladm_hf": __version__,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
-        "documents": len(documents),
-        "timed": min(options.timed, len(documents)),
+        "threads": torch.get_num_threads(),
+        "pool": len(documents),
         "dtype": {run.calculator: scorer.dtype for run, scorer in scorers.items()},
         "data": sorted(Path(name).name for name in options.data),
         "pieces": options.pieces,
-        "second": {"config": LadmScorer(options.second).config.to_dict(), "random": options.random},
-        "runs": [asdict(run) | {"seconds": took[run]} for run in scorers],
+        "second": LadmScorer(options.second).config.to_dict(),
     }
-    empty = pa.table({"run": pa.array([], pa.string())})
-    table = pa.concat_tables(tables) if tables else empty
-    pq.write_table(table.replace_schema_metadata({"cascade": json.dumps(described)}), options.output)
-    print(json.dumps(described, indent=1))
+    score_blocks(documents, scorers, described, options.block, options.output)
 
 
-def runs_of(options: argparse.Namespace, second: str) -> dict[Run, LadmScorer]:
+def score_blocks(
+    documents: pa.Table, scorers: Mapping[Run, LadmScorer], described: dict[str, Any], size: int, output: Path
+) -> None:
+    """Scores documents by all runs in turns, and writes what there is after each block."""
+    parts, seconds = [], {run: [] for run in scorers}
+    for start in range(0, len(documents), size):
+        block = documents.slice(start, size)
+        ids = token_ids(block, scorers)
+        for run, scorer in scorers.items():
+            if torch.cuda.is_available() or not start:
+                scorer({"input_ids": ids[run]})
+            began = time.perf_counter()
+            columns = pa.table(scorer({"input_ids": ids[run]}))
+            seconds[run].append((time.perf_counter() - began) / len(block))
+            names = pa.array([json.dumps(identity(asdict(run)))] * len(block))
+            for name, values in (("id", block["id"]), ("domain", block["domain"]), ("run", names)):
+                columns = columns.append_column(name, values)
+            parts.append(columns)
+        runs = [asdict(run) | {"seconds": float(np.median(taken))} for run, taken in seconds.items()]
+        found = described | {"documents": start + len(block), "runs": runs}
+        part = output.with_suffix(".part")
+        metadata = {"cascade": json.dumps(found)}
+        pq.write_table(pa.concat_tables(parts).replace_schema_metadata(metadata), part)
+        part.replace(output)
+        times = ", ".join(f"{run['seconds']:.3g}" for run in runs)
+        print(f"{found['documents']}/{len(documents)}: {times} s", file=sys.stderr, flush=True)
+
+
+def runs_of(options: argparse.Namespace) -> dict[Run, LadmScorer]:
     """Every run with its scorer."""
     found = {}
     for length in options.first_max_length or [options.max_length]:
@@ -110,11 +121,11 @@ def runs_of(options: argparse.Namespace, second: str) -> dict[Run, LadmScorer]:
         found[run] = LadmScorer(options.first, config=LadmConfig(max_length=length), dtype=options.dtype)
     length = {"max_length": options.max_length}
     configs = {False: LadmConfig(**length), True: LadmConfig.paper(**length)}
-    if LadmScorer(second).config.heads is None:
+    if LadmScorer(options.second).config.heads is None:
         del configs[False]
     for paper, config in configs.items():
         run = Run(Path(options.second).name, paper, False, options.max_length)
-        found[run] = LadmScorer(second, config=config, dtype=options.dtype)
+        found[run] = LadmScorer(options.second, config=config, dtype=options.dtype)
     return found
 
 
@@ -147,64 +158,17 @@ def token_ids(documents: pa.Table, scorers: Mapping[Run, LadmScorer]) -> dict[Ru
     return {run: found[run.calculator] for run in scorers}
 
 
-def scored(documents: pa.Table, ids: Sequence[Any], run: Run, scorer: LadmScorer) -> pa.Table:
-    """The score columns of documents in one run, with id and domain."""
-    parts = []
-    for start in range(0, len(ids), BATCH):
-        parts.append(pa.table(scorer({"input_ids": list(ids[start : start + BATCH])})))
-        print(f"{run.calculator} {run.max_length} {start + len(parts[-1])}/{len(ids)}", file=sys.stderr, flush=True)
-    table = pa.concat_tables(parts).append_column("id", documents["id"]).append_column("domain", documents["domain"])
-    return table.append_column("run", pa.array([json.dumps(identity(asdict(run)))] * len(ids)))
-
-
 def identity(run: Mapping[str, Any]) -> list[Any]:
     """What tells one run of a file from another."""
     return [run[name] for name in ("calculator", "paper", "first", "max_length")]
 
 
-def seconds(ids: Mapping[Run, list[Any]], scorers: Mapping[Run, LadmScorer]) -> dict[Run, float]:
-    """Seconds a document of each run, the best of some rounds in which all runs take turns."""
-    best = {run: float("inf") for run in scorers}
-    for number in range(ROUNDS + 1):
-        for run, scorer in scorers.items():
-            began = time.perf_counter()
-            scorer({"input_ids": ids[run]})
-            if number:
-                best[run] = min(best[run], (time.perf_counter() - began) / len(ids[run]))
-    return best
-
-
-def some(ids: Sequence[Any], number: int) -> list[Any]:
-    """Evenly chosen documents."""
-    return [ids[place] for place in np.linspace(0, len(ids) - 1, min(number, len(ids))).astype(int)]
-
-
-def random_weights(second: str, folder: str) -> str:
-    """A calculator of the same shape and heads."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(second), dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    own = Path(second) / "ladm_config.json"
-    if own.exists():
-        (Path(folder) / own.name).write_text(own.read_text(encoding="utf-8"), encoding="utf-8")
-    return folder
-
-
-def random_ids(number: int, tokens: int) -> list[Any]:
-    """Token ids that every vocabulary has."""
-    return list(np.random.default_rng(0).integers(0, 8000, (number, tokens)))
-
-
-def random_documents(number: int) -> pa.Table:
-    return pa.table({"id": [str(place) for place in range(number)]})
-
-
 def processor() -> str:
-    """The processor's name and the threads in use."""
+    """The processor's name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
+    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

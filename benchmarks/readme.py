@@ -152,24 +152,39 @@ CASCADE_BUDGETS = (0.01, 0.025, 0.05)
 
 def cascade(results: list[dict[str, Any]]) -> str:
     """Recall of a selection by an expensive score where a cheap one chose what is read."""
-    budgets = CASCADE_BUDGETS
+    head = " | ".join(f"recall at a budget of {budget:.1%}" for budget in CASCADE_BUDGETS)
     lines = [
-        "| documents | second score | first reads | costs | whole cost | goes on | "
-        + " | ".join(f"recall at {budget:.1%}" for budget in budgets)
-        + " |",
-        "|---" * (6 + len(budgets)) + "|",
+        f"| heads of the second | first reads | costs | both cost | goes on | {head} |",
+        "|---" * (5 + len(CASCADE_BUDGETS)) + "|",
     ]
     for result in results:
-        heads = "all heads" if result["second_paper"] else "its own heads"
-        start = f"{result['documents']} of {result['max_length']:,} tokens | {heads} | {result['first_max_length']:,}"
+        heads = "all, the paper's form" if result["second_paper"] else "its own"
         for costs in result["costs"]:
+            start = f"{heads} | {result['first_max_length']:,} | {costs['cost_of_first']:.1%}"
             for row in costs["rows"]:
-                found = {of["budget"]: of["recall"] for of in row["budgets"]}
-                cells = " | ".join("" if found[budget] is None else f"{found[budget]:.0%}" for budget in budgets)
-                lines.append(
-                    f"| {start} | {costs['cost_of_first']:.1%} | {row['cost']:.0%} | {row['survive']:.1%} | {cells} |"
-                )
-    return "\n".join(lines)
+                found = {of["budget"]: of for of in row["budgets"]}
+                cells = " | ".join(_recall(found[budget]) for budget in CASCADE_BUDGETS)
+                lines.append(f"| {start} | {row['cost']:.0%} | {row['survive']:.0%} | {cells} |")
+    last = results[0]
+    documents = {of["budget"]: of["documents"] for of in last["costs"][0]["rows"][0]["budgets"]}
+    numbers = ", ".join(f"{documents[budget]} at {budget:.1%}" for budget in CASCADE_BUDGETS)
+    note = (
+        f"{last['documents']} documents of {last['max_length']:,} tokens, {last['domains']} domains; selected {numbers}; "
+        f"times of {last['costs'][0]['device']} (`benchmarks/cascade.py`). Rank correlation with the first: "
+        + ", ".join(
+            f"{r['rank_correlation']:+.2f} ({'all' if r['second_paper'] else 'own'} heads, {r['first_max_length']:,})"
+            for r in results
+        )
+        + "."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _recall(found: dict[str, Any]) -> str:
+    if found["recall"] is None:
+        return ""
+    low, high = found["interval"]
+    return f"{found['recall']:.0%} ({low:.0%} to {high:.0%})"
 
 
 def text_to_score(result: dict[str, Any]) -> str:
