@@ -37,7 +37,7 @@ from ladm_hf.data.score_columns import FIRST_PASS_ONLY
 from ladm_hf.stats import spearman
 
 COSTS = (0.1, 0.25, 0.5)
-BUDGETS = (0.01, 0.025, 0.05, 0.1)
+BUDGETS = (0.01, 0.025, 0.05, 0.1, 0.25)
 # Draws of the bootstrap that gives the intervals.
 DRAWS = 100
 # Documents shown of either sort.
@@ -48,18 +48,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scores", type=Path, nargs="+")
     parser.add_argument("--seconds", type=Path, nargs="+", default=[], help="scores of other machines, for their times")
+    parser.add_argument("--one-domain", action="store_true", help="rank all documents as one domain: of few documents")
     parser.add_argument("--differences", action="store_true")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     found = []
     for file in options.scores:
         table, described = read(file)
+        if options.one_domain:
+            table = replaced(table, "domain", pa.array([""] * len(table)))
         times = [described, *(read(other)[1] for other in options.seconds)]
         runs = described["runs"]
         seconds = [run for run in runs if not run["first"]]
         for second, first in product(seconds, [run for run in runs if run["first"]]):
             pair = Pair.of(table, first, second)
-            found.append({**pair.described(), **of_pool(described), "costs": pair.costs(times)})
+            draws = pair.draws(DRAWS)
+            correlations = [draw.rank_correlation() for draw in draws]
+            found.append(
+                {
+                    **pair.described(),
+                    "rank_correlation_interval": np.nanpercentile(correlations, (2.5, 97.5)).tolist(),
+                    "one_domain": options.one_domain,
+                    **of_pool(described),
+                    "costs": pair.costs(times, draws),
+                }
+            )
         if options.differences:
             for second in seconds:
                 show_differences(Pair.of(table, runs[0], second))
@@ -134,14 +147,16 @@ class Pair:
             "second_paper": second["paper"],
             "max_length": second["max_length"],
             "documents": len(self.tokens),
-            "domains": len(set(self.tables[1]["domain"].to_pylist())),
             "tokens": self.total,
-            "rank_correlation": float(spearman(self.scores[0][self.both], self.scores[1][self.both])),
+            "rank_correlation": self.rank_correlation(),
         }
 
-    def costs(self, times: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def rank_correlation(self) -> float:
+        return float(spearman(self.scores[0][self.both], self.scores[1][self.both]))
+
+    def costs(self, times: list[dict[str, Any]], draws: Sequence[Pair]) -> list[dict[str, Any]]:
         """Recall at every whole cost, by the times of each machine that has them."""
-        found, draws = [], self.draws(DRAWS)
+        found = []
         for described in times:
             seconds = [time_of(described, run) for run in self.runs]
             if None in seconds:

@@ -4,11 +4,11 @@
 
 Columns of the data: text, domain, and id where there is one. Read are documents that mostly fill `--max-length` tokens,
 or `--pieces` of each that is long enough for several. The first calculator scores them at each of its lengths, the
-second with its own heads, where it has a choice of them, and with all of them, the paper's form. Scores are one row for
-each document and run, written block by block in a shuffled order, so that what is there when the script is stopped is a
-random part. All runs take turns, and a run's seconds a document, from token ids, are the median over the blocks; on a
-GPU each block is scored twice and the second time counts, so that nothing is compiled in it. They stand with the rest
-of a run in the file's metadata.
+second by its own heads (`ladm calibrate FOLDER` chooses them) and by all of them, the paper's form. Both are read off
+one pass, whose time counts for both. Scores are one row for each document and run, written block by block in a shuffled
+order, so that what is there when the script is stopped is a random part. All runs take turns, and a run's seconds a
+document, from token ids, are the median over the blocks; on a GPU each block is scored twice and the second time
+counts, so that nothing is compiled in it. They stand with the rest of a run in the file's metadata.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from ladm_hf.arrays import Floats
 from ladm_hf.config import LadmConfig
+from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.scorer import LadmScorer
+from ladm_hf.training.heads import read_heads
+from ladm_hf.training.search import Choice
+from ladm_hf.training.windows import Ids
 from ladm_hf.version import __version__
 
 # Characters of a document that mostly fills a token, and of one that nearly always does.
@@ -69,7 +75,13 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    scorers = runs_of(options)
+    lengths = options.first_max_length or [options.max_length]
+    name = Path(options.first).name
+    firsts = {
+        Run(name, False, True, n): LadmScorer(options.first, config=LadmConfig(max_length=n), dtype=options.dtype)
+        for n in lengths
+    }
+    second = Second(options.second, options.max_length, options.dtype)
     documents = pieces_of(options.data, options.max_length, options.pieces)
     documents = documents.take(np.random.default_rng(SEED).permutation(len(documents)))
     described = {
@@ -77,56 +89,92 @@ def main() -> None:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         "threads": torch.get_num_threads(),
         "pool": len(documents),
-        "dtype": {run.calculator: scorer.dtype for run, scorer in scorers.items()},
+        "dtype": {name: next(iter(firsts.values())).dtype, second.name: second.engine.dtype},
         "data": sorted(Path(name).name for name in options.data),
         "pieces": options.pieces,
-        "second": LadmScorer(options.second).config.to_dict(),
+        "second": second.config.to_dict(),
     }
-    score_blocks(documents, scorers, described, options.block, options.output)
+    score_blocks(documents, firsts, second, described, options.block, options.output)
+
+
+class Second:
+    """The larger calculator: its own choice of heads and all of them, the paper's form, read off one forward pass."""
+
+    def __init__(self, model: str, max_length: int, dtype: str) -> None:
+        scorer = LadmScorer(model, config=LadmConfig(max_length=max_length), dtype=dtype)
+        if scorer.config.weights is None:
+            raise SystemExit(f"{model} has no choice of heads: run ladm calibrate {model} first")
+        self.name, self.config = Path(model).name, scorer.config
+        self.tokenizer = scorer.calculator.load_tokenizer()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        paper = LadmConfig.paper(max_length=max_length)
+        self.engine = Engine(scorer.calculator, paper, scorer.dtype, device, "auto", None)
+        self.runs = [Run(self.name, paper, False, max_length) for paper in (False, True)]
+
+    def __call__(self, ids: Sequence[Ids]) -> list[Floats]:
+        """The scores of documents in both forms."""
+        read = read_heads(self.engine, ids)
+        assert self.config.heads is not None
+        assert self.config.weights is not None
+        places = [read.heads.index(head) for head in self.config.heads]
+        own = Choice(dict(zip(places, self.config.weights, strict=True)), self.config.ablation, 0.0)
+        return [np.exp(own.scores(read)), read.all_heads[None]]
 
 
 def score_blocks(
-    documents: pa.Table, scorers: Mapping[Run, LadmScorer], described: dict[str, Any], size: int, output: Path
+    documents: pa.Table,
+    firsts: Mapping[Run, LadmScorer],
+    second: Second,
+    described: dict[str, Any],
+    size: int,
+    output: Path,
 ) -> None:
     """Scores documents by all runs in turns, and writes what there is after each block."""
-    parts, seconds = [], {run: [] for run in scorers}
+    parts: list[pa.Table] = []
+    seconds: dict[Run, list[float]] = {run: [] for run in (*firsts, *second.runs)}
+    small = next(iter(firsts.values())).calculator.load_tokenizer()
     for start in range(0, len(documents), size):
         block = documents.slice(start, size)
-        ids = token_ids(block, scorers)
-        for run, scorer in scorers.items():
-            if torch.cuda.is_available() or not start:
-                scorer({"input_ids": ids[run]})
-            began = time.perf_counter()
-            columns = pa.table(scorer({"input_ids": ids[run]}))
-            seconds[run].append((time.perf_counter() - began) / len(block))
-            names = pa.array([json.dumps(identity(asdict(run)))] * len(block))
-            for name, values in (("id", block["id"]), ("domain", block["domain"]), ("run", names)):
-                columns = columns.append_column(name, values)
-            parts.append(columns)
+        again = torch.cuda.is_available() or not start
+        ids = token_ids(block, small)
+        found = {}
+        for run, scorer in firsts.items():
+            found[run], took = timed(partial(scorer, {"input_ids": ids}), again)
+            seconds[run].append(took / len(block))
+        ids = [row[: second.config.max_length] for row in token_ids(block, second.tokenizer)]
+        scores, took = timed(partial(second, ids), again)
+        counts = np.array([len(row) for row in ids], dtype=np.int32)
+        for run, values in zip(second.runs, scores, strict=True):
+            # how much a text repeats itself is the same for both
+            found[run] = {**found[next(iter(firsts))], "ladm_score": values, "ladm_num_tokens": counts}
+            seconds[run].append(took / len(block))
+        parts += [table_of(columns, block, run) for run, columns in found.items()]
         runs = [asdict(run) | {"seconds": float(np.median(taken))} for run, taken in seconds.items()]
-        found = described | {"documents": start + len(block), "runs": runs}
-        part = output.with_suffix(".part")
-        metadata = {"cascade": json.dumps(found)}
-        pq.write_table(pa.concat_tables(parts).replace_schema_metadata(metadata), part)
-        part.replace(output)
-        times = ", ".join(f"{run['seconds']:.3g}" for run in runs)
-        print(f"{found['documents']}/{len(documents)}: {times} s", file=sys.stderr, flush=True)
+        write(parts, described | {"documents": start + len(block), "runs": runs}, output)
+        print(
+            f"{start + len(block)}/{len(documents)}: {[run['seconds'] for run in runs]} s", file=sys.stderr, flush=True
+        )
 
 
-def runs_of(options: argparse.Namespace) -> dict[Run, LadmScorer]:
-    """Every run with its scorer."""
-    found = {}
-    for length in options.first_max_length or [options.max_length]:
-        run = Run(Path(options.first).name, False, True, length)
-        found[run] = LadmScorer(options.first, config=LadmConfig(max_length=length), dtype=options.dtype)
-    length = {"max_length": options.max_length}
-    configs = {False: LadmConfig(**length), True: LadmConfig.paper(**length)}
-    if LadmScorer(options.second).config.heads is None:
-        del configs[False]
-    for paper, config in configs.items():
-        run = Run(Path(options.second).name, paper, False, options.max_length)
-        found[run] = LadmScorer(options.second, config=config, dtype=options.dtype)
-    return found
+def timed(score: Callable[[], Any], again: bool) -> tuple[Any, float]:
+    """What scoring gives and the seconds it takes, of a second time where the first may compile."""
+    if again:
+        score()
+    began = time.perf_counter()
+    return score(), time.perf_counter() - began
+
+
+def table_of(columns: Mapping[str, Any], block: pa.Table, run: Run) -> pa.Table:
+    """The rows of a run, with id and domain."""
+    names = pa.array([json.dumps(identity(asdict(run)))] * len(block))
+    return pa.table({"run": names, "id": block["id"], "domain": block["domain"], **columns})
+
+
+def write(parts: Sequence[pa.Table], described: Mapping[str, Any], output: Path) -> None:
+    """All rows so far, in place of those before."""
+    part = output.with_suffix(".part")
+    pq.write_table(pa.concat_tables(parts).replace_schema_metadata({"cascade": json.dumps(described)}), part)
+    part.replace(output)
 
 
 def pieces_of(files: Sequence[str], max_length: int, pieces: int) -> pa.Table:
@@ -148,14 +196,8 @@ def pieces_of(files: Sequence[str], max_length: int, pieces: int) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def token_ids(documents: pa.Table, scorers: Mapping[Run, LadmScorer]) -> dict[Run, list[Any]]:
-    """Token ids of the documents for each run, by its calculator's tokenizer."""
-    texts, found = documents["text"].to_pylist(), {}
-    for run, scorer in scorers.items():
-        if run.calculator not in found:
-            tokenizer = scorer.calculator.load_tokenizer()
-            found[run.calculator] = [np.asarray(row) for row in tokenizer(texts, verbose=False)["input_ids"]]
-    return {run: found[run.calculator] for run in scorers}
+def token_ids(documents: pa.Table, tokenizer: Any) -> list[Ids]:
+    return [np.asarray(row) for row in tokenizer(documents["text"].to_pylist(), verbose=False)["input_ids"]]
 
 
 def identity(run: Mapping[str, Any]) -> list[Any]:

@@ -11,7 +11,7 @@ import json
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,8 +146,9 @@ def object_storage_overhead(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
-# Budgets of a cascade that are shown.
-CASCADE_BUDGETS = (0.01, 0.025, 0.05)
+# Whole costs and budgets of a cascade that are shown.
+CASCADE_COSTS = (0.1, 0.25)
+CASCADE_BUDGETS = (0.025, 0.05, 0.1)
 
 
 def cascade(results: list[dict[str, Any]]) -> str:
@@ -161,21 +162,23 @@ def cascade(results: list[dict[str, Any]]) -> str:
         heads = "all, the paper's form" if result["second_paper"] else "its own"
         for costs in result["costs"]:
             start = f"{heads} | {result['first_max_length']:,} | {costs['cost_of_first']:.1%}"
-            for row in costs["rows"]:
+            for row in (row for row in costs["rows"] if row["cost"] in CASCADE_COSTS):
                 found = {of["budget"]: of for of in row["budgets"]}
                 cells = " | ".join(_recall(found[budget]) for budget in CASCADE_BUDGETS)
                 lines.append(f"| {start} | {row['cost']:.0%} | {row['survive']:.0%} | {cells} |")
-    last = results[0]
-    documents = {of["budget"]: of["documents"] for of in last["costs"][0]["rows"][0]["budgets"]}
+    result = results[0]
+    documents = {of["budget"]: of["documents"] for of in result["costs"][0]["rows"][0]["budgets"]}
     numbers = ", ".join(f"{documents[budget]} at {budget:.1%}" for budget in CASCADE_BUDGETS)
+    correlations = []
+    for other in results:
+        low, high = other["rank_correlation_interval"]
+        heads = f"{'all' if other['second_paper'] else 'own'} heads, {other['first_max_length']:,} tokens"
+        correlations.append(f"{other['rank_correlation']:+.2f} ({low:+.2f} to {high:+.2f}; {heads})")
+    domain = ", ranked as one domain" if result["one_domain"] else ""
     note = (
-        f"{last['documents']} documents of {last['max_length']:,} tokens, {last['domains']} domains; selected {numbers}; "
-        f"times of {last['costs'][0]['device']} (`benchmarks/cascade.py`). Rank correlation with the first: "
-        + ", ".join(
-            f"{r['rank_correlation']:+.2f} ({'all' if r['second_paper'] else 'own'} heads, {r['first_max_length']:,})"
-            for r in results
-        )
-        + "."
+        f"{result['documents']} documents of {result['max_length']:,} tokens{domain}, of which the "
+        f"selection by the second score has {numbers}; times of {result['costs'][0]['device']} "
+        f"(`benchmarks/cascade.py`). Rank correlation of the second score with the first: {', '.join(correlations)}."
     )
     return "\n".join([*lines, "", note])
 
@@ -436,13 +439,13 @@ def lexical(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def calibration(result: dict[str, Any]) -> str:
-    """What `ladm calibrate` found by question, and by the kinds of order and dependency."""
+def calibration(result: dict[str, Any], kinds: Sequence[str] = ("order", "dependency")) -> str:
+    """What `ladm calibrate` found by question, and by the kinds of some questions."""
     record = result["calibration"]
     rows = [
         Row(**{name: Figure(**value) if isinstance(value, dict) else value for name, value in row.items()})
         for row in record["figures"]
-        if not row["kind"] or row["question"] in ("order", "dependency")
+        if not row["kind"] or row["question"] in kinds
     ]
     chosen = record["chosen_on"]
     lengths = " and ".join(f"{length:,}" for length in chosen["lengths"])
@@ -578,6 +581,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "precision": ("precision.json", precision),
     "batches": ("batch_invariance.json", batches),
     "cascade": ("cascade.json", cascade),
+    "cascade_calculator": ("cascade-calculator.json", partial(calibration, kinds=())),
     "repetition": ("repetition.json", repetition),
     "repetition_report": ("repetition-report.json", repetition),
     "text_to_score": ("text_to_score.json", text_to_score),
