@@ -148,7 +148,7 @@ def object_storage_overhead(result: dict[str, Any]) -> str:
 
 # Whole costs and budgets of a cascade that are shown.
 CASCADE_COSTS = (0.1, 0.25)
-CASCADE_BUDGETS = (0.025, 0.05, 0.1)
+CASCADE_BUDGETS = (0.05, 0.1, 0.25)
 
 
 def cascade(results: list[dict[str, Any]]) -> str:
