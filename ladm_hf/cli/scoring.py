@@ -34,8 +34,9 @@ def first_config_of(values: Mapping[str, Any]) -> LadmConfig:
     from ladm_hf.config import LadmConfig
 
     given = {name: value for name, value in _geometry(values).items() if name != "ablation"}
-    length = values["cascade_max_length"]
-    return LadmConfig(**given) if length is None else LadmConfig(**{**given, "max_length": length})
+    if values["cascade_max_length"] is not None:
+        given["max_length"] = values["cascade_max_length"]
+    return LadmConfig(**given)
 
 
 def _geometry(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,8 +33,8 @@ def one_thread() -> Iterator[None]:
     """PyTorch computes on this thread alone.
 
     For small tensors: where other work keeps the cores busy, threads wait for one another many times as long as one
-    thread would take. Not for several threads at once: those that come to PyTorch meanwhile begin with one thread, and
-    may set it for all others when they leave.
+    thread would take. Threads of Python that come to PyTorch meanwhile begin with one thread, until they leave such a
+    block themselves.
     """
     global _within, _before
     with _lock:

@@ -119,28 +119,32 @@ def test_the_options_beside_a_run_repeat_it(tmp_path: Path) -> None:
     assert yaml.safe_load(options.read_text()) == values
 
 
-def test_two_passes_by_one_command(tmp_path: Path) -> None:
+TWO_PASSES = ["--cascade", "ladm-nano", "--cascade-keep", "50%", "--cascade-by", ""]
+
+
+def long_rows() -> list[dict[str, Any]]:
+    """Eight documents of 700 words."""
     words = random.Random(0).choices(GOOD.split(), k=6000)
-    rows = [{"text": " ".join(words[700 * n : 700 * (n + 1)])} for n in range(8)]
-    options = ["--cascade", "ladm-nano", "--cascade-keep", "50%", "--cascade-by", "", "--chunks", "2"]
-    done = score(tmp_path, rows, *options)
+    return [{"text": " ".join(words[700 * n : 700 * (n + 1)])} for n in range(8)]
+
+
+def test_two_passes_by_one_command(tmp_path: Path) -> None:
+    done = score(tmp_path, long_rows(), *TWO_PASSES, "--chunks", "2")
     assert done.exit_code == 0, done.output
     assert "first_pass_only" in done.stdout
     scored = load_dataset(str(tmp_path / "out"), split="train")
     assert sorted(set(scored["ladm_status"])) == ["first_pass_only", "ok"]
-    refused = score(tmp_path, rows, "--cascade", "ladm-nano")
+    refused = score(tmp_path, long_rows(), "--cascade", "ladm-nano")
     assert refused.exit_code == 2
     assert "go together" in refused.output
-    refused = score(tmp_path, rows, "--cascade-max-length", "400")
+    refused = score(tmp_path, long_rows(), "--cascade-max-length", "400")
     assert refused.exit_code == 2
     assert "--cascade-max-length is of the first of two passes" in " ".join(refused.output.replace("│", " ").split())
 
 
 def test_the_first_of_two_passes_may_read_less_of_each_document(tmp_path: Path) -> None:
-    words = random.Random(0).choices(GOOD.split(), k=6000)
-    rows = [{"text": " ".join(words[700 * n : 700 * (n + 1)])} for n in range(8)]
-    options = ["--cascade", "ladm-nano", "--cascade-keep", "50%", "--cascade-by", "", "--cascade-max-length", "400"]
-    done = score(tmp_path, rows, *options)
+    options = [*TWO_PASSES, "--cascade-max-length", "400"]
+    done = score(tmp_path, long_rows(), *options)
     assert done.exit_code == 0, done.output
     scored = load_dataset(str(tmp_path / "out"), split="train")
     first, second = (
@@ -152,7 +156,7 @@ def test_the_first_of_two_passes_may_read_less_of_each_document(tmp_path: Path) 
     np.testing.assert_array_equal(np.array(scored["ladm_score"])[kept], second["ladm_score"][kept])
     assert (first["ladm_score"] != second["ladm_score"]).all()
     # what was begun with one length does not go on with another
-    other = score(tmp_path, rows, *options[:-1], "500")
+    other = score(tmp_path, long_rows(), *options[:-1], "500")
     assert other.exit_code == 1
     assert "config.max_length: 400 there, 500 now" in other.output
 
