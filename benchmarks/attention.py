@@ -3,10 +3,11 @@
     python benchmarks/attention.py [--out benchmarks/results/attention.json] [NAME ...]
 
 Of causal attention with its log-sum-exp: cuDNN's, FlashAttention 4 where it is installed, and our own, that with and
-without the span focus; and of the span focus in Triton, which goes beside the first two. Nothing is timed before the
-kernels agree with the definition. Each is timed for a moment between the others, as it runs in a model, and at the
-longer length also for long enough to meet the GPU's power limit, at which clocks fall. Where other layers of a model
-slide, windowed attention is timed, too: PyTorch's FlashAttention, which the package takes, and FlashAttention 4.
+without the span focus; of the span focus in Triton, which goes beside the first two; and of the last layer, which needs
+the span focus alone, in Triton and our own kernel. Nothing is timed before the kernels agree with the definition. Each
+is timed for a moment between the others, as it runs in a model, and at the longer length also for long enough to meet
+the GPU's power limit, at which clocks fall. Where other layers of a model slide, windowed attention is timed, too:
+PyTorch's FlashAttention, which the package takes, and FlashAttention 4.
 """
 
 from __future__ import annotations
@@ -120,6 +121,14 @@ def measured(shape: Shape, kernels: Sequence[str], tokens: int, sustained: bool)
         runs["hopper+focus"] = partial(hopper.attention, q, k, v, scale, grid)
         own, other = runs["hopper+focus"]()[2], beside["span_focus"]()
         found["focus_difference"] = within(float((own - other).norm() / other.norm()), FOCUS_TOLERANCE)
+    alone = causal.focus_alone(q, k, scale, grid)
+    if alone is not None:
+        beside |= {
+            "last_triton": partial(fused.span_focus, q, k, grid, scale),
+            "last": partial(causal.focus_alone, q, k, scale, grid),
+        }
+        other = beside["last_triton"]()
+        found["last_difference"] = within(float((alone - other).norm() / other.norm()), FOCUS_TOLERANCE)
     if shape.window is not None:
         beside["windowed"] = partial(windowed_attention, q, k, v, scale, shape.window)
         if "flash4" in kernels:

@@ -51,8 +51,9 @@ LONG = LadmConfig(max_length=131072)
 PARITY_FP32 = 2e-5
 # Of timing several things in turns.
 ROUNDS = 3
+FOCUS_KERNELS = ("ladm_focus", "_focus_kernel")
 OWN_KERNELS = (
-    "ladm_attention", "_focus_kernel", "_rms_norm_kernel", "_rotate_kernel", "_gated_kernel", "_quantize_kernel",
+    *FOCUS_KERNELS, "ladm_attention", "_rms_norm_kernel", "_rotate_kernel", "_gated_kernel", "_quantize_kernel",
 )  # fmt: skip
 
 
@@ -444,7 +445,7 @@ def nano() -> dict[str, Any]:
             "documents_per_second": 256 / took, "tokens_per_second": 256 * 8192 / took,
             "device_busy": total / 1e3 / took,
             "share_in_own_kernels": own / total,
-            "share_in_scoring": sum(ms for kernel, ms in shares.items() if kernel.startswith("_focus")) / total,
+            "share_in_scoring": sum(ms for kernel, ms in shares.items() if kernel.startswith(FOCUS_KERNELS)) / total,
         }  # fmt: skip
     return out
 
@@ -475,7 +476,7 @@ def parts_of(times: dict[str, float]) -> dict[str, float]:
     for kernel, ms in times.items():
         if "sdpa" in kernel or "flash" in kernel or kernel.startswith("ladm_attention"):
             part = "attention"
-        elif kernel.startswith("_focus") or "reduce" in kernel:
+        elif kernel.startswith(FOCUS_KERNELS) or "reduce" in kernel:
             part = "scoring"
         elif kernel.startswith(OWN_KERNELS):
             part = "norms, rotary, activation"

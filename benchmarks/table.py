@@ -156,8 +156,8 @@ def render_attention(result: dict[str, Any]) -> str:
         f"flash-attn-4 {environment['packages'].get('flash-attn-4', 'not installed')}).",
         "",
         f"| shape | heads / KV heads | head size | tokens | {' | '.join(kernels.values())} "
-        "| focus beside the first two | focus in ours |",
-        "|---" * 9 + "|",
+        "| focus beside the first two | focus in ours | last layer: Triton | ours |",
+        "|---" * 11 + "|",
     ]
     for name, row in result["shapes"].items():
         for tokens, found in row["times"].items():
@@ -166,9 +166,10 @@ def render_attention(result: dict[str, Any]) -> str:
             work = 2 * int(tokens) ** 2 * row["heads"] * row["head_dim"] / 1e9
             cells = [f"{ms[kernel]:.3f} ({work / ms[kernel]:.0f})" if kernel in ms else "" for kernel in kernels]
             inside = f"{ms['hopper+focus'] - ms['hopper']:+.3f}" if "hopper" in ms else ""
+            last = [f"{ms[kernel]:.3f}" if kernel in ms else "" for kernel in ("last_triton", "last")]
             lines.append(
                 f"| {name} | {row['heads']} / {row['kv_heads']} | {row['head_dim']} | {int(tokens):,} | "
-                f"{' | '.join(cells)} | {ms['span_focus']:+.3f} | {inside} |"
+                f"{' | '.join(cells)} | {ms['span_focus']:+.3f} | {inside} | {' | '.join(last)} |"
             )
     return "\n".join([*lines, "", *_beside_flash4(result)])
 

@@ -32,6 +32,7 @@ def script(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setitem(causal.KERNELS, name, causal.KERNELS["flash_cpu"])
     monkeypatch.setattr(found.hopper, "attention", with_focus)
     monkeypatch.setattr(found.fused, "span_focus", chunked.span_focus)
+    monkeypatch.setattr(causal, "focus_alone", lambda q, k, scale, grid: chunked.span_focus(q, k, grid, scale))
     monkeypatch.setattr(found, "flash4_windowed", found.windowed_attention)
     yield found
     sys.path.remove(str(ROOT / "benchmarks"))
@@ -68,7 +69,8 @@ def test_what_is_measured_is_in_the_table(script: ModuleType) -> None:
     shape = script.Shape(**SMALL, window=100)
     found = script.measured(shape, ["cudnn", "flash4", "hopper"], TOKENS, True)
     assert set(found["in_turns"]) == {
-        "cudnn", "flash4", "hopper", "hopper+focus", "span_focus", "windowed", "flash4_windowed",
+        "cudnn", "flash4", "hopper", "hopper+focus", "span_focus", "last_triton", "last", "windowed",
+        "flash4_windowed",
     }  # fmt: skip
     assert set(found["sustained"]) == {"cudnn", "flash4", "hopper", "hopper+focus"}
     for row in [*found["in_turns"].values(), *found["sustained"].values()]:
@@ -77,8 +79,10 @@ def test_what_is_measured_is_in_the_table(script: ModuleType) -> None:
     rows = {"Small": shape._asdict() | {"times": {str(TOKENS): found}}}
     found["in_turns"] |= {name: {"ms": ms} for name, ms in [("cudnn", 4.0), ("flash4", 3.0), ("hopper", 2.0)]}
     found["in_turns"] |= {name: {"ms": ms} for name, ms in [("hopper+focus", 2.5), ("span_focus", 2.0)]}
+    found["in_turns"] |= {name: {"ms": ms} for name, ms in [("last_triton", 1.5), ("last", 1.0)]}
     rendered = script.render_attention({"environment": environment, "rounds": script.ROUNDS, "shapes": rows})
-    assert "| Small | 4 / 2 | 16 | 2,500 | 4.000 (0) | 3.000 (0) | 2.000 (0) | +2.000 | +0.500 |" in rendered
+    attended, focused = "4.000 (0) | 3.000 (0) | 2.000 (0)", "+2.000 | +0.500 | 1.500 | 1.000"
+    assert f"| Small | 4 / 2 | 16 | 2,500 | {attended} | {focused} |" in rendered
     assert "0.50 to 0.50 at 2,500 tokens" in rendered
     assert "A window of 100 (Small, 2,500 tokens)" in rendered
 

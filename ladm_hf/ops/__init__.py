@@ -53,6 +53,16 @@ class SpanFocus(Protocol):
 def _fused_span_focus(
     q: Tensor, k: Tensor, grid: SpanGrid, scale: float, lse: Tensor | None = None, softcap: float | None = None
 ) -> Tensor:
+    """Triton's kernel, or without a log-sum-exp, which saves that one much, `ladm_hf.ops.hopper`'s where it serves."""
+    from ladm_hf.ops import causal
+
+    alone = causal.focus_alone(q, k, scale, grid) if lse is None and softcap is None else None
+    return _triton_span_focus(q, k, grid, scale, lse, softcap) if alone is None else alone
+
+
+def _triton_span_focus(
+    q: Tensor, k: Tensor, grid: SpanGrid, scale: float, lse: Tensor | None = None, softcap: float | None = None
+) -> Tensor:
     """`ladm_hf.ops.fused`, which only this call imports: Triton is not everywhere."""
     from ladm_hf.ops import fused
 
@@ -142,7 +152,7 @@ def _trial(device: torch.device) -> float:
     packed = torch.randn(1, TRIAL_TOKENS, 18, 64, generator=generator, device=device).half()
     q, k = packed.transpose(1, 2).split([16, 2], dim=1)
     expected = chunked.span_focus(q, k, grid, 0.125)
-    difference = (_fused_span_focus(q, k, grid, 0.125) - expected).abs().max() / expected.max()
+    difference = (_triton_span_focus(q, k, grid, 0.125) - expected).abs().max() / expected.max()
     return float("inf") if difference.isnan() else float(difference)
 
 

@@ -28,6 +28,8 @@ FLASH4 = "flash-attn-4"
 HALF_TYPES = (torch.float16, torch.bfloat16)
 # Tokens of the trial, on purpose no multiple of any tile, and how far it may be off.
 TRIAL_TOKENS, TRIAL_TOLERANCE, EXACT_TOLERANCE = 75, 2e-2, 1e-5
+# More than kernels take in a batch.
+MAX_DOCUMENTS = 1 << 16
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
@@ -74,11 +76,38 @@ def attention_and_focus(
     return None if pfs is None else (output, lse, pfs)
 
 
+def focus_alone(q: Tensor, k: Tensor, scale: float, grid: SpanGrid) -> Tensor | None:
+    """PFS `[B, H, R, S]` from a kernel that computes nothing else, or `None` where there is none.
+
+    Args:
+        q (`Tensor` `[B, H, T, D]`), k (`Tensor` `[B, Hkv, T, D]`), scale (`float`): as of [`causal_attention`].
+        grid (`SpanGrid`): spans of the documents, or of one length shared by all.
+    """
+    if q.device.type != "cuda" or q.dtype != k.dtype or not hopper.focuses(q, grid):
+        return None
+    device = q.device.index or 0
+    if not hopper.covers(device, q.dtype, q.shape[-1], "focus") or not 0 < q.shape[0] < MAX_DOCUMENTS:
+        return None
+    if not _focus_agrees(device, q.dtype, q.shape[-1], q.shape[1] // k.shape[1]):
+        return None
+    with launches_on(q.device):
+        return hopper.focus(q, k, scale, grid)
+
+
+@functools.cache
+def _focus_agrees(device: int, dtype: torch.dtype, dim: int, group: int) -> bool:
+    """Whether the kernel of the span focus alone runs, and agrees with the definition."""
+    trial = functools.partial(hopper.focus_trial, torch.device("cuda", device), dtype, dim, group)
+    return (
+        first_that_agrees(["focus"], trial, TRIAL_TOLERANCE, f"{dtype} heads of {dim}", expected=["focus"]) == "focus"
+    )
+
+
 def _chosen(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     if q.device.type != "cuda" or q.shape[-1] != v.shape[-1] or not q.dtype == k.dtype == v.dtype:
         return None
     # some of the kernels give no gradients, and none takes more documents
-    if not 0 < q.shape[0] < 1 << 16 or (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
+    if not 0 < q.shape[0] < MAX_DOCUMENTS or (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
         return None
     return kernel_name(q.device.index or 0, q.dtype, q.shape[-1], q.shape[1] // k.shape[1])
 
@@ -120,11 +149,11 @@ def first_that_agrees(
             raise
         except Exception as problem:  # a compiler raises what it likes
             level = logging.WARNING if name in expected else logging.DEBUG
-            logger.log(level, "%s attention cannot run with %s: %s", name, shape, problem)
+            logger.log(level, "the kernel %s cannot run with %s: %s", name, shape, problem)
             continue
         if error <= tolerance:
             return name
-        logger.warning("%s attention is off by %.1e with %s: not used", name, error, shape)
+        logger.warning("the kernel %s is off by %.1e with %s: not used", name, error, shape)
     return None
 
 

@@ -1,8 +1,11 @@
-"""Attention and span focus in one CUDA kernel: heads of 64, 96 and 128 on Hopper GPUs, fp16 and bf16.
+"""CUDA kernels for Hopper GPUs, fp16 and bf16: attention with the span focus, and the span focus alone.
 
-`hopper.cu` is compiled at first use, in about a second, by NVRTC, which comes with PyTorch's CUDA builds; nothing else
-is needed, no compiler and no headers. The span focus costs little there, since its logits are those of the attention;
-it needs spans of 128 tokens, the default.
+`hopper_attention.cu`, for heads of 64, 96 and 128, gives the span focus at little cost, since its logits are those of
+the attention. `hopper_focus.cu`, for these and heads of 256, is for a layer whose output nobody needs: the last. Both
+need spans of 128 tokens, the default.
+
+They are compiled at first use, in about a second each, by NVRTC, which comes with PyTorch's CUDA builds; nothing else
+is needed, no compiler and no headers of CUDA.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import ctypes
 import functools
 import importlib.util
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +29,13 @@ from ladm_hf.ops.spans import SpanGrid
 
 SPAN_LENGTH = 128
 DTYPES = (torch.float16, torch.bfloat16)
-# What the kernel keeps of sampled tiles until a row's denominator is known: of the documents that go at a time, and of
+# What a kernel keeps of sampled tiles until a row's denominator is known: of the documents that go at a time, and of
 # one document, beyond which the span focus is left to others.
 SCRATCH_BYTES, DOCUMENT_BYTES = 1 << 29, 1 << 31
 # Of keys and values that blocks of threads read at a time, so that the L2 cache (50 MB) holds them.
 CACHED_BYTES = 1 << 25
-# As in hopper.cu: keys of a tile.
+# What both sources include, and as in it: keys of a tile.
+HEADER = "hopper.cuh"
 KEYS = 128
 LOG2_E = 1.4426950408889634
 MAX_DYNAMIC_SHARED_SIZE = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -41,43 +46,51 @@ SWIZZLED = 64  # numbers of 128 bytes
 
 
 class Block(NamedTuple):
-    """A block of threads, as in hopper.cu.
+    """A block of threads, as in the source of its kernel.
 
     Attributes:
         rows (`int`): its queries.
         stages (`int`): tiles of keys, and of values, that it holds at once.
         row_bytes (`int`): of a query, key or value in shared memory.
+        rings (`int`): 2 where it takes keys and values, 1 for keys alone.
+        loaders (`int`): threads beside those that compute.
     """
 
     rows: int
     stages: int
     row_bytes: int
+    rings: int = 2
+    loaders: int = 128
 
     @property
     def threads(self) -> int:
-        """A warpgroup for 64 queries, and one that loads."""
-        return 2 * self.rows + 128
+        """A warpgroup of 128 for 64 queries, and those that load."""
+        return 2 * self.rows + self.loaders
 
     @property
     def shared_bytes(self) -> int:
         """Shared memory: queries, keys and values, barriers, a flag, and room to align it all."""
-        return (self.rows + 2 * self.stages * KEYS) * self.row_bytes + 8 * (1 + 4 * self.stages) + 16 + 1024
+        tiles = self.rings * self.stages
+        return (self.rows + tiles * KEYS) * self.row_bytes + 8 * (1 + 2 * tiles) + 16 + 1024
 
 
-# By head dimension.
-BLOCKS = {64: Block(192, 4, 128), 96: Block(128, 3, 256), 128: Block(128, 3, 256)}
+# By kernel and head dimension.
+BLOCKS = {
+    "attention": {64: Block(192, 4, 128), 96: Block(128, 3, 256), 128: Block(128, 3, 256)},
+    "focus": {dim: Block(128, 4 if dim == 64 else 2, -(-dim // 64) * 128, 1, 32) for dim in (64, 96, 128, 256)},
+}
 
 _device_lengths: weakref.WeakKeyDictionary[SpanGrid, dict[tuple[torch.device, int], Tensor]] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def covers(device: int, dtype: torch.dtype, dim: int) -> bool:
-    """Whether the kernel takes such heads on a CUDA device."""
+def covers(device: int, dtype: torch.dtype, dim: int, kernel: str = "attention") -> bool:
+    """Whether a kernel of [`BLOCKS`] takes such heads on a CUDA device."""
     return (
         torch.version.hip is None
         and dtype in DTYPES
-        and dim in BLOCKS
+        and dim in BLOCKS[kernel]
         and torch.cuda.get_device_capability(device) == (9, 0)
     )
 
@@ -88,7 +101,7 @@ def attention(
     """Causal attention, its log-sum-exp and, for the spans of `grid`, the span focus.
 
     Args:
-        q (`Tensor` `[B, H, T, D]`), k and v (`Tensor` `[B, Hkv, T, D]`): fp16 or bf16, `D` a key of
+        q (`Tensor` `[B, H, T, D]`), k and v (`Tensor` `[B, Hkv, T, D]`): fp16 or bf16, `D` one of
             [`BLOCKS`], on the current device.
         scale (`float`): multiplies `q . k`; above 0.
         grid (`SpanGrid`, *optional*): spans of the documents, or of one length shared by all.
@@ -98,52 +111,110 @@ def attention(
         fp32), and PFS `[B, H, R, S]` in fp32, or `None` without a grid or where [`focuses`] says no.
     """
     batch, heads, tokens, dim = q.shape
-    if grid is not None and (len(grid) not in (1, batch) or max(grid.num_tokens) > tokens):
-        raise ValueError(
-            f"a grid of {len(grid)} documents of {grid.num_tokens} tokens for a batch of {batch} x {tokens}"
-        )
+    if grid is not None:
+        _check_grid(q, grid)
     q, k, v = map(_readable, (q, k, v))
     output = q.new_empty(batch, tokens, heads, dim)
     lse = torch.empty(batch, heads, tokens, dtype=torch.float32, device=q.device)
     if grid is None or not focuses(q, grid):
-        _launch(q, k, v, scale, output, lse)
+        _attend(q, k, v, scale, output, lse)
         return output.transpose(1, 2), lse, None
-    # sums of 16 queries, the share of a warp
-    pfs = torch.empty(batch, heads, SPAN_LENGTH // 16, *grid.shape, dtype=torch.float32, device=q.device)
-    lengths = _lengths_on(grid, batch, q.device)
-    # some documents at a time, which share the scratch
-    step = min(batch, max(1, SCRATCH_BYTES // _scratch_bytes(heads, grid)))
-    scratch = torch.empty(step, heads, *grid.shape, SPAN_LENGTH, dtype=torch.float32, device=q.device)
-    for first in range(0, batch, step):
-        part = slice(first, first + step)
-        focus = lengths[part], scratch, pfs[part], grid
-        _launch(q[part], k[part], v[part], scale, output[part], lse[part], focus)
-    return output.transpose(1, 2), lse, pfs.sum(2)
+    spans = _Spans.of(q, grid)
+    for part, some in spans.in_turns():
+        _attend(q[part], k[part], v[part], scale, output[part], lse[part], some)
+    return output.transpose(1, 2), lse, spans.pfs.sum(2)
+
+
+def focus(q: Tensor, k: Tensor, scale: float, grid: SpanGrid) -> Tensor:
+    """The span focus alone, where [`focuses`] says yes.
+
+    Args:
+        q (`Tensor` `[B, H, T, D]`) and k (`Tensor` `[B, Hkv, T, D]`): fp16 or bf16, `D` one of [`BLOCKS`], on the
+            current device.
+        scale (`float`): multiplies `q . k`; above 0.
+        grid (`SpanGrid`): spans of the documents, or of one length shared by all.
+
+    Returns:
+        PFS `[B, H, R, S]` in fp32.
+    """
+    _check_grid(q, grid)
+    q, k = _readable(q), _readable(k)
+    spans = _Spans.of(q, grid)
+    for part, some in spans.in_turns():
+        _launch("focus", q[part], (k[part],), (), (), scale, some, grid.shape[0])
+    return spans.pfs.sum(2)
+
+
+def _check_grid(q: Tensor, grid: SpanGrid) -> None:
+    batch, _, tokens, _ = q.shape
+    if len(grid) not in (1, batch) or max(grid.num_tokens) > tokens:
+        raise ValueError(
+            f"a grid of {len(grid)} documents of {grid.num_tokens} tokens for a batch of {batch} x {tokens}"
+        )
+
+
+class _Spans(NamedTuple):
+    """What a kernel is handed for the span focus of documents.
+
+    Attributes:
+        lengths (`Tensor` `[B]`): tokens of every document, int32.
+        scratch (`Tensor` `[N, H, R, S, 128]`): of as many documents as go at a time, fp32.
+        pfs (`Tensor` `[B, H, 8, R, S]`): sums of 16 queries, the share of a warp, fp32.
+        grid (`SpanGrid`): their spans.
+    """
+
+    lengths: Tensor
+    scratch: Tensor
+    pfs: Tensor
+    grid: SpanGrid
+
+    @classmethod
+    def of(cls, q: Tensor, grid: SpanGrid) -> _Spans:
+        batch, heads = q.shape[:2]
+        empty = functools.partial(torch.empty, dtype=torch.float32, device=q.device)
+        # some documents at a time, which share the scratch
+        step = min(batch, max(1, SCRATCH_BYTES // _scratch_bytes(heads, grid)))
+        scratch = empty(step, heads, *grid.shape, SPAN_LENGTH)
+        pfs = empty(batch, heads, SPAN_LENGTH // 16, *grid.shape)
+        return cls(_lengths_on(grid, batch, q.device), scratch, pfs, grid)
+
+    def in_turns(self) -> Iterator[tuple[slice, _Spans]]:
+        """Which documents go at a time, and what is theirs."""
+        for first in range(0, len(self.pfs), len(self.scratch)):
+            part = slice(first, first + len(self.scratch))
+            yield part, self._replace(lengths=self.lengths[part], pfs=self.pfs[part])
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, output: Tensor, lse: Tensor, spans: _Spans | None = None
+) -> None:
+    tokens, dim = q.shape[2:]
+    # tiles end where the document ends, so that one more may be needed
+    blocks = -(-(tokens + (0 if spans is None else SPAN_LENGTH - 1)) // BLOCKS["attention"][dim].rows)
+    _launch("attention", q, (k, v), (output, lse), (tokens,), scale, spans, blocks)
 
 
 def _launch(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, output: Tensor, lse: Tensor,
-    focus: tuple[Tensor, Tensor, Tensor, SpanGrid] | None = None,
+    kernel: str, q: Tensor, others: tuple[Tensor, ...], results: tuple[Tensor, ...], sizes: tuple[int, ...],
+    scale: float, spans: _Spans | None, blocks: int,
 ) -> None:  # fmt: skip
+    """Launches a kernel with so many blocks for each head."""
     batch, heads, tokens, dim = q.shape
-    block = BLOCKS[dim]
-    lengths = scratch = pfs = None
-    shape, strides = (0, 0), (1, 1)
-    if focus is not None:
-        lengths, scratch, pfs, grid = focus
-        shape, strides = grid.shape, (grid.query_stride // SPAN_LENGTH, grid.key_stride // SPAN_LENGTH)
-    results = (output, lse, lengths, scratch, pfs)
-    group = heads // k.shape[1]
-    section = min(heads, group * max(1, CACHED_BYTES // (4 * tokens * dim)))
+    block = BLOCKS[kernel][dim]
+    group = heads // others[0].shape[1]
+    section = min(heads, group * max(1, CACHED_BYTES // (2 * len(others) * tokens * dim)))
+    addresses, grid = [0] * 3, [0, 0, 1, 1]
+    if spans is not None:
+        addresses = [tensor.data_ptr() for tensor in (spans.lengths, spans.scratch, spans.pfs)]
+        strides = spans.grid.query_stride, spans.grid.key_stride
+        grid = [*spans.grid.shape, *(stride // SPAN_LENGTH for stride in strides)]
     arguments = [
-        *(_tensor_map(tensor, rows) for tensor, rows in ((q, 64), (k, KEYS), (v, KEYS))),
-        *(ctypes.c_void_p(0 if tensor is None else tensor.data_ptr()) for tensor in results),
-        *map(ctypes.c_int, (tokens, heads, group, section)),
+        *(_tensor_map(tensor, rows) for tensor, rows in ((q, 64), *((tensor, KEYS) for tensor in others))),
+        *map(ctypes.c_void_p, (*(tensor.data_ptr() for tensor in results), *addresses)),
+        *map(ctypes.c_int, (*sizes, heads, group, section)),
         ctypes.c_float(scale * LOG2_E),
-        *map(ctypes.c_int, (*shape, *strides)),
-    ]  # fmt: skip
-    # tiles end where the document ends, so that one more may be needed
-    blocks = -(-(tokens + (0 if lengths is None else SPAN_LENGTH - 1)) // block.rows)
+        *map(ctypes.c_int, grid),
+    ]
     pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
     context = ctypes.c_void_p()
     _check("cuCtxGetCurrent", ctypes.byref(context))
@@ -151,13 +222,14 @@ def _launch(
         # a thread whose first work on the device this is: PyTorch makes its context current
         torch.zeros(1, device=q.device)
     _check(
-        "cuLaunchKernel", _function(q.device.index or 0, q.dtype, dim), heads * blocks, batch, 1, block.threads, 1, 1,
-        block.shared_bytes, ctypes.c_void_p(torch.cuda.current_stream(q.device).cuda_stream), pointers, None,
+        "cuLaunchKernel", _function(kernel, q.device.index or 0, q.dtype, dim), heads * blocks, batch, 1,
+        block.threads, 1, 1, block.shared_bytes,
+        ctypes.c_void_p(torch.cuda.current_stream(q.device).cuda_stream), pointers, None,
     )  # fmt: skip
 
 
 def focuses(q: Tensor, grid: SpanGrid) -> bool:
-    """Whether the kernel gives the span focus of a grid: spans of 128 tokens, and room for a document's scratch.
+    """Whether the kernels give the span focus of a grid: spans of 128 tokens, and room for a document's scratch.
 
     It does not depend on how many documents a batch has, so that none has other bits in another batch.
     """
@@ -171,8 +243,8 @@ def _scratch_bytes(heads: int, grid: SpanGrid) -> int:
 
 
 @torch.inference_mode()
-def focus_trial(device: torch.device, dtype: torch.dtype, dim: int, group: int) -> float:
-    """Relative difference of the span focus from the definition, on two short documents."""
+def focus_trial(device: torch.device, dtype: torch.dtype, dim: int, group: int, kernel: str = "attention") -> float:
+    """Relative difference of a kernel's span focus from the definition, on two short documents."""
     config = LadmConfig(d_afs=1, d_cds=1)
     grid = SpanGrid([config.min_tokens + 300, config.min_tokens + 75], config)
     generator = torch.Generator(device).manual_seed(0)
@@ -180,7 +252,7 @@ def focus_trial(device: torch.device, dtype: torch.dtype, dim: int, group: int) 
     packed = torch.randn(shape, generator=generator, device=device).to(dtype)
     q, k, v = packed.transpose(1, 2).split([2 * group, 2, 2], dim=1)
     with launches_on(device):
-        _, _, pfs = attention(q, k, v, dim**-0.5, grid)
+        pfs = focus(q, k, dim**-0.5, grid) if kernel == "focus" else attention(q, k, v, dim**-0.5, grid)[2]
     expected = chunked.span_focus(q.double(), k.double(), grid, dim**-0.5)
     error = float("inf") if pfs is None else float((pfs - expected).norm() / expected.norm())
     return error if error >= 0 else float("inf")
@@ -229,35 +301,39 @@ def _readable(tensor: Tensor) -> Tensor:
 
 
 @functools.cache
-def _function(device: int, dtype: torch.dtype, dim: int) -> ctypes.c_void_p:
-    """The compiled kernel on a device, which must be the current one."""
+def _function(kernel: str, device: int, dtype: torch.dtype, dim: int) -> ctypes.c_void_p:
+    """A compiled kernel on a device, which must be the current one."""
     module, function = ctypes.c_void_p(), ctypes.c_void_p()
-    _check("cuModuleLoadData", ctypes.byref(module), compiled(dtype, dim))
-    _check("cuModuleGetFunction", ctypes.byref(function), module, b"ladm_attention")
-    _check("cuFuncSetAttribute", function, MAX_DYNAMIC_SHARED_SIZE, BLOCKS[dim].shared_bytes)
+    _check("cuModuleLoadData", ctypes.byref(module), compiled(kernel, dtype, dim))
+    _check("cuModuleGetFunction", ctypes.byref(function), module, b"ladm_" + kernel.encode())
+    _check("cuFuncSetAttribute", function, MAX_DYNAMIC_SHARED_SIZE, BLOCKS[kernel][dim].shared_bytes)
     return function
 
 
 @functools.cache
-def compiled(dtype: torch.dtype, dim: int) -> bytes:
-    """The kernel as machine code of capability 9.0.
+def compiled(kernel: str, dtype: torch.dtype, dim: int) -> bytes:
+    """A kernel of [`BLOCKS`] as machine code of capability 9.0.
 
     Raises:
         RuntimeError: NVRTC is not to be found, is too old, or refuses the source.
     """
     nvrtc = _nvrtc()
-    source = Path(__file__).with_name("hopper.cu").read_bytes()
+    source, header = (Path(__file__).with_name(name) for name in (f"hopper_{kernel}.cu", HEADER))
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     defines = [b"-DBF16=%d" % (dtype == torch.bfloat16), b"-DDIM=%d" % dim]
     options = [b"--gpu-architecture=sm_90a", b"--std=c++17", *defines]
-    _check_nvrtc(nvrtc, nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"hopper.cu", 0, None, None))
+    headers = (ctypes.c_char_p * 1)(header.read_bytes()), (ctypes.c_char_p * 1)(HEADER.encode())
+    _check_nvrtc(
+        nvrtc,
+        nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 1, *headers),
+    )
     try:
         code = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         if code:
             nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
             log = ctypes.create_string_buffer(size.value)
             nvrtc.nvrtcGetProgramLog(program, log)
-            raise RuntimeError(f"NVRTC cannot compile hopper.cu: {log.value.decode(errors='replace')}")
+            raise RuntimeError(f"NVRTC cannot compile {source.name}: {log.value.decode(errors='replace')}")
         _check_nvrtc(nvrtc, nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)))
         binary = ctypes.create_string_buffer(size.value)
         _check_nvrtc(nvrtc, nvrtc.nvrtcGetCUBIN(program, binary))

@@ -1,8 +1,9 @@
-"""The CUDA kernel for Hopper GPUs: what can be said of it without one, and on one the definition."""
+"""The CUDA kernels for Hopper GPUs: what can be said of them without one, and on one the definition."""
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 import torch
 from conftest import random_ids, tiny_model
 
+from ladm_hf import ops
 from ladm_hf.calculators.calculator import resolve
 from ladm_hf.config import LadmConfig
 from ladm_hf.ops import BACKENDS, causal, hopper, naive
@@ -19,7 +21,8 @@ from ladm_hf.scoring.engine import Engine
 from ladm_hf.scoring.recorder import SpanRecorder
 
 HAS_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
-SOURCE = Path(hopper.__file__).with_name("hopper.cu").read_text()
+SOURCES = {name: Path(hopper.__file__).with_name(f"hopper_{name}.cu").read_text() for name in hopper.BLOCKS}
+KERNELS = [(name, dim) for name, blocks in hopper.BLOCKS.items() for dim in blocks]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,8 @@ def test_it_takes_half_precision_heads_of_some_lengths_on_hopper(monkeypatch, ca
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert hopper.covers(0, dtype, dim) is expected
+    # the span focus alone takes longer heads, too
+    assert hopper.covers(0, dtype, dim, "focus") is (expected or (dim == 256 and capability == (9, 0)))
 
 
 def test_the_span_focus_needs_spans_of_128_tokens_and_room_for_the_scratch() -> None:
@@ -58,14 +63,15 @@ class FakeDriver:
 
     def __init__(self, code: int = 0) -> None:
         self.code, self.maps = code, []
-        signature = re.search(r"ladm_attention\((.*?)\)", SOURCE, re.DOTALL)
+
+    def cuModuleGetFunction(self, function, module, name) -> int:  # noqa: N802
+        kernel = name.decode()
+        signature = re.search(rf"{kernel}\((.*?)\)", SOURCES[kernel.removeprefix("ladm_")], re.DOTALL)
         assert signature is not None
         self.parameters = [part.split() for part in signature[1].split(",")]
-
-    def cuModuleLoadData(self, module, image) -> int:  # noqa: N802
         return 0
 
-    cuModuleGetFunction = cuFuncSetAttribute = cuGetErrorString = cuCtxGetCurrent = lambda *_: 0  # noqa: N815
+    cuModuleLoadData = cuFuncSetAttribute = cuGetErrorString = cuCtxGetCurrent = lambda *_: 0  # noqa: N815
 
     def cuTensorMapEncodeTiled(self, target, kind, rank, address, sizes, strides, box, *_) -> int:  # noqa: N802
         assert ctypes.addressof(target._obj) % 64 == 0
@@ -91,7 +97,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     hopper._function.cache_clear()
     hopper._encoded_map.cache_clear()
     monkeypatch.setattr(hopper, "_driver", lambda: fake)
-    monkeypatch.setattr(hopper, "compiled", lambda dtype, dim: b"cubin")
+    monkeypatch.setattr(hopper, "compiled", lambda kernel, dtype, dim: b"cubin")
     monkeypatch.setattr(hopper, "_lengths_on", lambda grid, batch, device: torch.tensor(grid.num_tokens))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
     yield fake
@@ -110,7 +116,13 @@ def test_a_launch_hands_over_what_the_signature_asks_for(driver: FakeDriver, dim
     assert lse.shape == (2, 8, 3000)
     assert pfs is not None
     assert pfs.shape == (2, 8, *grid.shape)
-    assert driver.launch == (8 * -(-(3000 + 127) // rows), 2, 1, 128 + 2 * rows, hopper.BLOCKS[dim].shared_bytes)
+    assert driver.launch == (
+        8 * -(-(3000 + 127) // rows),
+        2,
+        1,
+        128 + 2 * rows,
+        hopper.BLOCKS["attention"][dim].shared_bytes,
+    )
     numbers = {name: driver.values[name] for name in ("tokens", "heads", "group", "section")}
     assert numbers == {"tokens": 3000, "heads": 8, "group": 4, "section": 8}
     assert [driver.values[name] for name in ("query_stride", "key_stride")] == [2, 3]
@@ -124,6 +136,22 @@ def test_a_launch_hands_over_what_the_signature_asks_for(driver: FakeDriver, dim
     ]
 
 
+@pytest.mark.parametrize("dim", hopper.BLOCKS["focus"])
+def test_the_span_focus_alone_takes_no_values(driver: FakeDriver, dim: int) -> None:
+    packed = torch.zeros(2, 3000, 10, dim, dtype=torch.float16)
+    q, k = packed.transpose(1, 2).split([8, 2], 1)
+    grid = SpanGrid([3000, 2700], LadmConfig(d_afs=3, d_cds=2))
+    assert hopper.focus(q, k, 0.125, grid).shape == (2, 8, *grid.shape)
+    # a block for each query span
+    assert driver.launch == (8 * grid.shape[0], 2, 1, 288, hopper.BLOCKS["focus"][dim].shared_bytes)
+    assert [driver.values[name] for name in ("heads", "group", "section")] == [8, 4, 8]
+    assert [driver.values[name] for name in ("query_stride", "key_stride")] == [2, 3]
+    assert (driver.values["query_spans"], driver.values["key_spans"]) == grid.shape
+    assert [(sizes, box) for _, sizes, _, box in driver.maps] == [
+        ([dim, 8, 3000, 2], [64, 1, 64, 1]), ([dim, 2, 3000, 2], [64, 1, 128, 1]),
+    ]  # fmt: skip
+
+
 def test_without_spans_it_is_attention_alone(driver: FakeDriver) -> None:
     q = torch.zeros(1, 4, 385, 64, dtype=torch.float16)
     for grid in (None, SpanGrid(300, LadmConfig(span_length=16, d_afs=1))):
@@ -135,8 +163,11 @@ def test_without_spans_it_is_attention_alone(driver: FakeDriver) -> None:
 def test_heads_go_in_sections_whose_keys_and_values_the_cache_holds(driver: FakeDriver) -> None:
     for tokens, heads, section in ((131072, 6, 2), (32768, 6, 6), (32768, 18, 8)):
         q = torch.empty(1, 1, 1, 64, dtype=torch.float16).expand(1, heads, tokens, 64)
-        hopper._launch(q, q[:, ::2], q[:, ::2], 0.125, q, q)
+        hopper._attend(q, q[:, ::2], q[:, ::2], 0.125, q, q)
         assert driver.values["section"] == section, (tokens, heads)
+    # twice as many where there are keys alone
+    hopper._launch("focus", q, (q[:, ::2],), (), (), 0.125, None, 1)
+    assert driver.values["section"] == 16
 
 
 def test_rows_that_are_not_aligned_are_copied() -> None:
@@ -160,13 +191,15 @@ def test_documents_that_need_much_scratch_go_in_turns(driver: FakeDriver, monkey
     monkeypatch.setattr(
         driver, "cuLaunchKernel", lambda *a: launch(*a) or launches.append((driver.launch[1], driver.values)) or 0
     )
-    _, _, pfs = hopper.attention(q, q, q, 0.125, grid)
-    assert pfs is not None
-    assert pfs.shape == (5, 2, *grid.shape)
-    assert [batch for batch, _ in launches] == [2, 2, 1]
-    starts = [values["pfs"] for _, values in launches]
-    assert starts[1] - starts[0] == starts[2] - starts[1] == 2 * 2 * grid.shape[0] * grid.shape[1] * 8 * 4
-    assert len({values["scratch"] for _, values in launches}) == 1
+    for kernel in (lambda: hopper.attention(q, q, q, 0.125, grid)[2], lambda: hopper.focus(q, q, 0.125, grid)):
+        launches.clear()
+        pfs = kernel()
+        assert pfs is not None
+        assert pfs.shape == (5, 2, *grid.shape)
+        assert [batch for batch, _ in launches] == [2, 2, 1]
+        starts = [values["pfs"] for _, values in launches]
+        assert starts[1] - starts[0] == starts[2] - starts[1] == 2 * 2 * grid.shape[0] * grid.shape[1] * 8 * 4
+        assert len({values["scratch"] for _, values in launches}) == 1
 
 
 def test_a_grid_of_other_documents_is_refused() -> None:
@@ -174,6 +207,8 @@ def test_a_grid_of_other_documents_is_refused() -> None:
     for grid in (SpanGrid([3000] * 3), SpanGrid([3100, 3000])):
         with pytest.raises(ValueError, match="for a batch of 2 x 3000"):
             hopper.attention(q, q, q, 0.125, grid)
+        with pytest.raises(ValueError, match="for a batch of 2 x 3000"):
+            hopper.focus(q, q, 0.125, grid)
 
 
 def test_running_out_of_memory_is_that(driver: FakeDriver) -> None:
@@ -190,32 +225,37 @@ def test_a_call_of_the_driver_that_fails_is_named(driver: FakeDriver) -> None:
         hopper.attention(q, q, q, 0.125)
 
 
-@pytest.mark.parametrize("dim", hopper.BLOCKS)
-def test_the_numbers_that_both_sides_know_are_the_same(dim: int) -> None:
-    block = hopper.BLOCKS[dim]
+@pytest.mark.parametrize(("kernel", "dim"), KERNELS)
+def test_the_numbers_that_both_sides_know_are_the_same(kernel: str, dim: int) -> None:
+    block = hopper.BLOCKS[kernel][dim]
+    header = Path(hopper.__file__).with_name(hopper.HEADER).read_text()
     # one number for all, or "DIM == 64 ? one : the other"
-    constants = dict(re.findall(r"(\w+) = (?:DIM == 64 \? )?(\d+(?: : \d+)?)[,;]", SOURCE))
+    constants = dict(re.findall(r"(\w+) = (?:DIM == 64 \? )?(\d+(?: : \d+)?)[,;]", header + SOURCES[kernel]))
+    if kernel == "focus":
+        # all queries of a span
+        constants["WARPGROUPS"] = str(hopper.SPAN_LENGTH // 64)
     found = {name: constants[name].split(" : ") for name in ("WARPGROUPS", "KEYS", "STAGES")}
     numbers = {name: int(choices[0 if dim == 64 else -1]) for name, choices in found.items()}
     assert 64 * numbers["WARPGROUPS"] == block.rows
-    assert 128 * (numbers["WARPGROUPS"] + 1) == block.threads
+    assert block.threads == 128 * numbers["WARPGROUPS"] + (32 if kernel == "focus" else 128)
     assert numbers["KEYS"] == hopper.KEYS == hopper.SPAN_LENGTH
     assert numbers["STAGES"] == block.stages
     assert block.row_bytes == -(-dim // 64) * 128
-    # the most that a block of Hopper may have
-    assert block.shared_bytes <= 232_448
+    # the most that a multiprocessor of Hopper has for its blocks, 1 KiB of each taken by the system
+    blocks = 2 if kernel == "focus" and dim <= 128 else 1
+    assert blocks * (block.shared_bytes + 1024) <= 233_472
 
 
-@pytest.mark.parametrize("dim", hopper.BLOCKS)
-def test_nvrtc_compiles_the_source_for_both_types(dim: int) -> None:
+@pytest.mark.parametrize(("kernel", "dim"), KERNELS)
+def test_nvrtc_compiles_the_source_for_both_types(kernel: str, dim: int) -> None:
     try:
         hopper._nvrtc()
     except RuntimeError as missing:
         pytest.skip(f"{missing}: pip install nvidia-cuda-nvrtc")
     for dtype in hopper.DTYPES:
-        binary = hopper.compiled(dtype, dim)
+        binary = hopper.compiled(kernel, dtype, dim)
         assert binary.startswith(b"\x7fELF")
-        assert b"ladm_attention" in binary
+        assert b"ladm_" + kernel.encode() in binary
 
 
 def test_a_machine_without_nvrtc_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +277,34 @@ def test_attention_and_focus_is_for_what_the_kernel_covers(monkeypatch: pytest.M
     assert causal.attention_and_focus(q, q, q, 0.125, grid) == ("output", "lse", "pfs")
     assert asked[0][-1] is grid
     assert causal.attention_and_focus(q, q, q, 0.125, SpanGrid(3000, LadmConfig(span_length=64))) is None
+
+
+def test_the_span_focus_alone_serves_where_there_is_no_log_sum_exp_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, q = SpanGrid(3000), torch.zeros(1, 2, 3000, 64)
+    assert causal.focus_alone(q, q, 0.125, grid) is None
+    monkeypatch.setattr(ops, "_triton_span_focus", lambda *a: "triton")
+    monkeypatch.setattr(causal, "focus_alone", lambda q, k, scale, grid: "alone")
+    fused = BACKENDS["fused"]
+    assert fused(q, q, grid, 0.125) == "alone"
+    assert fused(q, q, grid, 0.125, q[..., 0]) == fused(q, q, grid, 0.125, None, 30.0) == "triton"
+    monkeypatch.setattr(causal, "focus_alone", lambda *a: None)
+    assert fused(q, q, grid, 0.125) == "triton"
+
+
+@pytest.mark.parametrize("failure", ["raises", "is off", "none"])
+def test_the_span_focus_alone_is_tried_before_it_serves(monkeypatch, caplog, failure: str) -> None:
+    def trial(device, dtype, dim, group, kernel) -> float:
+        assert kernel == "focus"
+        if failure == "raises":
+            raise RuntimeError("NVRTC (libnvrtc) is not installed")
+        return 0.5 if failure == "is off" else 1e-5
+
+    monkeypatch.setattr(hopper, "focus_trial", trial)
+    causal._focus_agrees.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert causal._focus_agrees(0, torch.float16, 64, 8) is (failure == "none")
+    causal._focus_agrees.cache_clear()
+    assert len(caplog.records) == (failure != "none")
 
 
 def test_a_recorder_offers_its_spans_to_the_attention_of_the_layers_it_wants() -> None:
@@ -287,19 +355,10 @@ def assert_agrees(q, k, v, grid: SpanGrid) -> tuple[torch.Tensor, torch.Tensor]:
     return output, pfs
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
-@pytest.mark.usefixtures("uninitialized_memory_is_nan")
-@pytest.mark.filterwarnings("ignore:.*deterministic")
-@pytest.mark.parametrize("dim", hopper.BLOCKS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(
-    ("d_afs", "d_cds", "extra"),
-    # the last has more key spans than the kernel adds up at once
-    [(1, 1, [0]), (1, 1, [130, 7, 128]), (2, 3, [500, 600]), (4, 4, [0, 555]), (1, 8, [4600, 0])],
-)
-@pytest.mark.parametrize("kind", ["plain", "sink", "sharp", "own", "past"])
-def test_it_agrees_with_the_definition(dim, dtype, d_afs, d_cds, extra, kind) -> None:
+def queries_keys_values(
+    dim, dtype, d_afs, d_cds, extra, kind
+) -> tuple[tuple[torch.Tensor, ...], list[int], LadmConfig]:
+    """`[B, H, T, D]` each of a kind, lengths of the documents, and their configuration."""
     config = LadmConfig(d_afs=d_afs, d_cds=d_cds, max_length=65536)
     lengths = [config.min_tokens + more for more in extra]
     generator = torch.Generator("cuda").manual_seed(0)
@@ -316,7 +375,35 @@ def test_it_agrees_with_the_definition(dim, dtype, d_afs, d_cds, extra, kind) ->
         code = 40 * torch.nn.functional.normalize(code, dim=1)
         packed[:, :, :8] += code[spans - (2 if kind == "past" else 0)][:, None]
         packed[:, :, 8:10] += code[spans][:, None]
-    q, k, v = packed.to(dtype).transpose(1, 2).split([8, 2, 2], 1)
+    return packed.to(dtype).transpose(1, 2).split([8, 2, 2], 1), lengths, config
+
+
+SPANS_OF_KINDS = [
+    pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16]),
+    pytest.mark.parametrize(
+        ("d_afs", "d_cds", "extra"),
+        # the last has more key spans than a kernel adds up at once
+        [(1, 1, [0]), (1, 1, [130, 7, 128]), (2, 3, [500, 600]), (4, 4, [0, 555]), (1, 8, [4600, 0])],
+    ),
+    pytest.mark.parametrize("kind", ["plain", "sink", "sharp", "own", "past"]),
+]
+
+
+def of_all_kinds(test):
+    """Runs a test with several spans, types and kinds of queries and keys."""
+    for mark in SPANS_OF_KINDS:
+        test = mark(test)
+    return test
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
+@pytest.mark.usefixtures("uninitialized_memory_is_nan")
+@pytest.mark.filterwarnings("ignore:.*deterministic")
+@pytest.mark.parametrize("dim", hopper.BLOCKS["attention"])
+@of_all_kinds
+def test_it_agrees_with_the_definition(dim, dtype, d_afs, d_cds, extra, kind) -> None:
+    (q, k, v), lengths, config = queries_keys_values(dim, dtype, d_afs, d_cds, extra, kind)
     output, pfs = assert_agrees(q, k, v, SpanGrid(lengths, config))
     for i, length in enumerate(lengths):
         one = slice(i, i + 1)
@@ -332,7 +419,27 @@ def test_it_agrees_with_the_definition(dim, dtype, d_afs, d_cds, extra, kind) ->
 @pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
 @pytest.mark.usefixtures("uninitialized_memory_is_nan")
 @pytest.mark.filterwarnings("ignore:.*deterministic")
-@pytest.mark.parametrize("dim", hopper.BLOCKS)
+@pytest.mark.parametrize("dim", hopper.BLOCKS["focus"])
+@of_all_kinds
+def test_the_span_focus_alone_agrees_with_the_definition(dim, dtype, d_afs, d_cds, extra, kind) -> None:
+    (q, k, _), lengths, config = queries_keys_values(dim, dtype, d_afs, d_cds, extra, kind)
+    grid = SpanGrid(lengths, config)
+    pfs = hopper.focus(q, k, 0.125, grid)
+    expected = naive.span_focus(q.double(), k.double(), grid, 0.125).float()
+    torch.testing.assert_close(pfs, expected, rtol=1e-4, atol=1e-7)
+    assert not (pfs[expected == 0]).any()
+    for i, length in enumerate(lengths):
+        one, alone = slice(i, i + 1), SpanGrid(length, config)
+        rows, columns = alone.shape
+        found = hopper.focus(q[one, :, :length], k[one, :, :length], 0.125, alone)
+        assert torch.equal(found, pfs[one, :, :rows, :columns])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
+@pytest.mark.usefixtures("uninitialized_memory_is_nan")
+@pytest.mark.filterwarnings("ignore:.*deterministic")
+@pytest.mark.parametrize("dim", hopper.BLOCKS["attention"])
 @pytest.mark.parametrize("kv_heads", [1, 6])
 @pytest.mark.parametrize("heads_outside", [False, True])
 def test_it_takes_any_groups_of_heads_and_one_grid_for_all(dim: int, kv_heads: int, heads_outside: bool) -> None:
@@ -343,6 +450,9 @@ def test_it_takes_any_groups_of_heads_and_one_grid_for_all(dim: int, kv_heads: i
     _, pfs = assert_agrees(q, k, v, SpanGrid([2500] * 3))
     shared = hopper.attention(q, k, v, 0.125, SpanGrid(2500))[2]
     assert torch.equal(shared, pfs)
+    alone = hopper.focus(q, k, 0.125, SpanGrid(2500))
+    torch.testing.assert_close(alone, pfs, rtol=1e-4, atol=1e-7)
+    assert torch.equal(hopper.focus(q, k, 0.125, SpanGrid([2500] * 3)), alone)
 
 
 @pytest.mark.gpu
@@ -352,9 +462,10 @@ def test_it_takes_any_groups_of_heads_and_one_grid_for_all(dim: int, kv_heads: i
 def test_documents_in_turns_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = torch.randn(3, 2800, 8, 64, device="cuda").half().transpose(1, 2).split([4, 2, 2], 1)
     grid = SpanGrid([2800, 2400, 2600])
-    together = hopper.attention(q, k, v, 0.125, grid)
+    together, alone = hopper.attention(q, k, v, 0.125, grid), hopper.focus(q, k, 0.125, grid)
     monkeypatch.setattr(hopper, "SCRATCH_BYTES", 2 * hopper._scratch_bytes(4, grid))
     in_turns = hopper.attention(q, k, v, 0.125, grid)
+    assert torch.equal(hopper.focus(q, k, 0.125, grid), alone)
     for length, *results in zip(grid.num_tokens, *together, *in_turns, strict=True):
         output, lse, pfs, *others = results
         assert torch.equal(output[:, :length], others[0][:, :length])
@@ -366,7 +477,7 @@ def test_documents_in_turns_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
 @pytest.mark.usefixtures("uninitialized_memory_is_nan")
 @pytest.mark.filterwarnings("ignore:.*deterministic")
-@pytest.mark.parametrize("dim", hopper.BLOCKS)
+@pytest.mark.parametrize("dim", hopper.BLOCKS["attention"])
 def test_heads_in_sections_the_last_of_them_shorter_have_the_same_bits(monkeypatch, dim: int) -> None:
     q, k, v = torch.randn(2, 2700, 12, dim, device="cuda").half().transpose(1, 2).split([6, 3, 3], 1)
     grid = SpanGrid(2700)
@@ -374,6 +485,10 @@ def test_heads_in_sections_the_last_of_them_shorter_have_the_same_bits(monkeypat
     # two groups of two heads, and one
     monkeypatch.setattr(hopper, "CACHED_BYTES", 2 * 4 * 2700 * dim)
     assert all(map(torch.equal, hopper.attention(q, k, v, 0.125, grid), together))
+    monkeypatch.setattr(hopper, "CACHED_BYTES", 2 * 2 * 2700 * dim)
+    in_sections = hopper.focus(q, k, 0.125, grid)
+    monkeypatch.undo()
+    assert torch.equal(in_sections, hopper.focus(q, k, 0.125, grid))
 
 
 @pytest.mark.gpu
@@ -382,16 +497,19 @@ def test_a_model_with_its_own_forward_pass_takes_the_kernel_too(monkeypatch: pyt
     model = tiny_model("persimmon", hidden_size=128, num_attention_heads=2, head_dim=64)
     model = model.half().to("cuda")
     documents = [random_ids(2900), random_ids(2500, 1)]
-    kernel, grids = hopper.attention, []
+    kernel, alone, grids, last = hopper.attention, hopper.focus, [], []
     monkeypatch.setattr(hopper, "attention", lambda *a: grids.append(len(a) > 4) or kernel(*a))
+    monkeypatch.setattr(hopper, "focus", lambda *a: last.append(True) or alone(*a))
     pfs = {}
     for backend in ("auto", "chunked"):
         engine = Engine(resolve(model), LadmConfig(), "float16", "cuda:0", backend, None)
         assert engine.forward_pass == "model"
         grids.clear()
+        last.clear()
         pfs[backend] = engine.pfs(documents)[1]
         # the last layer's attention is not needed
         assert grids == [backend == "auto"] * 2
+        assert last == [True] * (backend == "auto")
     for layer, found, expected in zip(range(3), pfs["auto"], pfs["chunked"], strict=True):
         assert (found - expected).norm() <= (5e-2 if layer else 1e-3) * expected.norm()
 
@@ -403,6 +521,10 @@ def test_each_device_has_its_own_kernel_whichever_is_current() -> None:
     found = [
         causal.attention_and_focus(*(x.to(f"cuda:{index}") for x in qkv), 0.125, SpanGrid(2500))
         for index, qkv in enumerate(tensors)
+    ]
+    found = [
+        (*one, causal.focus_alone(*(x.to(one[0].device) for x in qkv[:2]), 0.125, SpanGrid(2500)))
+        for one, qkv in zip(found, tensors, strict=True)
     ]
     for one, other in zip(*found, strict=True):
         assert other.device.index == 1
