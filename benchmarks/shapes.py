@@ -57,8 +57,9 @@ VOCABULARY = 32_000
 COMPARED_LAYERS = 6
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PARITY_FP32 = 2e-5
-# Seconds of documents in a row, about, and how often: a GPU at its limit of power changes its clocks.
-STREAM_SECONDS, STREAM_ROUNDS = 0.5, 11
+# Seconds of documents in a row, about, of how many at least, and how often: the GPU waits for the host before the first
+# and after the last, and at its limit of power it changes its clocks.
+STREAM_SECONDS, STREAM_DOCUMENTS, STREAM_ROUNDS = 2.0, 4, 5
 # A plain forward pass that takes longer is timed once.
 LONG_SECONDS = 2.0
 # Lengths at which float8 is timed, a batch of the last.
@@ -232,7 +233,7 @@ def times(values: dict[str, Any], tokens: int, profile: bool) -> dict[str, Any]:
 
 def scoring_adds(engine: Engine, tokens: int, one: float) -> float:
     """What scoring adds to our own forward pass cut at the same place, in a row of documents of `one` second each."""
-    documents = random_documents([tokens] * max(2, round(STREAM_SECONDS / one)))
+    documents = random_documents([tokens] * max(STREAM_DOCUMENTS, round(STREAM_SECONDS / one)))
     ids = torch.from_numpy(documents[0])[None].cuda()
     fast, last = engine._fast, engine.layers[-1]
     assert fast is not None

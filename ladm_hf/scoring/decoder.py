@@ -62,7 +62,9 @@ class DecoderForward:
         self.base: Any = model.get_decoder()
         self.decoder = read_decoder(model, plan)
         self.products = [_products(layer) for layer in self.decoder.layers]
-        self.state = _state(self.base)
+        # kept, so that ids stay theirs
+        self.modules = modules_of(self.base)
+        self.weights = _weights(self.modules)
 
     def to_float8(self) -> None:
         """Has all products run in float8 from now on.
@@ -80,7 +82,8 @@ class DecoderForward:
 
     def is_current(self) -> bool:
         """Whether the model still is what was read: its modules and weights in place, no adapters, no hooks."""
-        return self.state == _state(self.base) and not has_hooks(self.base)
+        modules = modules_of(self.base)
+        return modules == self.modules and _weights(modules) == self.weights and not _any_hooks(modules)
 
     def __call__(self, input_ids: Tensor, recorder: Recorder, positions: Tensor | None = None) -> Tensor | None:
         """Runs `[B, T]` token ids up to the last layer that the recorder wants.
@@ -279,13 +282,27 @@ def _normed(x: Tensor, norm: Norm | None) -> Tensor:
     return x if norm is None else norm(x)
 
 
+def modules_of(root: nn.Module) -> list[nn.Module]:
+    """All modules, each once: `root.modules()` without their names, for every batch asks."""
+    found, known = [root], {root}
+    for module in found:
+        for child in module._modules.values():
+            if child is not None and child not in known:
+                known.add(child)
+                found.append(child)
+    return found
+
+
 def has_hooks(base: nn.Module) -> bool:
     """Whether anything else runs with a module, which the fast forward pass would leave out."""
-    return any(
-        module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module) for module in base.modules()
-    )
+    return _any_hooks(modules_of(base))
 
 
-def _state(base: nn.Module) -> tuple[list[nn.Module], list[tuple[int, int]]]:
-    """What changes when modules are replaced or weights are moved; the modules are kept, so that ids stay theirs."""
-    return list(base.modules()), [(id(weight), weight.data_ptr()) for weight in base.parameters()]
+def _any_hooks(modules: list[nn.Module]) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__ for module in modules)
+
+
+def _weights(modules: list[nn.Module]) -> list[tuple[int, int]]:
+    """What changes when weights are replaced or moved."""
+    weights = (weight for module in modules for weight in module._parameters.values() if weight is not None)
+    return [(id(weight), weight.data_ptr()) for weight in weights]

@@ -24,7 +24,7 @@ from ladm_hf.ops.scores import contextual_dependency_score, even_score
 from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.scoring.attention import scoring_attention
 from ladm_hf.scoring.batching import TokenBudget
-from ladm_hf.scoring.decoder import DecoderForward
+from ladm_hf.scoring.decoder import DecoderForward, modules_of
 from ladm_hf.scoring.layers import LayerPlan, check_reach, chosen_heads, layer_plan
 from ladm_hf.scoring.losses import LanguageModelHead, loss_signals, short_losses
 from ladm_hf.scoring.precision import FLOAT8, check_float8, keep_sums_in_float32
@@ -356,8 +356,9 @@ class Engine:
 @contextlib.contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Puts a model into evaluation mode and each of its modules back."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    training = [module for module in modules_of(model) if module.training]
+    if training:
+        model.eval()
     try:
         yield
     finally:

@@ -35,6 +35,8 @@ _COMMAND = (
 )  # fmt: skip
 # There are as many processes as cores.
 _ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# The most that Linux gives without asking.
+PIPE_BYTES = 1 << 20
 
 
 class HostPart:
@@ -89,7 +91,7 @@ class HostProcesses:
             try:
                 process = self._process()
                 _send((method, arguments), process.stdin)
-                return pickle.load(process.stdout)  # type: ignore[arg-type]
+                return _receive(process.stdout)
             except Exception as error:  # of a start, of a pipe, or of what cannot be pickled
                 self._give_up(error)
         return getattr(self.part, method)(*arguments)
@@ -109,6 +111,8 @@ class HostProcesses:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
             self._processes.append((os.getpid(), process))
+            for pipe in (process.stdin, process.stdout):
+                _widen(pipe)
             assert process.stdin is not None
             process.stdin.write(self._pickled)
         return process
@@ -132,13 +136,30 @@ def serve() -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         part = pickle.load(requests)
         while True:
-            method, arguments = pickle.load(requests)
+            method, arguments = _receive(requests)
             _send(getattr(part, method)(*arguments), answers)
 
 
 def _send(value: Any, pipe: Any) -> None:
-    pickle.dump(value, pipe, pickle.HIGHEST_PROTOCOL)
+    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    pipe.write(len(data).to_bytes(8, "little") + data)
     pipe.flush()
+
+
+def _receive(pipe: Any) -> Any:
+    # in two reads: pickle's own would be many, each of which takes the interpreter's lock anew
+    header = pipe.read(8)
+    if len(header) < 8:
+        raise EOFError("it ended")
+    return pickle.loads(pipe.read(int.from_bytes(header, "little")))
+
+
+def _widen(pipe: Any) -> None:
+    """Lets a pipe hold a whole request or answer, where the system does, so that neither side waits for the other."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _end(processes: list[tuple[int, subprocess.Popen[bytes]]]) -> None:

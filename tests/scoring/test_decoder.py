@@ -21,7 +21,7 @@ from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.scoring import architecture, attention, decoder, trial
 from ladm_hf.scoring.architecture import Rotation
 from ladm_hf.scoring.attention import scoring_attention
-from ladm_hf.scoring.decoder import DecoderForward
+from ladm_hf.scoring.decoder import DecoderForward, modules_of
 from ladm_hf.scoring.engine import Engine, _rotates_by_length
 from ladm_hf.scoring.layers import LayerPlan, layer_plan
 from ladm_hf.scoring.recorder import ForwardDone, NoRecorder, SignalRecorder, SpanRecorder
@@ -319,6 +319,16 @@ def test_it_notices_when_the_model_changes() -> None:
     forward = DecoderForward(model, plan(model))
     model.layers[0].self_attn.k_proj = torch.nn.Sequential(torch.nn.Linear(64, 32, bias=False))
     assert not forward.is_current()
+
+
+def test_modules_are_walked_once_each_whatever_refers_to_whom() -> None:
+    model = tiny_model(num_hidden_layers=2)
+    model.layers[1].mlp = model.layers[0].mlp
+    model.layers[0].mlp.outer = model.layers[0]
+    model.layers[0].mlp.register_module("none", None)
+    found = modules_of(model)
+    assert len(found) == len(set(found))
+    assert set(found) == set(model.modules())
 
 
 def test_packed_weights_stay_trainable_and_can_be_saved(tmp_path) -> None:

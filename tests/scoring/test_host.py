@@ -74,6 +74,25 @@ def test_where_a_process_dies_threads_go_on(part: HostPart) -> None:
         assert repr(processes.count(TEXTS, ())) == repr(part.count(TEXTS, ()))
 
 
+def test_pipes_hold_a_whole_answer_where_the_system_lets_them(part: HostPart, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    if not hasattr(fcntl, "F_GETPIPE_SZ"):
+        pytest.skip("this system has pipes of one size")
+    many = [words(50_000, seed) for seed in range(6)]
+    expected = repr(part.encode(many))
+    processes = HostProcesses(part)
+    # longer than the pipes are
+    assert repr(processes.encode(many)) == expected
+    ((_, process),) = processes._processes
+    assert [fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) for pipe in (process.stdin, process.stdout)] == [host.PIPE_BYTES] * 2
+    # where they stay as they are, answers come in more pieces
+    monkeypatch.setattr(host, "PIPE_BYTES", 1 << 62)
+    narrow = HostProcesses(part)
+    assert repr(narrow.encode(many)) == expected
+    assert not processes._failed
+    assert not narrow._failed
+
+
 def test_where_no_process_can_be_started_threads_do_the_work(part: HostPart, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with pytest.warns(RuntimeWarning, match="no/such/python"):
