@@ -81,8 +81,8 @@ def test_what_is_measured_is_in_the_table(script: ModuleType) -> None:
     found["in_turns"] |= {name: {"ms": ms} for name, ms in [("hopper+focus", 2.5), ("span_focus", 2.0)]}
     found["in_turns"] |= {name: {"ms": ms} for name, ms in [("last_triton", 1.5), ("last", 1.0)]}
     rendered = script.render_attention({"environment": environment, "rounds": script.ROUNDS, "shapes": rows})
-    attended, focused = "4.000 (0) | 3.000 (0) | 2.000 (0)", "+2.000 | +0.500 | 1.500 | 1.000"
-    assert f"| Small | 4 / 2 | 16 | 2,500 | {attended} | {focused} |" in rendered
+    assert "| Small | 4 / 2 | 16 | 2,500 | 4.000 (0) | 3.000 (0) | 2.000 (0) | +2.000 | +0.500 |" in rendered
+    assert "(Small, 2,500 tokens): 1.500 ms for the span focus alone in Triton, 1.000 in ours" in rendered
     assert "0.50 to 0.50 at 2,500 tokens" in rendered
     assert "A window of 100 (Small, 2,500 tokens)" in rendered
 

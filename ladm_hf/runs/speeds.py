@@ -46,7 +46,7 @@ MEASURED = (
         "h200.json", "H200", "TinyLlama-1.1B", 1_034_512_384,
         {4096: 0.01691, 8192: 0.03955, 16384: 0.10112, 32768: 0.29025, 65536: 0.92164, 131072: 3.21167},
     ),
-    Measurement("h100.json", "H100", "ladm-nano", NANO_PARAMETERS, {8192: 0.0009106}),
+    Measurement("h100.json", "H100", "ladm-nano", NANO_PARAMETERS, {8192: 0.000878}),
     Measurement(
         "cpu.json", "", "ladm-nano", NANO_PARAMETERS, {4096: 0.3306, 8192: 0.9749, 16384: 3.4085, 32768: 12.7322}
     ),
@@ -59,7 +59,7 @@ SIGNAL_COSTS = {
 # Peak teraflops of dense half-precision matrix products, by NVIDIA's data sheets.
 _TERAFLOPS = {"T4": 65, "A10G": 70, "L4": 121, "A100": 312, "L40S": 362, "H100": 989, "H200": 989}
 # Tokens a second of a run from text whose GPU waits for token ids, by text_to_score-gpu.json, and the cores busy in it.
-TEXT_TOKENS, TEXT_CORES = 4_462_000, 12.2
+TEXT_TOKENS, TEXT_CORES = 5_055_000, 10.9
 # The length taken where none is known.
 USUAL_TOKENS = 8192
 
