@@ -1,11 +1,14 @@
-"""Launching and copying on the device of a tensor, and threads of the host."""
+"""Launching and copying on the device of a tensor, threads of the host, and what its processor is."""
 
 from __future__ import annotations
 
+import functools
 import os
+import platform
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -67,3 +70,10 @@ if hasattr(os, "register_at_fork"):
 def cpu_has(unit: str) -> bool:
     """Whether the processor has `"avx512_bf16"` or `"amx_tile"`, as far as this version of PyTorch tells."""
     return bool(getattr(torch.cpu, f"_is_{unit}_supported", lambda: False)())
+
+
+@functools.cache
+def cpu_is_amd() -> bool:
+    """Whether the processor is AMD's, as far as the system tells: Linux in a file, Windows by Python."""
+    file = Path("/proc/cpuinfo")
+    return "AuthenticAMD" in (file.read_text(encoding="utf-8") if file.exists() else platform.processor())

@@ -1,7 +1,8 @@
-"""Causal attention on CPUs with AVX512-BF16 and no AMX, by products of oneDNN.
+"""Causal attention on AMD's CPUs with AVX512-BF16, by products of oneDNN.
 
 PyTorch's flash attention multiplies float32 there whatever the dtype, and with MKL, which takes its slow path on AMD's
-processors. Here logits are float32 products of oneDNN; tiles of keys are joined by their log-sum-exp:
+processors; on Intel's it is the faster one. Here logits are float32 products of oneDNN; tiles of keys are joined by
+their log-sum-exp:
 
     lse = log(exp(lse_a) + exp(lse_b)),    output = exp(lse_a - lse) output_a + exp(lse_b - lse) output_b
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ladm_hf.ops.device import cpu_has
+from ladm_hf.ops.device import cpu_has, cpu_is_amd
 
 # Rows of logits, over the query heads that share a key head, and keys in a tile: it should stay in cache.
 ROWS, KEYS = 256, 2048
@@ -22,7 +23,7 @@ def covers(dtype: torch.dtype) -> bool:
     return (
         dtype in (torch.float32, torch.bfloat16)
         and cpu_has("avx512_bf16")
-        and not cpu_has("amx_tile")
+        and cpu_is_amd()
         and torch.backends.mkldnn.is_available()
     )
 

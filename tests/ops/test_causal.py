@@ -41,17 +41,19 @@ def test_the_tiled_kernel_agrees_with_the_definition(monkeypatch, dtype, toleran
 
 
 @pytest.mark.parametrize(
-    ("dtype", "has", "amx", "expected"),
+    ("dtype", "has", "amd", "expected"),
     [
-        (torch.bfloat16, True, False, "tiled"),
-        (torch.float32, True, False, "tiled"),
-        (torch.float16, True, False, "flash_cpu"),
-        (torch.bfloat16, True, True, "flash_cpu"),
-        (torch.float32, False, False, "flash_cpu"),
+        (torch.bfloat16, True, True, "tiled"),
+        (torch.float32, True, True, "tiled"),
+        (torch.float16, True, True, "flash_cpu"),
+        (torch.bfloat16, True, False, "flash_cpu"),
+        (torch.float32, True, False, "flash_cpu"),
+        (torch.float32, False, True, "flash_cpu"),
     ],
 )
-def test_a_cpu_takes_tiles_where_it_has_no_matrix_units(monkeypatch, dtype, has, amx, expected) -> None:
-    monkeypatch.setattr(tiled, "cpu_has", {"avx512_bf16": has, "amx_tile": amx}.__getitem__)
+def test_a_cpu_takes_tiles_where_mkl_takes_its_slow_path(monkeypatch, dtype, has, amd, expected) -> None:
+    monkeypatch.setattr(tiled, "cpu_has", {"avx512_bf16": has}.__getitem__)
+    monkeypatch.setattr(tiled, "cpu_is_amd", lambda: amd)
     assert causal.cpu_kernel(dtype, 16, 2) == expected
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import torch_threads
 
+from ladm_hf.ops import device
 from ladm_hf.ops.device import one_thread
 
 
@@ -77,3 +78,12 @@ def test_an_error_within_leaves_the_number_as_it_was() -> None:
         with pytest.raises(ValueError, match="within"), one_thread():
             raise ValueError("within")
         assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("vendor", "expected"), [("AuthenticAMD", True), ("GenuineIntel", False)])
+@pytest.mark.parametrize("told_by", ["file", "Python"])
+def test_whose_processor_it_is(monkeypatch: pytest.MonkeyPatch, vendor: str, expected: bool, told_by: str) -> None:
+    monkeypatch.setattr(device.Path, "exists", lambda path: told_by == "file")
+    monkeypatch.setattr(device.Path, "read_text", lambda path, encoding: f"processor : 0\nvendor_id : {vendor}\n")
+    monkeypatch.setattr(device.platform, "processor", lambda: f"x Family 25 Model 17, {vendor}")
+    assert device.cpu_is_amd.__wrapped__() is expected
