@@ -208,7 +208,7 @@ def is_fused(model: PreTrainedModel) -> bool:
     with (
         mock.patch.object(trial, "triton_runs_on", return_value=True),
         # few tokens, which is what the interpreter can do; transformers' hooks, which gave the weights, stay in place
-        mock.patch.multiple(trial, TRIAL_TOKENS=8, MOST_TRIAL_TOKENS=32, has_hooks=lambda base: False),
+        mock.patch.multiple(trial, TRIAL_TOKENS=8, MOST_TRIAL_TOKENS=32, has_hooks=lambda modules: False),
     ):
         return trial.decoder_forward(model, plan_of(model)) is not None
 

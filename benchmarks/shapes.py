@@ -57,8 +57,8 @@ VOCABULARY = 32_000
 COMPARED_LAYERS = 6
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PARITY_FP32 = 2e-5
-# Seconds of documents in a row, about, of how many at least, and how often: the GPU waits for the host before the first
-# and after the last, and at its limit of power it changes its clocks.
+# Of documents in a row: seconds, about, and how many at least, so that the GPU's waiting for the host before the first
+# and after the last does not count; and rounds, since clocks change at the limit of power.
 STREAM_SECONDS, STREAM_DOCUMENTS, STREAM_ROUNDS = 2.0, 4, 5
 # A plain forward pass that takes longer is timed once.
 LONG_SECONDS = 2.0

@@ -53,7 +53,7 @@ class SpanFocus(Protocol):
 def _fused_span_focus(
     q: Tensor, k: Tensor, grid: SpanGrid, scale: float, lse: Tensor | None = None, softcap: float | None = None
 ) -> Tensor:
-    """Triton's kernel, or without a log-sum-exp, which saves that one much, `ladm_hf.ops.hopper`'s where it serves."""
+    """`ladm_hf.ops.hopper`'s where there is neither a log-sum-exp nor a softcap and it serves, else Triton's kernel."""
     from ladm_hf.ops import causal
 
     alone = causal.focus_alone(q, k, scale, grid) if lse is None and softcap is None else None

@@ -1,4 +1,4 @@
-"""Causal attention with its log-sum-exp, from the kernels that the platform brings.
+"""Causal attention with its log-sum-exp, from the kernels that the platform brings, and which of ours serve.
 
 PyTorch's `scaled_dot_product_attention` computes the log-sum-exp of every query and keeps it to itself; the operators
 behind it return it, and so do FlashAttention 4, where it is installed (the extra `gpu`), `ladm_hf.ops.hopper`, which
@@ -28,8 +28,8 @@ FLASH4 = "flash-attn-4"
 HALF_TYPES = (torch.float16, torch.bfloat16)
 # Tokens of the trial, on purpose no multiple of any tile, and how far it may be off.
 TRIAL_TOKENS, TRIAL_TOLERANCE, EXACT_TOLERANCE = 75, 2e-2, 1e-5
-# More than kernels take in a batch.
-MAX_DOCUMENTS = 1 << 16
+# Of a batch: blocks in the second dimension of a launch.
+MAX_DOCUMENTS = (1 << 16) - 1
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
@@ -86,7 +86,7 @@ def focus_alone(q: Tensor, k: Tensor, scale: float, grid: SpanGrid) -> Tensor | 
     if q.device.type != "cuda" or q.dtype != k.dtype or not hopper.focuses(q, grid):
         return None
     device = q.device.index or 0
-    if not hopper.covers(device, q.dtype, q.shape[-1], "focus") or not 0 < q.shape[0] < MAX_DOCUMENTS:
+    if not hopper.covers(device, q.dtype, q.shape[-1], "focus") or not 0 < q.shape[0] <= MAX_DOCUMENTS:
         return None
     if not _focus_agrees(device, q.dtype, q.shape[-1], q.shape[1] // k.shape[1]):
         return None
@@ -97,17 +97,19 @@ def focus_alone(q: Tensor, k: Tensor, scale: float, grid: SpanGrid) -> Tensor | 
 @functools.cache
 def _focus_agrees(device: int, dtype: torch.dtype, dim: int, group: int) -> bool:
     """Whether the kernel of the span focus alone runs, and agrees with the definition."""
-    trial = functools.partial(hopper.focus_trial, torch.device("cuda", device), dtype, dim, group)
-    return (
-        first_that_agrees(["focus"], trial, TRIAL_TOLERANCE, f"{dtype} heads of {dim}", expected=["focus"]) == "focus"
-    )
+
+    def trial(name: str) -> float:
+        return hopper.focus_trial(torch.device("cuda", device), dtype, dim, group, "focus")
+
+    names, shape = ["hopper_focus"], f"{dtype} heads of {dim}"
+    return first_that_agrees(names, trial, TRIAL_TOLERANCE, shape, expected=names) is not None
 
 
 def _chosen(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     if q.device.type != "cuda" or q.shape[-1] != v.shape[-1] or not q.dtype == k.dtype == v.dtype:
         return None
     # some of the kernels give no gradients, and none takes more documents
-    if not 0 < q.shape[0] < MAX_DOCUMENTS or (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
+    if not 0 < q.shape[0] <= MAX_DOCUMENTS or (torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))):
         return None
     return kernel_name(q.device.index or 0, q.dtype, q.shape[-1], q.shape[1] // k.shape[1])
 
@@ -119,7 +121,7 @@ def kernel_name(device: int, dtype: torch.dtype, dim: int, group: int) -> str | 
 
     def trial(name: str) -> float:
         error = _trial(name, on, dtype, dim, group)
-        return max(error, hopper.focus_trial(on, dtype, dim, group)) if name == "hopper" else error
+        return max(error, hopper.focus_trial(on, dtype, dim, group, "attention")) if name == "hopper" else error
 
     names = candidates(device, dtype, dim)
     return first_that_agrees(names, trial, TRIAL_TOLERANCE, f"{dtype} heads of {dim}", expected=["hopper"])
@@ -160,7 +162,7 @@ def first_that_agrees(
 def candidates(device: int, dtype: torch.dtype, dim: int) -> list[str]:
     """Kernels that may serve a CUDA device, fastest first."""
     major, _ = torch.cuda.get_device_capability(device)
-    names = ["hopper"] if hopper.covers(device, dtype, dim) else []
+    names = ["hopper"] if hopper.covers(device, dtype, dim, "attention") else []
     if torch.version.hip is None and dim % 8 == 0:
         if dtype in HALF_TYPES and major == 9 and installed_flash4() is not None:
             names.append("flash4")

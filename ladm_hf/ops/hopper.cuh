@@ -1,9 +1,10 @@
 // What the kernels for Hopper GPUs (sm_90a) share: instructions, products of queries and keys, and sums of rows.
 //
-// Heads longer than 64 lie in shared memory in slices of 64 dimensions, in rows of 128 bytes each; what is beyond a head
-// of 96 is zero and takes part in no product.
+// Heads longer than 64 lie in shared memory in slices of 64 dimensions, in rows of 128 bytes each; what is beyond a
+// head of 96 is zero and takes part in no product.
 //
-// Compiled at run time; BF16 is 0 or 1, DIM is the length of a head.
+// Compiled at run time: BF16 is 0 or 1, DIM the length of a head, and WARPGROUPS, STAGES and BLOCKS those of `Block` in
+// hopper.py.
 typedef unsigned int u32;
 typedef unsigned long long u64;
 #define DEV __device__ __forceinline__
@@ -12,12 +13,11 @@ constexpr int KEYS = 128;              // of a tile
 constexpr int SLICES = (DIM + 63) / 64, KEYS_SLICE = KEYS * 128, QUERIES_SLICE = 64 * 128;  // bytes
 constexpr int TILE = SLICES * KEYS_SLICE, QUERIES = SLICES * QUERIES_SLICE;  // of keys, and of a warpgroup's queries
 constexpr int PARTS = KEYS / 16;       // warps of a query span
+constexpr int MIN_KEY_SPANS = 4;       // as in ladm_hf.config
 constexpr int AHEAD = 8;               // sums that a thread reads at once, for each of its rows
 
 struct alignas(64) TensorMap { char bytes[128]; };
 
-#define STRING_(x) #x
-#define STRING(x) STRING_(x)
 #if BF16
 #define TYPE "bf16"
 #else
@@ -47,34 +47,30 @@ DEV void barrier_release(u32 barrier, int lane) {
       "{\n.reg .pred p;\nsetp.eq.s32 p, %1, 0;\n@p mbarrier.arrive.shared::cta.b64 _, [%0];\n}" ::"r"(barrier),
       "r"(lane) : "memory");
 }
-// A box of 64 dimensions for each half, of `half` bytes; zeros beyond the head.
-DEV void load(u32 to, int half, const TensorMap* map, u32 barrier, int head, int token, int sample) {
+// A box of 64 dimensions for each slice, of so many bytes; zeros beyond the head.
+DEV void load(u32 to, int slice_bytes, const TensorMap* map, u32 barrier, int head, int token, int sample) {
 #pragma unroll
   for (int i = 0; i < SLICES; ++i)
     asm volatile(
         "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
         "[%0], [%1, {%2, %3, %4, %5}], [%6];"
-        ::"r"(to + i * half), "l"(map), "r"(64 * i), "r"(head), "r"(token), "r"(sample), "r"(barrier) : "memory");
+        ::"r"(to + i * slice_bytes), "l"(map), "r"(64 * i), "r"(head), "r"(token), "r"(sample), "r"(barrier)
+        : "memory");
 }
 DEV void block_sync() { asm volatile("barrier.sync 0;" ::: "memory"); }
 DEV float exp2_(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 DEV float log2_(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 // The same in all lanes, said in a way that lets the compiler keep what follows from it in uniform registers.
 DEV int uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
-// The same, but what follows from it is computed where it stands: the end of a loop takes no registers from the loop.
-DEV int here(int x) { asm volatile("" : "+r"(x)); return x; }
 DEV float infinity() { return __int_as_float(0x7f800000); }
 
 // ------------------------------------------------------------------------------------------- matrix products
 #define F4(x, i) "+f"(x[i]), "+f"(x[i + 1]), "+f"(x[i + 2]), "+f"(x[i + 3])
 #define F16(x, i) F4(x, i), F4(x, i + 4), F4(x, i + 8), F4(x, i + 12)
-#define F32(x) F16(x, 0), F16(x, 16)
 #define F64(x) F16(x, 0), F16(x, 16), F16(x, 32), F16(x, 48)
 #define W4(x, i) "=f"(x[i]), "=f"(x[i + 1]), "=f"(x[i + 2]), "=f"(x[i + 3])
 #define W16(x, i) W4(x, i), W4(x, i + 4), W4(x, i + 8), W4(x, i + 12)
 #define W64(x) W16(x, 0), W16(x, 16), W16(x, 32), W16(x, 48)
-#define R4(x, i) "+r"(x[i]), "+r"(x[i + 1]), "+r"(x[i + 2]), "+r"(x[i + 3])
-#define R32(x) R4(x, 0), R4(x, 4), R4(x, 8), R4(x, 12), R4(x, 16), R4(x, 20), R4(x, 24), R4(x, 28)
 #define NAMES_32                                                                                   \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25," \
   "%26,%27,%28,%29,%30,%31"
@@ -124,7 +120,8 @@ DEV float quad_sum(float x) {
   x += __shfl_xor_sync(0xffffffffu, x, 1);
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
-// Keys after the row, whose number within the tile is `row`, and keys before number `first`; for q = 0.
+// Keys after the row, whose number within the tile is `row`, and keys before number `first`; columns are those of the
+// first thread of four.
 DEV void mask(float (&x)[LOGITS], int row, int first) {
 #pragma unroll
   for (int i = 0; i < LOGITS; ++i) {
@@ -169,9 +166,10 @@ DEV void raise_to_max(const float (&x)[LOGITS], Rows& r, float& a, float& b) {
 }
 
 // ------------------------------------------------------------------------------------------- span focus
-// How many key spans the query span has that starts at a token.
+// Query spans start after this token, and have so many key spans.
+DEV int lowest_start(int key_stride) { return KEYS + MIN_KEY_SPANS * KEYS * key_stride; }
 DEV int key_spans_of(int start, int key_stride) {
-  return start > KEYS + 4 * KEYS * key_stride ? (start - KEYS) / (KEYS * key_stride) : 0;
+  return start > lowest_start(key_stride) ? (start - KEYS) / (KEYS * key_stride) : 0;
 }
 // Writes log2 of a tile's row sums, where 16 rows of a warp stand side by side.
 DEV void keep(float* at, const Rows& r, float sum0, float sum1, int quad_lane) {

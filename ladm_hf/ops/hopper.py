@@ -1,8 +1,8 @@
 """CUDA kernels for Hopper GPUs, fp16 and bf16: attention with the span focus, and the span focus alone.
 
 `hopper_attention.cu`, for heads of 64, 96 and 128, gives the span focus at little cost, since its logits are those of
-the attention. `hopper_focus.cu`, for these and heads of 256, is for a layer whose output nobody needs: the last. Both
-need spans of 128 tokens, the default.
+the attention. `hopper_focus.cu`, for these and heads of 256, is for layers without a log-sum-exp: the last above all,
+whose output nobody needs. Both need spans of 128 tokens, the default.
 
 They are compiled at first use, in about a second each, by NVRTC, which comes with PyTorch's CUDA builds; nothing else
 is needed, no compiler and no headers of CUDA.
@@ -34,8 +34,9 @@ DTYPES = (torch.float16, torch.bfloat16)
 SCRATCH_BYTES, DOCUMENT_BYTES = 1 << 29, 1 << 31
 # Of keys and values that blocks of threads read at a time, so that the L2 cache (50 MB) holds them.
 CACHED_BYTES = 1 << 25
-# What both sources include, and as in it: keys of a tile.
+# What both sources include.
 HEADER = "hopper.cuh"
+# As in it: keys of a tile.
 KEYS = 128
 LOG2_E = 1.4426950408889634
 MAX_DYNAMIC_SHARED_SIZE = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -46,38 +47,51 @@ SWIZZLED = 64  # numbers of 128 bytes
 
 
 class Block(NamedTuple):
-    """A block of threads, as in the source of its kernel.
+    """A block of threads.
 
     Attributes:
-        rows (`int`): its queries.
+        warpgroups (`int`): of 128 threads and 64 queries each.
         stages (`int`): tiles of keys, and of values, that it holds at once.
-        row_bytes (`int`): of a query, key or value in shared memory.
+        slices (`int`): of 64 dimensions, in which heads lie in shared memory.
         rings (`int`): 2 where it takes keys and values, 1 for keys alone.
         loaders (`int`): threads beside those that compute.
+        together (`int`): blocks that a multiprocessor runs at once.
     """
 
-    rows: int
+    warpgroups: int
     stages: int
-    row_bytes: int
+    slices: int
     rings: int = 2
     loaders: int = 128
+    together: int = 1
 
     @property
     def threads(self) -> int:
-        """A warpgroup of 128 for 64 queries, and those that load."""
-        return 2 * self.rows + self.loaders
+        """Those that compute, and those that load."""
+        return 128 * self.warpgroups + self.loaders
 
     @property
     def shared_bytes(self) -> int:
         """Shared memory: queries, keys and values, barriers, a flag, and room to align it all."""
         tiles = self.rings * self.stages
-        return (self.rows + tiles * KEYS) * self.row_bytes + 8 * (1 + 2 * tiles) + 16 + 1024
+        rows = 64 * self.warpgroups + tiles * KEYS
+        return rows * self.slices * 2 * SWIZZLED + 8 * (1 + 2 * tiles) + 16 + 1024
+
+    @property
+    def defines(self) -> list[str]:
+        """What the source is compiled with."""
+        return [f"WARPGROUPS={self.warpgroups}", f"STAGES={self.stages}", f"BLOCKS={self.together}"]
 
 
 # By kernel and head dimension.
 BLOCKS = {
-    "attention": {64: Block(192, 4, 128), 96: Block(128, 3, 256), 128: Block(128, 3, 256)},
-    "focus": {dim: Block(128, 4 if dim == 64 else 2, -(-dim // 64) * 128, 1, 32) for dim in (64, 96, 128, 256)},
+    "attention": {64: Block(3, 4, 1), 96: Block(2, 3, 2), 128: Block(2, 3, 2)},
+    "focus": {
+        64: Block(2, 4, 1, rings=1, loaders=32, together=2),
+        96: Block(2, 2, 2, rings=1, loaders=32, together=2),
+        128: Block(2, 2, 2, rings=1, loaders=32, together=2),
+        256: Block(2, 2, 4, rings=1, loaders=32),
+    },
 }
 
 _device_lengths: weakref.WeakKeyDictionary[SpanGrid, dict[tuple[torch.device, int], Tensor]] = (
@@ -85,7 +99,7 @@ _device_lengths: weakref.WeakKeyDictionary[SpanGrid, dict[tuple[torch.device, in
 )
 
 
-def covers(device: int, dtype: torch.dtype, dim: int, kernel: str = "attention") -> bool:
+def covers(device: int, dtype: torch.dtype, dim: int, kernel: str) -> bool:
     """Whether a kernel of [`BLOCKS`] takes such heads on a CUDA device."""
     return (
         torch.version.hip is None
@@ -102,13 +116,17 @@ def attention(
 
     Args:
         q (`Tensor` `[B, H, T, D]`), k and v (`Tensor` `[B, Hkv, T, D]`): fp16 or bf16, `D` one of
-            [`BLOCKS`], on the current device.
+            `BLOCKS["attention"]`, on the current device.
         scale (`float`): multiplies `q . k`; above 0.
         grid (`SpanGrid`, *optional*): spans of the documents, or of one length shared by all.
 
     Returns:
         The output `[B, H, T, D]` (heads inside tokens in memory), the log-sum-exp `[B, H, T]` (natural logarithm,
         fp32), and PFS `[B, H, R, S]` in fp32, or `None` without a grid or where [`focuses`] says no.
+
+    Raises:
+        ValueError: the grid is that of other documents.
+        RuntimeError: the kernel cannot be compiled or launched.
     """
     batch, heads, tokens, dim = q.shape
     if grid is not None:
@@ -129,19 +147,23 @@ def focus(q: Tensor, k: Tensor, scale: float, grid: SpanGrid) -> Tensor:
     """The span focus alone, where [`focuses`] says yes.
 
     Args:
-        q (`Tensor` `[B, H, T, D]`) and k (`Tensor` `[B, Hkv, T, D]`): fp16 or bf16, `D` one of [`BLOCKS`], on the
-            current device.
+        q (`Tensor` `[B, H, T, D]`) and k (`Tensor` `[B, Hkv, T, D]`): fp16 or bf16, `D` one of
+            `BLOCKS["focus"]`, on the current device.
         scale (`float`): multiplies `q . k`; above 0.
         grid (`SpanGrid`): spans of the documents, or of one length shared by all.
 
     Returns:
         PFS `[B, H, R, S]` in fp32.
+
+    Raises:
+        ValueError: the grid is that of other documents.
+        RuntimeError: the kernel cannot be compiled or launched.
     """
     _check_grid(q, grid)
     q, k = _readable(q), _readable(k)
     spans = _Spans.of(q, grid)
     for part, some in spans.in_turns():
-        _launch("focus", q[part], (k[part],), (), (), scale, some, grid.shape[0])
+        _launch("focus", (q[part], k[part]), scale, blocks=grid.shape[0], spans=some)
     return spans.pfs.sum(2)
 
 
@@ -190,26 +212,33 @@ def _attend(
 ) -> None:
     tokens, dim = q.shape[2:]
     # tiles end where the document ends, so that one more may be needed
-    blocks = -(-(tokens + (0 if spans is None else SPAN_LENGTH - 1)) // BLOCKS["attention"][dim].rows)
-    _launch("attention", q, (k, v), (output, lse), (tokens,), scale, spans, blocks)
+    blocks = -(-(tokens + (0 if spans is None else SPAN_LENGTH - 1)) // (64 * BLOCKS["attention"][dim].warpgroups))
+    _launch("attention", (q, k, v), scale, blocks=blocks, spans=spans, results=(output, lse), sizes=(tokens,))
 
 
 def _launch(
-    kernel: str, q: Tensor, others: tuple[Tensor, ...], results: tuple[Tensor, ...], sizes: tuple[int, ...],
-    scale: float, spans: _Spans | None, blocks: int,
-) -> None:  # fmt: skip
-    """Launches a kernel with so many blocks for each head."""
+    kernel: str,
+    inputs: tuple[Tensor, ...],
+    scale: float,
+    *,
+    blocks: int,
+    spans: _Spans | None,
+    results: tuple[Tensor, ...] = (),
+    sizes: tuple[int, ...] = (),
+) -> None:
+    """Launches a kernel with so many blocks for each head; `inputs` are queries, keys and maybe values."""
+    q, k, *_ = inputs
     batch, heads, tokens, dim = q.shape
     block = BLOCKS[kernel][dim]
-    group = heads // others[0].shape[1]
-    section = min(heads, group * max(1, CACHED_BYTES // (2 * len(others) * tokens * dim)))
+    group = heads // k.shape[1]
+    section = min(heads, group * max(1, CACHED_BYTES // (2 * (len(inputs) - 1) * tokens * dim)))
     addresses, grid = [0] * 3, [0, 0, 1, 1]
     if spans is not None:
         addresses = [tensor.data_ptr() for tensor in (spans.lengths, spans.scratch, spans.pfs)]
         strides = spans.grid.query_stride, spans.grid.key_stride
         grid = [*spans.grid.shape, *(stride // SPAN_LENGTH for stride in strides)]
     arguments = [
-        *(_tensor_map(tensor, rows) for tensor, rows in ((q, 64), *((tensor, KEYS) for tensor in others))),
+        *(_tensor_map(tensor, 64 if tensor is q else KEYS) for tensor in inputs),
         *map(ctypes.c_void_p, (*(tensor.data_ptr() for tensor in results), *addresses)),
         *map(ctypes.c_int, (*sizes, heads, group, section)),
         ctypes.c_float(scale * LOG2_E),
@@ -243,8 +272,8 @@ def _scratch_bytes(heads: int, grid: SpanGrid) -> int:
 
 
 @torch.inference_mode()
-def focus_trial(device: torch.device, dtype: torch.dtype, dim: int, group: int, kernel: str = "attention") -> float:
-    """Relative difference of a kernel's span focus from the definition, on two short documents."""
+def focus_trial(device: torch.device, dtype: torch.dtype, dim: int, group: int, kernel: str) -> float:
+    """Relative difference of the span focus of a kernel of [`BLOCKS`] from the definition, on two short documents."""
     config = LadmConfig(d_afs=1, d_cds=1)
     grid = SpanGrid([config.min_tokens + 300, config.min_tokens + 75], config)
     generator = torch.Generator(device).manual_seed(0)
@@ -320,8 +349,8 @@ def compiled(kernel: str, dtype: torch.dtype, dim: int) -> bytes:
     nvrtc = _nvrtc()
     source, header = (Path(__file__).with_name(name) for name in (f"hopper_{kernel}.cu", HEADER))
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    defines = [b"-DBF16=%d" % (dtype == torch.bfloat16), b"-DDIM=%d" % dim]
-    options = [b"--gpu-architecture=sm_90a", b"--std=c++17", *defines]
+    defines = [f"BF16={dtype == torch.bfloat16:d}", f"DIM={dim}", *BLOCKS[kernel][dim].defines]
+    options = [b"--gpu-architecture=sm_90a", b"--std=c++17", *(b"-D" + define.encode() for define in defines)]
     headers = (ctypes.c_char_p * 1)(header.read_bytes()), (ctypes.c_char_p * 1)(HEADER.encode())
     _check_nvrtc(
         nvrtc,

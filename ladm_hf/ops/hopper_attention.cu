@@ -16,10 +16,10 @@
 // each warp adds up what its 16 queries attend to every sampled tile. Rows whose prefix holds less than fp32 can tell
 // beside the reference get a pass over the prefix alone.
 //
-// Compiled at run time; BF16 is 0 or 1, DIM is 64, 96 or 128.
+// Compiled at run time for DIM 64, 96 and 128.
 #include "hopper.cuh"
 
-constexpr int WARPGROUPS = DIM == 64 ? 3 : 2, ROWS = 64 * WARPGROUPS, STAGES = DIM == 64 ? 4 : 3;
+constexpr int ROWS = 64 * WARPGROUPS;
 constexpr int REGISTERS = DIM == 64 ? 160 : 240, LOADER_REGISTERS = DIM == 64 ? 32 : 24;  // of a thread
 constexpr int KEYS_AT = WARPGROUPS * QUERIES, VALUES_AT = KEYS_AT + STAGES * TILE;
 constexpr int BARRIERS_AT = VALUES_AT + STAGES * TILE, FLAG_AT = BARRIERS_AT + 8 * (1 + 4 * STAGES);
@@ -29,6 +29,8 @@ constexpr float LN2 = 0.6931471805599453f;
 constexpr int PACKED = 32, OUTPUT = DIM / 2;  // registers of a thread's probabilities and output
 enum Pass { FAST = 0, EXACT = 1, PREFIX = 2 };
 
+// The same, but what follows from it is computed where it stands: the end of a loop takes no registers from the loop.
+DEV int here(int x) { asm volatile("" : "+r"(x)); return x; }
 DEV u32 pack(float low, float high) {
   u32 r;
   asm("cvt.rn." TYPE "x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
@@ -36,6 +38,11 @@ DEV u32 pack(float low, float high) {
 }
 
 // ------------------------------------------------------------------------------------------- products with values
+#define STRING_(x) #x
+#define STRING(x) STRING_(x)
+#define F32(x) F16(x, 0), F16(x, 16)
+#define R4(x, i) "+r"(x[i]), "+r"(x[i + 1]), "+r"(x[i + 2]), "+r"(x[i + 3])
+#define R32(x) R4(x, 0), R4(x, 4), R4(x, 8), R4(x, 12), R4(x, 16), R4(x, 20), R4(x, 24), R4(x, 28)
 // a thread's part of the output, and the operands after it
 #if DIM == 64
 #define FO(o) F32(o)
@@ -123,7 +130,7 @@ DEV int next_pass(int pass, int wanted) {
 // q, k, v: maps of [B, H or Hkv, T, DIM]; out [B, T, H, DIM]; lse [B, H, T]. With `lengths` [B] the span focus, too:
 // pfs [B, H, 8, query spans, key spans], sums of 16 queries each, and scratch [B, H, query spans, key spans, 128].
 // `scale` multiplies q . k and log2(e); strides are in spans.
-extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_attention(
+extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), BLOCKS) ladm_attention(
     const __grid_constant__ TensorMap q_map, const __grid_constant__ TensorMap k_map,
     const __grid_constant__ TensorMap v_map, u32* __restrict__ out, float* __restrict__ lse,
     const int* __restrict__ lengths, float* scratch, float* __restrict__ pfs, int tokens, int heads, int group,
@@ -377,7 +384,7 @@ extern "C" __global__ void __launch_bounds__(128 * (WARPGROUPS + 1), 1) ladm_att
 
   // query spans that other documents of the batch have, and this one has not
   if (lengths && block == 0) {
-    const int lowest = KEYS + 4 * KEYS * key_stride, last = length - KEYS;
+    const int lowest = lowest_start(key_stride), last = length - KEYS;
     const int present = last > lowest ? (last - lowest - 1) / (KEYS * query_stride) + 1 : 0;
     const int known = present * key_spans, all = query_spans * key_spans;
     for (int part = 0; part < PARTS; ++part)

@@ -1,18 +1,18 @@
-// The span focus alone, for Hopper GPUs (sm_90a): of a layer whose output nobody needs. Spans are of 128 tokens, heads of
-// 64, 96, 128 or 256.
+// The span focus alone, for Hopper GPUs (sm_90a): of a layer whose output nobody needs. Spans are of 128 tokens, heads
+// of 64, 96, 128 or 256.
 //
-// A block takes the queries of one span and one head, two warpgroups of 64 rows, and one warp that loads the keys before
-// the span in tiles of 128, from near to far, through a ring in shared memory. While one warpgroup takes exponentials,
-// others have the tensor cores, those of a second block among them where two have room.
+// A block takes the queries of one span and one head, two warpgroups of 64 rows, and one warp that loads the keys
+// before the span in tiles of 128, from near to far, through a ring in shared memory. While one warpgroup takes
+// exponentials, others have the tensor cores, those of a second block among them where two have room.
 //
 // Tiles are laid from the document's end, so that every tile is a span. A row's reference m is its running maximum. A
-// sampled tile's row sums go to `scratch` as log2(sum) + m; when the denominator is known, each warp adds up what its 16
-// queries attend to every sampled tile.
+// sampled tile's row sums go to `scratch` as log2(sum) + m; when the denominator is known, each warp adds up what its
+// 16 queries attend to every sampled tile.
 //
-// Compiled at run time; BF16 is 0 or 1, DIM is 64, 96, 128 or 256.
+// Compiled at run time for DIM 64, 96, 128 and 256.
 #include "hopper.cuh"
 
-constexpr int WARPGROUPS = KEYS / 64, STAGES = DIM == 64 ? 4 : 2, BLOCKS = DIM <= 128 ? 2 : 1;  // of a multiprocessor
+static_assert(64 * WARPGROUPS == KEYS, "a block takes the queries of a span");
 constexpr int KEYS_AT = WARPGROUPS * QUERIES, BARRIERS_AT = KEYS_AT + STAGES * TILE;
 
 #define FULL(n) (barriers + 8 * (1 + (n) % STAGES))
@@ -20,7 +20,8 @@ constexpr int KEYS_AT = WARPGROUPS * QUERIES, BARRIERS_AT = KEYS_AT + STAGES * T
 #define PHASE(n) (((n) / STAGES) & 1)
 
 // q, k: maps of [B, H or Hkv, T, DIM]; lengths [B]; pfs [B, H, 8, query spans, key spans], sums of 16 queries each, and
-// scratch [B, H, query spans, key spans, 128]. `scale` multiplies q . k and log2(e); strides are in spans.
+// scratch [B, H, query spans, key spans, 128], where threads read what others wrote. `scale` multiplies q . k and
+// log2(e); strides are in spans.
 extern "C" __global__ void __launch_bounds__(128 * WARPGROUPS + 32, BLOCKS) ladm_focus(
     const __grid_constant__ TensorMap q_map, const __grid_constant__ TensorMap k_map, const int* __restrict__ lengths,
     float* scratch, float* __restrict__ pfs, int heads, int group, int section, float scale, int query_spans,
@@ -36,7 +37,8 @@ extern "C" __global__ void __launch_bounds__(128 * WARPGROUPS + 32, BLOCKS) ladm
   float* const focused = pfs + (row_of_heads * PARTS * query_spans + place) * key_spans;
   const int part_stride = query_spans * key_spans;
   if (count == 0) {
-    for (int i = thread; i < PARTS * key_spans; i += blockDim.x) focused[i / key_spans * part_stride + i % key_spans] = 0.f;
+    for (int i = thread; i < PARTS * key_spans; i += blockDim.x)
+      focused[i / key_spans * part_stride + i % key_spans] = 0.f;
     return;
   }
   // the first tile's first key, which may lie before the document's start

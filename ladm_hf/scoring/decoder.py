@@ -62,7 +62,6 @@ class DecoderForward:
         self.base: Any = model.get_decoder()
         self.decoder = read_decoder(model, plan)
         self.products = [_products(layer) for layer in self.decoder.layers]
-        # kept, so that ids stay theirs
         self.modules = modules_of(self.base)
         self.weights = _weights(self.modules)
 
@@ -83,7 +82,7 @@ class DecoderForward:
     def is_current(self) -> bool:
         """Whether the model still is what was read: its modules and weights in place, no adapters, no hooks."""
         modules = modules_of(self.base)
-        return modules == self.modules and _weights(modules) == self.weights and not _any_hooks(modules)
+        return modules == self.modules and _weights(modules) == self.weights and not has_hooks(modules)
 
     def __call__(self, input_ids: Tensor, recorder: Recorder, positions: Tensor | None = None) -> Tensor | None:
         """Runs `[B, T]` token ids up to the last layer that the recorder wants.
@@ -293,12 +292,8 @@ def modules_of(root: nn.Module) -> list[nn.Module]:
     return found
 
 
-def has_hooks(base: nn.Module) -> bool:
+def has_hooks(modules: list[nn.Module]) -> bool:
     """Whether anything else runs with a module, which the fast forward pass would leave out."""
-    return _any_hooks(modules_of(base))
-
-
-def _any_hooks(modules: list[nn.Module]) -> bool:
     return any(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__ for module in modules)
 
 

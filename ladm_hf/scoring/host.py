@@ -35,8 +35,8 @@ _COMMAND = (
 )  # fmt: skip
 # There are as many processes as cores.
 _ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-# The most that Linux gives without asking.
-PIPE_BYTES = 1 << 20
+# What a pipe should hold: a request, and most of an answer. Linux gives a user 64 MiB for all pipes together.
+PIPE_BYTES = 1 << 18
 
 
 class HostPart:
@@ -114,7 +114,7 @@ class HostProcesses:
             for pipe in (process.stdin, process.stdout):
                 _widen(pipe)
             assert process.stdin is not None
-            process.stdin.write(self._pickled)
+            _send_pickled(self._pickled, process.stdin)
         return process
 
     def _give_up(self, error: Exception) -> None:
@@ -134,24 +134,28 @@ def serve() -> None:
     # what a library prints is no answer
     os.dup2(2, 1)
     with contextlib.suppress(EOFError, BrokenPipeError):
-        part = pickle.load(requests)
+        part = _receive(requests)
         while True:
             method, arguments = _receive(requests)
             _send(getattr(part, method)(*arguments), answers)
 
 
 def _send(value: Any, pipe: Any) -> None:
-    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    _send_pickled(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), pipe)
+
+
+def _send_pickled(data: bytes, pipe: Any) -> None:
+    # in one piece, as it is received in two: each call of the system takes the interpreter's lock anew
     pipe.write(len(data).to_bytes(8, "little") + data)
     pipe.flush()
 
 
 def _receive(pipe: Any) -> Any:
-    # in two reads: pickle's own would be many, each of which takes the interpreter's lock anew
-    header = pipe.read(8)
-    if len(header) < 8:
-        raise EOFError("it ended")
-    return pickle.loads(pipe.read(int.from_bytes(header, "little")))
+    size = int.from_bytes(pipe.read(8), "little")
+    data = pipe.read(size)
+    if not size or len(data) < size:
+        raise EOFError("the process at the other end has ended")
+    return pickle.loads(data)
 
 
 def _widen(pipe: Any) -> None:

@@ -17,7 +17,7 @@ from ladm_hf.errors import BackendError
 from ladm_hf.ops import triton_runs_on
 from ladm_hf.scoring.architecture import UnknownPart
 from ladm_hf.scoring.attention import scoring_attention
-from ladm_hf.scoring.decoder import DecoderForward, has_hooks
+from ladm_hf.scoring.decoder import DecoderForward, has_hooks, modules_of
 from ladm_hf.scoring.layers import LayerPlan
 from ladm_hf.scoring.observation import sample
 from ladm_hf.scoring.recorder import Recorder
@@ -107,7 +107,7 @@ def _unsuitable(model: PreTrainedModel) -> str:
         return "its weights are on several devices"
     if len({weight.dtype for weight in base.parameters()}) > 1:
         return "its weights are of several dtypes"
-    return "it has hooks" if has_hooks(base) else ""
+    return "it has hooks" if has_hooks(modules_of(base)) else ""
 
 
 class _Catch(Recorder):

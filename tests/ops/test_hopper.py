@@ -42,7 +42,7 @@ KERNELS = [(name, dim) for name, blocks in hopper.BLOCKS.items() for dim in bloc
 def test_it_takes_half_precision_heads_of_some_lengths_on_hopper(monkeypatch, capability, dtype, dim, expected) -> None:
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert hopper.covers(0, dtype, dim) is expected
+    assert hopper.covers(0, dtype, dim, "attention") is expected
     # the span focus alone takes longer heads, too
     assert hopper.covers(0, dtype, dim, "focus") is (expected or (dim == 256 and capability == (9, 0)))
 
@@ -65,10 +65,7 @@ class FakeDriver:
         self.code, self.maps = code, []
 
     def cuModuleGetFunction(self, function, module, name) -> int:  # noqa: N802
-        kernel = name.decode()
-        signature = re.search(rf"{kernel}\((.*?)\)", SOURCES[kernel.removeprefix("ladm_")], re.DOTALL)
-        assert signature is not None
-        self.parameters = [part.split() for part in signature[1].split(",")]
+        function._obj.value = 1 + list(SOURCES).index(name.decode().removeprefix("ladm_"))
         return 0
 
     cuModuleLoadData = cuFuncSetAttribute = cuGetErrorString = cuCtxGetCurrent = lambda *_: 0  # noqa: N815
@@ -81,8 +78,12 @@ class FakeDriver:
     def cuLaunchKernel(self, function, x, y, z, threads, ty, tz, shared, stream, pointers, extra) -> int:  # noqa: N802
         self.launch = (x, y, z, threads, shared)
         self.values = {}
-        assert len(pointers) == len(self.parameters)
-        for pointer, words in zip(pointers, self.parameters, strict=True):
+        kernel = list(SOURCES)[function.value - 1]
+        signature = re.search(rf"ladm_{kernel}\((.*?)\)", SOURCES[kernel], re.DOTALL)
+        assert signature is not None
+        parameters = [part.split() for part in signature[1].split(",")]
+        assert len(pointers) == len(parameters)
+        for pointer, words in zip(pointers, parameters, strict=True):
             kind = {"int": ctypes.c_int, "float": ctypes.c_float}.get(words[0])
             if kind is not None:
                 self.values[words[-1]] = kind.from_address(pointer).value
@@ -163,11 +164,11 @@ def test_without_spans_it_is_attention_alone(driver: FakeDriver) -> None:
 def test_heads_go_in_sections_whose_keys_and_values_the_cache_holds(driver: FakeDriver) -> None:
     for tokens, heads, section in ((131072, 6, 2), (32768, 6, 6), (32768, 18, 8)):
         q = torch.empty(1, 1, 1, 64, dtype=torch.float16).expand(1, heads, tokens, 64)
-        hopper._attend(q, q[:, ::2], q[:, ::2], 0.125, q, q)
+        hopper.attention(q, q[:, ::2], q[:, ::2], 0.125)
         assert driver.values["section"] == section, (tokens, heads)
-    # twice as many where there are keys alone
-    hopper._launch("focus", q, (q[:, ::2],), (), (), 0.125, None, 1)
-    assert driver.values["section"] == 16
+        # twice as many where there are keys alone
+        hopper.focus(q, q[:, ::2], 0.125, SpanGrid(tokens, LadmConfig(max_length=tokens)))
+        assert driver.values["section"] == min(heads, 2 * section)
 
 
 def test_rows_that_are_not_aligned_are_copied() -> None:
@@ -226,24 +227,15 @@ def test_a_call_of_the_driver_that_fails_is_named(driver: FakeDriver) -> None:
 
 
 @pytest.mark.parametrize(("kernel", "dim"), KERNELS)
-def test_the_numbers_that_both_sides_know_are_the_same(kernel: str, dim: int) -> None:
+def test_blocks_are_within_what_a_multiprocessor_of_hopper_has(kernel: str, dim: int) -> None:
     block = hopper.BLOCKS[kernel][dim]
-    header = Path(hopper.__file__).with_name(hopper.HEADER).read_text()
-    # one number for all, or "DIM == 64 ? one : the other"
-    constants = dict(re.findall(r"(\w+) = (?:DIM == 64 \? )?(\d+(?: : \d+)?)[,;]", header + SOURCES[kernel]))
-    if kernel == "focus":
-        # all queries of a span
-        constants["WARPGROUPS"] = str(hopper.SPAN_LENGTH // 64)
-    found = {name: constants[name].split(" : ") for name in ("WARPGROUPS", "KEYS", "STAGES")}
-    numbers = {name: int(choices[0 if dim == 64 else -1]) for name, choices in found.items()}
-    assert 64 * numbers["WARPGROUPS"] == block.rows
-    assert block.threads == 128 * numbers["WARPGROUPS"] + (32 if kernel == "focus" else 128)
-    assert numbers["KEYS"] == hopper.KEYS == hopper.SPAN_LENGTH
-    assert numbers["STAGES"] == block.stages
-    assert block.row_bytes == -(-dim // 64) * 128
-    # the most that a multiprocessor of Hopper has for its blocks, 1 KiB of each taken by the system
-    blocks = 2 if kernel == "focus" and dim <= 128 else 1
-    assert blocks * (block.shared_bytes + 1024) <= 233_472
+    assert 64 * block.slices >= dim
+    # of each block 1 KiB is the system's
+    assert block.together * (block.shared_bytes + 1024) <= 233_472
+    assert block.together * block.threads <= 2048
+    keys = re.search(r"KEYS = (\d+)", Path(hopper.__file__).with_name(hopper.HEADER).read_text())
+    assert keys is not None
+    assert int(keys[1]) == hopper.KEYS == hopper.SPAN_LENGTH
 
 
 @pytest.mark.parametrize(("kernel", "dim"), KERNELS)
@@ -349,16 +341,30 @@ def assert_agrees(q, k, v, grid: SpanGrid) -> tuple[torch.Tensor, torch.Tensor]:
     error = (output - expected).transpose(1, 2)[real].norm() / expected.transpose(1, 2)[real].norm()
     assert error < (1e-3 if q.dtype == torch.float16 else 8e-3)
     torch.testing.assert_close(lse.mT[real], expected_lse.float().mT[real], rtol=1e-5, atol=1e-5)
-    expected_pfs = naive.span_focus(q.double(), k.double(), grid, 0.125).float()
-    torch.testing.assert_close(pfs, expected_pfs, rtol=1e-4, atol=1e-7)
-    assert not (pfs[expected_pfs == 0]).any()
-    return output, pfs
+    return output, assert_focus_agrees(pfs, q, k, grid)
 
 
-def queries_keys_values(
-    dim, dtype, d_afs, d_cds, extra, kind
-) -> tuple[tuple[torch.Tensor, ...], list[int], LadmConfig]:
-    """`[B, H, T, D]` each of a kind, lengths of the documents, and their configuration."""
+def assert_focus_agrees(pfs: torch.Tensor, q: torch.Tensor, k: torch.Tensor, grid: SpanGrid) -> torch.Tensor:
+    """Compares PFS with the definition, and gives it."""
+    expected = naive.span_focus(q.double(), k.double(), grid, 0.125).float()
+    torch.testing.assert_close(pfs, expected, rtol=1e-4, atol=1e-7)
+    assert not pfs[expected == 0].any()
+    return pfs
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
+@pytest.mark.usefixtures("uninitialized_memory_is_nan")
+@pytest.mark.filterwarnings("ignore:.*deterministic")
+@pytest.mark.parametrize("dim", hopper.BLOCKS["focus"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("d_afs", "d_cds", "extra"),
+    # the last has more key spans than a kernel adds up at once
+    [(1, 1, [0]), (1, 1, [130, 7, 128]), (2, 3, [500, 600]), (4, 4, [0, 555]), (1, 8, [4600, 0])],
+)
+@pytest.mark.parametrize("kind", ["plain", "sink", "sharp", "own", "past"])
+def test_they_agree_with_the_definition(dim, dtype, d_afs, d_cds, extra, kind) -> None:
     config = LadmConfig(d_afs=d_afs, d_cds=d_cds, max_length=65536)
     lengths = [config.min_tokens + more for more in extra]
     generator = torch.Generator("cuda").manual_seed(0)
@@ -375,64 +381,19 @@ def queries_keys_values(
         code = 40 * torch.nn.functional.normalize(code, dim=1)
         packed[:, :, :8] += code[spans - (2 if kind == "past" else 0)][:, None]
         packed[:, :, 8:10] += code[spans][:, None]
-    return packed.to(dtype).transpose(1, 2).split([8, 2, 2], 1), lengths, config
-
-
-SPANS_OF_KINDS = [
-    pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16]),
-    pytest.mark.parametrize(
-        ("d_afs", "d_cds", "extra"),
-        # the last has more key spans than a kernel adds up at once
-        [(1, 1, [0]), (1, 1, [130, 7, 128]), (2, 3, [500, 600]), (4, 4, [0, 555]), (1, 8, [4600, 0])],
-    ),
-    pytest.mark.parametrize("kind", ["plain", "sink", "sharp", "own", "past"]),
-]
-
-
-def of_all_kinds(test):
-    """Runs a test with several spans, types and kinds of queries and keys."""
-    for mark in SPANS_OF_KINDS:
-        test = mark(test)
-    return test
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
-@pytest.mark.usefixtures("uninitialized_memory_is_nan")
-@pytest.mark.filterwarnings("ignore:.*deterministic")
-@pytest.mark.parametrize("dim", hopper.BLOCKS["attention"])
-@of_all_kinds
-def test_it_agrees_with_the_definition(dim, dtype, d_afs, d_cds, extra, kind) -> None:
-    (q, k, v), lengths, config = queries_keys_values(dim, dtype, d_afs, d_cds, extra, kind)
-    output, pfs = assert_agrees(q, k, v, SpanGrid(lengths, config))
-    for i, length in enumerate(lengths):
-        one = slice(i, i + 1)
-        alone = hopper.attention(
-            q[one, :, :length], k[one, :, :length], v[one, :, :length], 0.125, SpanGrid(length, config)
-        )
-        rows, columns = SpanGrid(length, config).shape
-        assert torch.equal(alone[0], output[one, :, :length])
-        assert torch.equal(alone[2], pfs[one, :, :rows, :columns])
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
-@pytest.mark.usefixtures("uninitialized_memory_is_nan")
-@pytest.mark.filterwarnings("ignore:.*deterministic")
-@pytest.mark.parametrize("dim", hopper.BLOCKS["focus"])
-@of_all_kinds
-def test_the_span_focus_alone_agrees_with_the_definition(dim, dtype, d_afs, d_cds, extra, kind) -> None:
-    (q, k, _), lengths, config = queries_keys_values(dim, dtype, d_afs, d_cds, extra, kind)
-    grid = SpanGrid(lengths, config)
-    pfs = hopper.focus(q, k, 0.125, grid)
-    expected = naive.span_focus(q.double(), k.double(), grid, 0.125).float()
-    torch.testing.assert_close(pfs, expected, rtol=1e-4, atol=1e-7)
-    assert not (pfs[expected == 0]).any()
+    q, k, v = packed.to(dtype).transpose(1, 2).split([8, 2, 2], 1)
+    grid, attends = SpanGrid(lengths, config), dim in hopper.BLOCKS["attention"]
+    output, pfs = assert_agrees(q, k, v, grid) if attends else (None, None)
+    focus = assert_focus_agrees(hopper.focus(q, k, 0.125, grid), q, k, grid)
     for i, length in enumerate(lengths):
         one, alone = slice(i, i + 1), SpanGrid(length, config)
         rows, columns = alone.shape
-        found = hopper.focus(q[one, :, :length], k[one, :, :length], 0.125, alone)
-        assert torch.equal(found, pfs[one, :, :rows, :columns])
+        queries, keys, values = (x[one, :, :length] for x in (q, k, v))
+        assert torch.equal(hopper.focus(queries, keys, 0.125, alone), focus[one, :, :rows, :columns])
+        if attends:
+            found = hopper.attention(queries, keys, values, 0.125, alone)
+            assert torch.equal(found[0], output[one, :, :length])
+            assert torch.equal(found[2], pfs[one, :, :rows, :columns])
 
 
 @pytest.mark.gpu
@@ -450,8 +411,7 @@ def test_it_takes_any_groups_of_heads_and_one_grid_for_all(dim: int, kv_heads: i
     _, pfs = assert_agrees(q, k, v, SpanGrid([2500] * 3))
     shared = hopper.attention(q, k, v, 0.125, SpanGrid(2500))[2]
     assert torch.equal(shared, pfs)
-    alone = hopper.focus(q, k, 0.125, SpanGrid(2500))
-    torch.testing.assert_close(alone, pfs, rtol=1e-4, atol=1e-7)
+    alone = assert_focus_agrees(hopper.focus(q, k, 0.125, SpanGrid(2500)), q, k, SpanGrid([2500] * 3))
     assert torch.equal(hopper.focus(q, k, 0.125, SpanGrid([2500] * 3)), alone)
 
 
