@@ -260,7 +260,7 @@ def _launch(
 def focuses(q: Tensor, grid: SpanGrid) -> bool:
     """Whether the kernels give the span focus of a grid: spans of 128 tokens, and room for a document's scratch.
 
-    It does not depend on how many documents a batch has, so that none has other bits in another batch.
+    It depends on the longest document of a batch, not on how many there are.
     """
     return grid.span_length == SPAN_LENGTH and _scratch_bytes(q.shape[1], grid) <= DOCUMENT_BYTES
 

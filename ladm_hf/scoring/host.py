@@ -35,7 +35,7 @@ _COMMAND = (
 )  # fmt: skip
 # There are as many processes as cores.
 _ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-# What a pipe should hold: a request, and most of an answer. Linux gives a user 64 MiB for all pipes together.
+# What a pipe of answers should hold, so that one comes in few pieces. Linux gives a user 64 MiB for all pipes together.
 PIPE_BYTES = 1 << 18
 
 
@@ -111,8 +111,7 @@ class HostProcesses:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
             self._processes.append((os.getpid(), process))
-            for pipe in (process.stdin, process.stdout):
-                _widen(pipe)
+            _widen(process.stdout)
             assert process.stdin is not None
             _send_pickled(self._pickled, process.stdin)
         return process
@@ -159,7 +158,7 @@ def _receive(pipe: Any) -> Any:
 
 
 def _widen(pipe: Any) -> None:
-    """Lets a pipe hold a whole request or answer, where the system does, so that neither side waits for the other."""
+    """Lets a pipe hold more, where the system does: what is read at once takes the interpreter's lock once."""
     with contextlib.suppress(ImportError, AttributeError, OSError):
         import fcntl
 
