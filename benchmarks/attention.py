@@ -120,15 +120,14 @@ def measured(shape: Shape, kernels: Sequence[str], tokens: int, sustained: bool)
     if "hopper" in kernels:
         runs["hopper+focus"] = partial(hopper.attention, q, k, v, scale, grid)
         own, other = runs["hopper+focus"]()[2], beside["span_focus"]()
-        found["focus_difference"] = within(float((own - other).norm() / other.norm()), FOCUS_TOLERANCE)
+        found["focus_difference"] = between_focuses(own, other)
     alone = causal.focus_alone(q, k, scale, grid)
     if alone is not None:
         beside |= {
             "last_triton": partial(fused.span_focus, q, k, grid, scale),
             "last": partial(causal.focus_alone, q, k, scale, grid),
         }
-        other = beside["last_triton"]()
-        found["last_difference"] = within(float((alone - other).norm() / other.norm()), FOCUS_TOLERANCE)
+        found["last_difference"] = between_focuses(alone, beside["last_triton"]())
     if shape.window is not None:
         beside["windowed"] = partial(windowed_attention, q, k, v, scale, shape.window)
         if "flash4" in kernels:
@@ -140,6 +139,10 @@ def measured(shape: Shape, kernels: Sequence[str], tokens: int, sustained: bool)
         found["sustained"] = timed(runs, "sustained")
         found["sustained_on"] = clock_and_power()
     return found
+
+
+def between_focuses(found: Tensor, expected: Tensor) -> float:
+    return within(float((found - expected).norm() / expected.norm()), FOCUS_TOLERANCE)
 
 
 def within(error: float, tolerance: float) -> float:

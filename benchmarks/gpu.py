@@ -31,10 +31,10 @@ import triton
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import LlamaConfig, LlamaModel
 
-from ladm_hf import __version__, ops
+from ladm_hf import __version__
 from ladm_hf.calculators.calculator import Calculator, resolve
 from ladm_hf.config import LadmConfig
-from ladm_hf.ops import BACKENDS, causal
+from ladm_hf.ops import BACKENDS, causal, fused
 from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.scoring import attention
 from ladm_hf.scoring.attention import scoring_attention
@@ -325,8 +325,8 @@ def variants(engine: Engine, length: int, count: int = 1) -> dict[str, Callable[
         "plain_flash": plain(SDPBackend.FLASH_ATTENTION),
         "plain_cudnn": plain(SDPBackend.CUDNN_ATTENTION),
         "model_forward_naive": own_forward(BACKENDS["naive"]),
-        "model_forward_exact": own_forward(beside(ops._triton_span_focus, reuse_lse=False)),
-        "model_forward_lse": own_forward(beside(ops._triton_span_focus, reuse_lse=True)),
+        "model_forward_exact": own_forward(beside(fused.span_focus, reuse_lse=False)),
+        "model_forward_lse": own_forward(beside(fused.span_focus, reuse_lse=True)),
         "model_forward_focus": own_forward(BACKENDS["fused"]),
         # the engine's forward pass without scoring: to the end of the last layer, and to its queries and keys
         "engine_unscored_whole": unscored(last + 1),

@@ -117,13 +117,8 @@ def test_a_launch_hands_over_what_the_signature_asks_for(driver: FakeDriver, dim
     assert lse.shape == (2, 8, 3000)
     assert pfs is not None
     assert pfs.shape == (2, 8, *grid.shape)
-    assert driver.launch == (
-        8 * -(-(3000 + 127) // rows),
-        2,
-        1,
-        128 + 2 * rows,
-        hopper.BLOCKS["attention"][dim].shared_bytes,
-    )
+    block = hopper.BLOCKS["attention"][dim]
+    assert driver.launch == (8 * -(-(3000 + 127) // rows), 2, 1, 128 + 2 * rows, block.shared_bytes)
     numbers = {name: driver.values[name] for name in ("tokens", "heads", "group", "section")}
     assert numbers == {"tokens": 3000, "heads": 8, "group": 4, "section": 8}
     assert [driver.values[name] for name in ("query_stride", "key_stride")] == [2, 3]
@@ -229,7 +224,7 @@ def test_a_call_of_the_driver_that_fails_is_named(driver: FakeDriver) -> None:
 @pytest.mark.parametrize(("kernel", "dim"), KERNELS)
 def test_blocks_are_within_what_a_multiprocessor_of_hopper_has(kernel: str, dim: int) -> None:
     block = hopper.BLOCKS[kernel][dim]
-    assert 64 * block.slices >= dim
+    assert block.slices == -(-dim // 64)
     # of each block 1 KiB is the system's
     assert block.together * (block.shared_bytes + 1024) <= 233_472
     assert block.together * block.threads <= 2048
