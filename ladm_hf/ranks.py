@@ -11,6 +11,7 @@ The variables of every launcher are handed to `torch.distributed` under torchrun
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
 import json
@@ -146,6 +147,8 @@ class Ranks:
         with _tells_if_waiting(launch):
             # Without cpu=True accelerate takes every rank of a launch without GPUs for the only one.
             state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
+        if not ready:
+            atexit.register(_end_gloo)
         if launch.world > 1 and state.num_processes != launch.world:
             raise _unseen(launch, f"accelerate sees {state.num_processes}, so each would score everything")
         if state.num_processes > 1:
@@ -280,6 +283,15 @@ def _tells_if_waiting(launch: Launch) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def _end_gloo() -> None:
+    """Ends Gloo's threads: one that lets go of a tensor while Python shuts down aborts the process."""
+    # no other backend: NCCL's groups end together, and another rank may wait for this one or be gone
+    import torch.distributed
+
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
 
 
 def _unseen(launch: Launch, what: str) -> BackendError:

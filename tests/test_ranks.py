@@ -220,7 +220,9 @@ def test_a_failure_of_one_rank_is_heard_by_all(monkeypatch: pytest.MonkeyPatch) 
 
 
 GATHER = """
-import json
+import atexit, json, torch
+# registered first, so called last
+atexit.register(lambda: print("left at exit:", torch.distributed.is_initialized()))
 from ladm_hf.ranks import Ranks
 ranks = Ranks()
 print(json.dumps([ranks.world, ranks.gather(lambda: ranks.index), ranks.share(lambda: "from rank 0")]), flush=True)
@@ -241,4 +243,6 @@ def test_two_processes_of_mpirun_find_each_other() -> None:
         )
     for process in processes:
         said, _ = process.communicate(timeout=120)
-        assert json.loads(said.splitlines()[-1]) == [2, [0, 1], "from rank 0"]
+        found, left = said.splitlines()[-2:]
+        assert json.loads(found) == [2, [0, 1], "from rank 0"]
+        assert left == "left at exit: False"
