@@ -6,9 +6,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -48,6 +50,8 @@ BATCHES_IN_FLIGHT = 2
 # More threads than this only wait for each other's Python.
 MAX_HOST_THREADS = 32
 _IMPORTED_IN = os.getpid()
+# Of each model that scores: its attention and its mode are switched for a batch, which threads must not do at once.
+_LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
 
 
 class Measured(NamedTuple):
@@ -114,7 +118,7 @@ class Engine:
             keep_sums_in_float32(self.model)
         self.span_focus = choose_backend(backend, self.model.device)
         self.model_type: str = self.model.config.model_type
-        with scoring_attention(self.model), _evaluating(self.model):
+        with _evaluating(self.model), scoring_attention(self.model):
             self.plan: LayerPlan = layer_plan(self.model)
         self.vocab_size: int = self.model.get_input_embeddings().weight.shape[0]
         self.layers, self.heads = chosen_heads(self.plan, config, self.model_type)
@@ -305,9 +309,9 @@ class Engine:
 
     def _forward(self, input_ids: torch.Tensor, recorder: Recorder) -> torch.Tensor | None:
         """The forward pass, up to the last layer that the recorder wants, or to the last hidden states."""
-        if self._alone:
-            _forget_longest(self.model)
         with _evaluating(self.model):
+            if self._alone:
+                _forget_longest(self.model)
             if self._fast is not None and not self._fast.is_current():
                 # a live model has been changed under us
                 self._fast = self._read_forward()
@@ -355,15 +359,16 @@ class Engine:
 
 @contextlib.contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Puts a model into evaluation mode and each of its modules back."""
-    training = [module for module in modules_of(model) if module.training]
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    """Puts a model into evaluation mode and each of its modules back, one thread at a time."""
+    with _LOCKS.setdefault(model, threading.RLock()):
+        training = [module for module in modules_of(model) if module.training]
+        if training:
+            model.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
 
 
 def _rotates_by_length(model: PreTrainedModel) -> bool:

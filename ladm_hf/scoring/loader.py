@@ -128,7 +128,7 @@ class Loader:
         self._counting = _Host.of(None)
         # with the identity of the calculator whose tokenizer it has
         self._encoding: tuple[str, _Host] | None = None
-        self._loading_encoder = threading.Lock()
+        self._loading_encoder, self._loading_engine = threading.Lock(), threading.Lock()
         self._host_work = 0
         self._threads: tuple[int, HostThreads] | None = None
 
@@ -196,7 +196,11 @@ class Loader:
             check_float8(self.device(rank), advice)
 
     def engine(self, rank: int | None) -> Engine:
-        """The engine of a worker, loaded where it is not."""
+        """The engine of a worker, loaded where it is not: once whatever threads ask for it."""
+        with self._loading_engine:
+            return self._engine(rank)
+
+    def _engine(self, rank: int | None) -> Engine:
         calculator = self.calculator
         key = _EngineKey(
             calculator.identity,

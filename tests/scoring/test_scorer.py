@@ -7,6 +7,7 @@ import re
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -345,6 +346,20 @@ def test_threads_ahead_of_the_device_change_nothing(nano: LadmScorer, monkeypatc
     strict = LadmScorer("ladm-nano", config=nano.config, on_error="raise")
     with pytest.raises(RowError, match=r"row 2 .*too_short"):
         strict.score_texts([texts[0], texts[4], texts[2]])
+
+
+def test_several_threads_score_with_one_model_at_once() -> None:
+    live = tiny_model(attention_dropout=0.5).train()
+    scorers = [LadmScorer(live, config=config) for config in (SMALL, replace(SMALL, max_length=300))]
+    calls = [(scorer, [random_ids(400 + i, seed=i)]) for i in range(12) for scorer in scorers]
+
+    def score(call: tuple[LadmScorer, list[list[int]]]) -> list[DocumentScore]:
+        return call[0].score_input_ids(call[1])
+
+    with ThreadPoolExecutor(4) as threads:
+        at_once = list(threads.map(score, calls))
+    assert live.training
+    assert at_once == list(map(score, calls))
 
 
 def test_a_model_without_calibration_warns_at_its_first_score_alone(llama_folder) -> None:
