@@ -41,7 +41,7 @@ SHORT_CONTEXT = 4096
 
 
 class LadmScorer:
-    """Scores documents by the attention of a calculator.
+    """Scores documents by the attention of a calculator. Threads may share one: its model takes their batches in turn.
 
     Args:
         model (`str`, path or `PreTrainedModel`, *optional*, defaults to `"ladm-nano"`):
