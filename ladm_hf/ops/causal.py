@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from ladm_hf.ops import hopper, tiled
-from ladm_hf.ops.device import launches_on
+from ladm_hf.ops.device import cpu_has, launches_on
 from ladm_hf.ops.spans import SpanGrid
 
 logger = logging.getLogger(__name__)
 aten = torch.ops.aten
 FLASH4 = "flash-attn-4"
 HALF_TYPES = (torch.float16, torch.bfloat16)
+X86 = ("AVX2", "AVX512")
 # Tokens of the trial, on purpose no multiple of any tile, and how far it may be off.
 TRIAL_TOKENS, TRIAL_TOLERANCE, EXACT_TOLERANCE = 75, 2e-2, 1e-5
 # Of a batch: blocks in the second dimension of a launch.
@@ -210,8 +211,12 @@ def installed_flash4() -> str | None:
 
 
 def _flash_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    dtype = v.dtype
+    if dtype == torch.bfloat16 and not cpu_has("amx_tile") and torch.backends.cpu.get_cpu_capability() in X86:
+        # multiplied in float32 either way, but each block of keys would be converted again for each block of queries
+        q, k, v = q.float(), k.float(), v.float()
     output, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
-    return output, lse
+    return output.to(dtype), lse
 
 
 def _hopper(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:

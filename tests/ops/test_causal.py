@@ -27,6 +27,22 @@ def forget_choices():
         choice.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("amx", "capability", "widened"), [(False, "AVX512", True), (True, "AVX512", False), (False, "DEFAULT", False)]
+)
+def test_bfloat16_is_converted_once_where_it_is_multiplied_in_float32(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, capability: str, widened: bool
+) -> None:
+    monkeypatch.setattr(causal, "cpu_has", lambda unit: amx)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    heads = causal.trial_heads(torch.device("cpu"), torch.bfloat16, 16, 2)
+    inputs = tuple(x.float() for x in heads) if widened else heads
+    expected = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*inputs, 0.0, True, scale=0.25)
+    output, lse = causal._flash_cpu(*heads, 0.25)
+    assert torch.equal(output, expected[0].bfloat16())
+    assert torch.equal(lse, expected[1])
+
+
 def test_the_cpu_kernel_agrees_with_the_definition() -> None:
     assert causal._trial("flash_cpu", torch.device("cpu"), torch.float32, 16, 2) < 1e-5
 
