@@ -144,10 +144,11 @@ class Ranks:
         import torch
         from accelerate import PartialState
 
+        ours = not ready and not (torch.distributed.is_available() and torch.distributed.is_initialized())
         with _tells_if_waiting(launch):
             # Without cpu=True accelerate takes every rank of a launch without GPUs for the only one.
             state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
-        if not ready:
+        if ours:
             atexit.register(_end_gloo)
         if launch.world > 1 and state.num_processes != launch.world:
             raise _unseen(launch, f"accelerate sees {state.num_processes}, so each would score everything")
@@ -286,7 +287,7 @@ def _tells_if_waiting(launch: Launch) -> Iterator[None]:
 
 
 def _end_gloo() -> None:
-    """Ends Gloo's threads: one that lets go of a tensor while Python shuts down aborts the process."""
+    """Ends Gloo's threads: one that lets go of a tensor while Python shuts down aborts the process (PyTorch 2.13)."""
     # no other backend: NCCL's groups end together, and another rank may wait for this one or be gone
     import torch.distributed
 

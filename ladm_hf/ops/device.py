@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torch import Tensor
 # Threads of Python that are within `one_thread`, and PyTorch's threads before the first of them was.
 _lock = threading.Lock()
 _within, _before = 0, 1
+# Of what threads use in turn.
+_turns: WeakKeyDictionary[object, threading.RLock] = WeakKeyDictionary()
 
 
 def launches_on(device: torch.device) -> AbstractContextManager[object]:
@@ -57,10 +60,16 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
+def turn(shared: object) -> AbstractContextManager[object]:
+    """Lets threads of Python use something one after another: `with turn(model):`, also within itself."""
+    return _turns.setdefault(shared, threading.RLock())
+
+
 def _forget_threads() -> None:
     """In a forked process none of the other threads is left."""
     global _lock, _within
     _lock, _within = threading.Lock(), 0
+    _turns.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -6,11 +6,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -21,7 +19,7 @@ from ladm_hf.config import LadmConfig
 from ladm_hf.data.score_columns import DISTANT_SIGNALS, GAIN_SIGNALS, LOSS_SIGNALS, MODEL_SIGNALS
 from ladm_hf.errors import BackendError, CalculatorError, ConfigError
 from ladm_hf.ops import choose_backend
-from ladm_hf.ops.device import one_thread, sent_to
+from ladm_hf.ops.device import one_thread, sent_to, turn
 from ladm_hf.ops.scores import contextual_dependency_score, even_score
 from ladm_hf.ops.spans import SpanGrid
 from ladm_hf.scoring.attention import scoring_attention
@@ -50,8 +48,6 @@ BATCHES_IN_FLIGHT = 2
 # More threads than this only wait for each other's Python.
 MAX_HOST_THREADS = 32
 _IMPORTED_IN = os.getpid()
-# Of each model that scores: its attention and its mode are switched for a batch, which threads must not do at once.
-_LOCKS: WeakKeyDictionary[PreTrainedModel, threading.RLock] = WeakKeyDictionary()
 
 
 class Measured(NamedTuple):
@@ -273,12 +269,13 @@ class Engine:
             found["distant_attention"], found["distant_uniformity"] = recorder.distant.T
         if self._head is not None:
             assert hidden is not None
-            on_device = [sent_to(self.model.device, torch.from_numpy(ids.astype(np.int64))) for ids in documents]
-            long = [self._head.losses(row[: len(ids)], ids) for row, ids in zip(hidden, on_device, strict=True)]
-            # a batch of short windows has no more tokens than the long pass had
-            tokens = 1 if self._alone else hidden.shape[0] * hidden.shape[1]
-            del hidden
-            short = short_losses(self._head, documents, self.short_context, tokens, self._last_hidden_states)
+            with _evaluating(self.model):
+                on_device = [sent_to(self.model.device, torch.from_numpy(ids.astype(np.int64))) for ids in documents]
+                long = [self._head.losses(row[: len(ids)], ids) for row, ids in zip(hidden, on_device, strict=True)]
+                # a batch of short windows has no more tokens than the long pass had
+                tokens = 1 if self._alone else hidden.shape[0] * hidden.shape[1]
+                del hidden
+                short = short_losses(self._head, documents, self.short_context, tokens, self._last_hidden_states)
             losses = torch.stack([loss_signals(*pair) for pair in zip(long, short, strict=True)])
             found |= dict(zip(LOSS_SIGNALS, losses.T, strict=True))
         return torch.stack([found[name] for name in self.signals], 1)
@@ -359,8 +356,11 @@ class Engine:
 
 @contextlib.contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Puts a model into evaluation mode and each of its modules back, one thread at a time."""
-    with _LOCKS.setdefault(model, threading.RLock()):
+    """Puts a model into evaluation mode and each of its modules back, for one thread at a time.
+
+    Its attention and parts of its forward pass are switched meanwhile, which threads must not do at once.
+    """
+    with turn(model):
         training = [module for module in modules_of(model) if module.training]
         if training:
             model.eval()

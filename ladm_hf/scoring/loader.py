@@ -22,6 +22,7 @@ from ladm_hf.config import LadmConfig
 from ladm_hf.data.score_columns import MODEL_SIGNALS
 from ladm_hf.errors import BackendError, ConfigError
 from ladm_hf.ops import BACKENDS
+from ladm_hf.ops.device import turn
 from ladm_hf.scoring.encoder import Encoder
 from ladm_hf.scoring.engine import Engine, host_threads, prepare_worker
 from ladm_hf.scoring.host import HostPart, HostProcesses
@@ -128,7 +129,7 @@ class Loader:
         self._counting = _Host.of(None)
         # with the identity of the calculator whose tokenizer it has
         self._encoding: tuple[str, _Host] | None = None
-        self._loading_encoder, self._loading_engine = threading.Lock(), threading.Lock()
+        self._loading_encoder = threading.Lock()
         self._host_work = 0
         self._threads: tuple[int, HostThreads] | None = None
 
@@ -141,9 +142,11 @@ class Loader:
             CalculatorError: the folder is no calculator.
         """
         asked = os.environ.get("LADM_MODEL") if self.model is None else self.model
-        if self._found is None or (self._found.model, self._found.revision) != (asked, self.revision):
-            self._found = _Found(asked, self.revision, resolve(self.model, self.revision))
-        return self._found.calculator
+        # another thread may forget it meanwhile
+        found = self._found
+        if found is None or (found.model, found.revision) != (asked, self.revision):
+            found = self._found = _Found(asked, self.revision, resolve(self.model, self.revision))
+        return found.calculator
 
     def take(self, calculator: Calculator) -> None:
         """Takes the calculator of a live model, whose weights were hashed where it came from."""
@@ -151,7 +154,8 @@ class Loader:
 
     def forget_what_can_change(self) -> None:
         """Has a folder or live model hashed again at its next use; a commit cannot have changed."""
-        if self._found is not None and self._found.calculator.revision is None:
+        found = self._found
+        if found is not None and found.calculator.revision is None:
             self._found = None
 
     @property
@@ -197,7 +201,7 @@ class Loader:
 
     def engine(self, rank: int | None) -> Engine:
         """The engine of a worker, loaded where it is not: once whatever threads ask for it."""
-        with self._loading_engine:
+        with turn(self):
             return self._engine(rank)
 
     def _engine(self, rank: int | None) -> Engine:

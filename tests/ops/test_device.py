@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -70,6 +71,30 @@ def test_a_forked_process_keeps_to_the_one_thread_that_it_may_have(within: Any) 
     process = context.Process(target=_threads_afterwards, args=(found,))
     process.start()
     assert found.get(timeout=20) == 1
+    process.join()
+
+
+def _takes_its_turn(shared: Any, found: Any) -> None:
+    with device.turn(shared):
+        found.put("taken")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_threads_take_turns_and_a_forked_process_waits_for_none_of_them() -> None:
+    shared, found = torch.nn.Identity(), queue.Queue()
+    context = multiprocessing.get_context("fork")
+    found_there = context.Queue()
+    thread = threading.Thread(target=_takes_its_turn, args=(shared, found))
+    with device.turn(shared), device.turn(shared):
+        thread.start()
+        process = context.Process(target=_takes_its_turn, args=(shared, found_there))
+        with ThreadPoolExecutor(1) as other:
+            # forked by a thread that has not taken its turn either
+            other.submit(process.start).result()
+        assert found_there.get(timeout=20) == "taken"
+        assert found.empty()
+    thread.join()
+    assert found.get() == "taken"
     process.join()
 
 

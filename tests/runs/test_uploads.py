@@ -109,13 +109,12 @@ def test_the_first_signal_breaks_off_no_upload_even_the_last(
         threading.Event().wait(0.3)
         return upload(self, file, name)
 
-    # a shell has what it starts in the background ignore the signal
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with monkeypatch.context() as patched:
+    with contextlib.ExitStack() as after, monkeypatch.context() as patched:
+        # a shell has what it starts in the background ignore the signal
+        after.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
         patched.setattr(ObjectStore, "upload", interrupt)
         with pytest.raises(KeyboardInterrupt):
             scores(url, progress=None, num_chunks=1)
-    signal.signal(signal.SIGINT, before)
     assert "uploading 1 scored chunks before the end" in capsys.readouterr().err
     assert run_status(url).chunks_done == 1
     assert scores(url, num_chunks=1) == EXPECTED

@@ -349,7 +349,8 @@ def test_packed_weights_stay_trainable_and_can_be_saved(tmp_path) -> None:
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "phi3 longrope"])
 def test_the_engine_scores_the_same_by_either_forward_pass(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     # the second document lies within what the rotary embedding began with, the first does not
-    longrope = {"rope_parameters": LONGROPE | {"original_max_position_embeddings": 150}}
+    began = {"original_max_position_embeddings": 150}
+    longrope = began | {"rope_parameters": LONGROPE | began}
     model = family(name, **(longrope if "longrope" in name else {}))
     documents = [np.array(random_ids(length, length)) for length in (155, 145)]
 

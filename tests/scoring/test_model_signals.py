@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,15 @@ def test_signals_are_their_definitions(family: str, monkeypatch: pytest.MonkeyPa
         assert signals["distant_uniformity"] == pytest.approx(expected["distant_uniformity"], rel=1e-4)
     if family == "llama":
         assert any(0 < signals["key_token_share"] < 1 for signals in found)
+
+
+def test_threads_that_score_at_once_have_the_signals_of_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "CPU_LOGITS", 97 * 50)
+    scorer = LadmScorer(causal_lm(), config=SMALL, signals=NAMES, short_context=SHORT)
+    documents = [[random_ids(300, n)] for n in range(8)]
+    with ThreadPoolExecutor(4) as threads:
+        at_once = list(threads.map(scorer.score_input_ids, documents))
+    assert at_once == list(map(scorer.score_input_ids, documents))
 
 
 def test_context_gain_is_the_score_of_longfilter_by_its_equation_6() -> None:

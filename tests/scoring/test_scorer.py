@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -360,6 +361,20 @@ def test_several_threads_score_with_one_model_at_once() -> None:
         at_once = list(threads.map(score, calls))
     assert live.training
     assert at_once == list(map(score, calls))
+
+
+def test_threads_load_a_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer, loaded = LadmScorer(tiny_model(), config=SMALL), []
+
+    def load(*options: Any) -> Engine:
+        loaded.append(options)
+        time.sleep(0.1)
+        return Engine(*options)
+
+    monkeypatch.setattr("ladm_hf.scoring.loader.Engine", load)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(scorer.score_input_ids, [[GOOD]] * 4))
+    assert len(loaded) == 1
 
 
 def test_a_model_without_calibration_warns_at_its_first_score_alone(llama_folder) -> None:
