@@ -148,13 +148,13 @@ class Ranks:
         with _tells_if_waiting(launch):
             # Without cpu=True accelerate takes every rank of a launch without GPUs for the only one.
             state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
-        if ours:
-            atexit.register(_end_gloo)
         if launch.world > 1 and state.num_processes != launch.world:
             raise _unseen(launch, f"accelerate sees {state.num_processes}, so each would score everything")
         if state.num_processes > 1:
             self._state, self.world = state, state.num_processes
             self.index, self.local = state.process_index, state.local_process_index
+            if ours:
+                atexit.register(_end_gloo)
 
     @property
     def is_main(self) -> bool:

@@ -21,7 +21,7 @@ import json
 import socket
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,15 @@ ABLATIONS = {"No": None, "no_std": "no_std", "no_len_weight": "no_length_weight"
 @pytest.fixture(scope="session", autouse=True)
 def kernels_untraced() -> Iterator[None]:
     """Coverage looks away while Triton's interpreter runs a kernel, which takes twice as long when it is watched."""
-    if os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None:
+    with pytest.MonkeyPatch.context() as patched:
+        if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None:
+            from triton.runtime.interpreter import GridExecutor
+
+            patched.setattr(GridExecutor, "__call__", _untraced(GridExecutor.__call__))
         yield
-        return
-    from triton.runtime.interpreter import GridExecutor
 
-    run = GridExecutor.__call__
 
+def _untraced(run: Callable[..., Any]) -> Callable[..., Any]:
     def untraced(*args: Any, **kwargs: Any) -> Any:
         trace = sys.gettrace()
         sys.settrace(None)
@@ -59,9 +61,7 @@ def kernels_untraced() -> Iterator[None]:
         finally:
             sys.settrace(trace)
 
-    GridExecutor.__call__ = untraced
-    yield
-    GridExecutor.__call__ = run
+    return untraced
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from torch import Tensor
 # Threads of Python that are within `one_thread`, and PyTorch's threads before the first of them was.
 _lock = threading.Lock()
 _within, _before = 0, 1
-# Of what threads use in turn.
-_turns: WeakKeyDictionary[object, threading.RLock] = WeakKeyDictionary()
+# Of what threads use in turn, by its parts.
+_turns: WeakKeyDictionary[object, dict[str, threading.RLock]] = WeakKeyDictionary()
 
 
 def launches_on(device: torch.device) -> AbstractContextManager[object]:
@@ -60,9 +60,9 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def turn(shared: object) -> AbstractContextManager[object]:
-    """Lets threads of Python use something one after another: `with turn(model):`, also within itself."""
-    return _turns.setdefault(shared, threading.RLock())
+def turn(shared: object, part: str = "") -> AbstractContextManager[object]:
+    """Lets threads of Python use something, or a part of it, one after another: `with turn(model):`, also nested."""
+    return _turns.setdefault(shared, {}).setdefault(part, threading.RLock())
 
 
 def _forget_threads() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import os
 import shlex
-import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -129,7 +128,6 @@ class Loader:
         self._counting = _Host.of(None)
         # with the identity of the calculator whose tokenizer it has
         self._encoding: tuple[str, _Host] | None = None
-        self._loading_encoder = threading.Lock()
         self._host_work = 0
         self._threads: tuple[int, HostThreads] | None = None
 
@@ -201,28 +199,25 @@ class Loader:
 
     def engine(self, rank: int | None) -> Engine:
         """The engine of a worker, loaded where it is not: once whatever threads ask for it."""
-        with turn(self):
-            return self._engine(rank)
-
-    def _engine(self, rank: int | None) -> Engine:
-        calculator = self.calculator
-        key = _EngineKey(
-            calculator.identity,
-            self.config,
-            self.dtype,
-            self.device(rank),
-            self.backend,
-            self.max_batch_tokens,
-            self.model_signals,
-            self.short_context,
-        )
-        if self._loaded is None or self._loaded.key != key:
-            prepare_worker()
-            self._warn_if_uncalibrated()
-            # the old model goes before the new one is loaded
-            self._loaded = None
-            self._loaded = _Loaded(key, Engine(calculator, *key[1:]))
-        return self._loaded.engine
+        with turn(self, "engine"):
+            calculator = self.calculator
+            key = _EngineKey(
+                calculator.identity,
+                self.config,
+                self.dtype,
+                self.device(rank),
+                self.backend,
+                self.max_batch_tokens,
+                self.model_signals,
+                self.short_context,
+            )
+            if self._loaded is None or self._loaded.key != key:
+                prepare_worker()
+                self._warn_if_uncalibrated()
+                # the old model goes before the new one is loaded
+                self._loaded = None
+                self._loaded = _Loaded(key, Engine(calculator, *key[1:]))
+            return self._loaded.engine
 
     def host(self, *, texts: bool, by_processes: bool = False) -> HostPart | HostProcesses:
         """What does the host's part, with the calculator's tokenizer where there are texts to encode.
@@ -232,7 +227,7 @@ class Loader:
         return (self._encoding_host() if texts else self._counting)[by_processes]
 
     def _encoding_host(self) -> _Host:
-        with self._loading_encoder:
+        with turn(self, "encoder"):
             calculator = self.calculator
             if self._encoding is None or self._encoding[0] != calculator.identity:
                 prepare_worker()
